@@ -1,0 +1,281 @@
+// The list of kernels: every op of the compiled backend is declared here, once.
+//
+// From this list are made the table per instruction set (table.cpp), the dispatch (runtime/dispatch.hpp), the ids that
+// programs store, and the names that Python, the tests and the benchmarks see (_core.KERNELS).
+// To add a kernel: an argument struct (or one that exists), a line in FASTNN_KERNELS, and a file that defines
+// `void <op>_<pass>(const <Args>&)` inside namespace fastnn::FASTNN_ISA.
+//
+// Rules that every argument struct keeps:
+// - POD; the pointers come first and FASTNN_KERNELS states how many, so that a program can move them (program/).
+// - A pointer that may be null says so. Sizes and strides count elements. `dtype` is 0 for float32 and 1 for float64.
+// - Arrays are dense. 4-D arrays are (n, c, h, w), in memory either in that order or, with channels_last, as n h w c;
+//   input and output of one call have the same order. Weights are (o, c / groups, kh, kw) in that order.
+// - Outputs do not overlap inputs unless the struct says so. Kernels never check, throw, allocate or know Python:
+//   the caller has checked everything, scratch memory comes from runtime/scratch.hpp, threads from runtime/team.hpp.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+
+namespace fastnn {
+
+enum Dtype : int64_t { kFloat32 = 0, kFloat64 = 1 };
+
+// Element-wise functions that can be an op of their own and the end of a fused one. `alpha` is the slope of leaky_relu
+// and the scale of elu; the others ignore it.
+#define FASTNN_ACTIVATIONS(X) \
+  X(relu)                     \
+  X(leaky_relu)               \
+  X(sigmoid)                  \
+  X(tanh)                     \
+  X(elu)                      \
+  X(gelu)                     \
+  X(gelu_tanh)
+
+enum Activation : int64_t {
+  kIdentity = 0,
+#define FASTNN_ENUM(name) k_##name,
+  FASTNN_ACTIVATIONS(FASTNN_ENUM)
+#undef FASTNN_ENUM
+};
+
+struct UnaryArgs {  // y = f(x); y may be x
+  const void* x;
+  void* y;
+  int64_t size, dtype;
+  double alpha;
+};
+struct UnaryBackwardArgs {  // dx = dy * f'(x); dx may be dy
+  const void *dy, *x;
+  void* dx;
+  int64_t size, dtype;
+  double alpha;
+};
+struct AddArgs {  // y = activation(a + b); y may be a or b
+  const void *a, *b;
+  void* y;
+  int64_t size, dtype, activation;
+  double alpha;
+};
+struct ScaleAddArgs {  // y = scale_x * x + scale_y * y; scale_y == 0 does not read y
+  const void* x;
+  void* y;
+  int64_t size, dtype;
+  double scale_x, scale_y;
+};
+struct FillArgs {  // y = value
+  void* y;
+  int64_t size, dtype;
+  double value;
+};
+struct CopyArgs {  // y[i, j, k, l] = x[i, j, k, l] (or += with accumulate); any strides, in elements
+  const void* x;
+  void* y;
+  int64_t shape[4], x_strides[4], y_strides[4], dtype, accumulate;
+};
+
+struct RowsArgs {  // softmax: y = f(x) along each row
+  const void* x;
+  void* y;
+  int64_t rows, cols, dtype;
+};
+struct RowsBackwardArgs {  // dx = f'(y) applied to dy, from the output y of the forward pass
+  const void *dy, *y;
+  void* dx;
+  int64_t rows, cols, dtype;
+};
+// Mean cross-entropy of softmax(scores) and its gradient. Either `labels` (int64, rows) or `targets` (rows, cols;
+// probabilities) is given and the other is null; class weights (cols), sample weights (rows) may be null. The weighted
+// mean divides by the sum of the weights of the rows that count. loss: one double. A label equal to ignore_index
+// does not count.
+struct CrossEntropyArgs {
+  const void* scores;
+  const int64_t* labels;
+  const void *targets, *weight, *sample_weight;
+  double* loss;
+  void* dscores;
+  int64_t rows, cols, ignore_index, dtype;
+  double label_smoothing;
+};
+
+// y = x / (1 - p) where the mask bit is 1, else 0. Bit i of the mask (byte i / 8, bit i % 8) belongs to element i of x
+// in memory order. Bits come from Philox4x32-10 with key = seed and counter = (block, stream), see runtime/philox.hpp.
+struct DropoutArgs {
+  const void* x;
+  const uint64_t* key;  // [seed, stream]
+  void* y;
+  uint8_t* mask;  // (size + 7) / 8 bytes
+  int64_t size, dtype;
+  double p;
+};
+struct DropoutBackwardArgs {  // dx = dy / (1 - p) where the mask bit is 1, else 0; dx may be dy
+  const void* dy;
+  const uint8_t* mask;
+  void* dx;
+  int64_t size, dtype;
+  double p;
+};
+struct RandomBitsArgs {  // out = Philox words of counters 0, 1, ... (four words each) under key
+  const uint64_t* key;   // [seed, stream]
+  uint32_t* out;
+  int64_t size;
+};
+
+// Batch normalisation over n, h, w. var is the biased variance.
+struct BatchNormArgs {  // y = activation((x - mean) / sqrt(var + eps) * weight + bias); y may be x
+  const void *x, *mean, *var, *weight, *bias;
+  void* y;
+  int64_t n, c, h, w, channels_last, dtype, activation;
+  double eps, alpha;
+};
+struct BatchNormTrainArgs {  // the same with the batch's own mean and var, which it writes
+  const void *x, *weight, *bias;
+  void *y, *mean, *var;
+  int64_t n, c, h, w, channels_last, dtype;
+  double eps;
+};
+struct BatchNormBackwardArgs {  // dx may be dy; frozen: mean and var are constants. accumulate: dweight, dbias +=
+  const void *dy, *x, *mean, *var, *weight;
+  void *dx, *dweight, *dbias;
+  int64_t n, c, h, w, channels_last, dtype, frozen, accumulate;
+  double eps;
+};
+
+// Pooling. Padding is never the maximum and counts in no average unless count_include_pad.
+// argmax: position kh * KW + kw inside the window, one byte (argmax_bytes 1, windows up to 255) or int32 (4); may be
+// null.
+struct Pool2dArgs {
+  const void* x;
+  void *y, *argmax;
+  int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  int64_t channels_last, dtype, argmax_bytes, count_include_pad;
+};
+struct Pool2dBackwardArgs {
+  const void *dy, *argmax;  // argmax is null for average pooling
+  void* dx;
+  int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
+  int64_t channels_last, dtype, argmax_bytes, count_include_pad;
+};
+struct GlobalPoolArgs {  // forward: x (n, c, h, w) -> y (n, c); backward: x is dy (n, c), y is dx (n, c, h, w)
+  const void* x;
+  void* y;
+  int64_t n, c, h, w, channels_last, dtype;
+};
+
+// y = activation(batch_norm(conv(x, w) + bias) + residual), all parts but conv optional (null).
+struct Conv2dArgs {
+  const void *x, *weight, *bias, *gamma, *beta, *mean, *var, *residual;
+  void* y;
+  int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
+  int64_t channels_last, dtype, activation;
+  double eps, alpha;
+};
+struct Conv2dBackwardArgs {  // dx, dweight, dbias may each be null. accumulate: dweight, dbias +=
+  const void *dy, *x, *weight;
+  void *dx, *dweight, *dbias;
+  int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
+  int64_t channels_last, dtype, accumulate;
+};
+struct Im2colArgs {  // im2col: x (n, c, h, w) -> y (n, c * kh * kw, oh * ow); col2im: the transpose, summing
+  const void* x;
+  void* y;
+  int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, dtype;
+};
+struct LinearArgs {  // y (rows, out) = activation(x (rows, in) @ weight (out, in)^T + bias)
+  const void *x, *weight, *bias;
+  void* y;
+  int64_t rows, in, out, dtype, activation;
+  double alpha;
+};
+struct LinearBackwardArgs {  // dx, dweight, dbias may each be null. accumulate: dweight, dbias +=
+  const void *dy, *x, *weight;
+  void *dx, *dweight, *dbias;
+  int64_t rows, in, out, dtype, accumulate;
+};
+
+// One optimizer step over a flat buffer. hyper points to doubles, so that a program can change them between runs.
+// segments: n_segments rows of four doubles (begin, end, rate factor, weight decay); rate factor 0 is frozen.
+struct SgdArgs {  // hyper = [lr, momentum, nesterov, weight-decay factor]; velocity may be null
+  const void* grad;
+  const double *hyper, *segments;
+  void *param, *velocity;
+  int64_t n_segments, dtype;
+};
+struct AdamArgs {  // hyper = [lr, beta1, beta2, eps, step (1-based), decoupled]
+  const void* grad;
+  const double *hyper, *segments;
+  void *param, *m, *v;
+  int64_t n_segments, dtype;
+};
+
+// X(kernel, argument struct, number of pointers that the struct begins with)
+#define FASTNN_ACTIVATION_KERNELS(name, X) X(name##_forward, UnaryArgs, 2) X(name##_backward, UnaryBackwardArgs, 3)
+
+#define FASTNN_KERNELS(X)                            \
+  FASTNN_ACTIVATION_KERNELS(relu, X)                 \
+  FASTNN_ACTIVATION_KERNELS(leaky_relu, X)           \
+  FASTNN_ACTIVATION_KERNELS(sigmoid, X)              \
+  FASTNN_ACTIVATION_KERNELS(tanh, X)                 \
+  FASTNN_ACTIVATION_KERNELS(elu, X)                  \
+  FASTNN_ACTIVATION_KERNELS(gelu, X)                 \
+  FASTNN_ACTIVATION_KERNELS(gelu_tanh, X)            \
+  X(exp_forward, UnaryArgs, 2)                       \
+  X(add_forward, AddArgs, 3)                         \
+  X(scale_add, ScaleAddArgs, 2)                      \
+  X(fill, FillArgs, 1)                               \
+  X(copy, CopyArgs, 2)                               \
+  X(softmax_forward, RowsArgs, 2)                    \
+  X(softmax_backward, RowsBackwardArgs, 3)           \
+  X(log_softmax_forward, RowsArgs, 2)                \
+  X(log_softmax_backward, RowsBackwardArgs, 3)       \
+  X(cross_entropy, CrossEntropyArgs, 7)              \
+  X(dropout_forward, DropoutArgs, 4)                 \
+  X(dropout_backward, DropoutBackwardArgs, 3)        \
+  X(random_bits, RandomBitsArgs, 2)                  \
+  X(batch_norm_forward, BatchNormArgs, 6)            \
+  X(batch_norm_train_forward, BatchNormTrainArgs, 6) \
+  X(batch_norm_backward, BatchNormBackwardArgs, 8)   \
+  X(max_pool2d_forward, Pool2dArgs, 3)               \
+  X(max_pool2d_backward, Pool2dBackwardArgs, 3)      \
+  X(avg_pool2d_forward, Pool2dArgs, 3)               \
+  X(avg_pool2d_backward, Pool2dBackwardArgs, 3)      \
+  X(global_avg_pool2d_forward, GlobalPoolArgs, 2)    \
+  X(global_avg_pool2d_backward, GlobalPoolArgs, 2)   \
+  X(conv2d_im2col_forward, Conv2dArgs, 9)            \
+  X(conv2d_amx_forward, Conv2dArgs, 9)               \
+  X(conv2d_backward, Conv2dBackwardArgs, 6)          \
+  X(im2col_forward, Im2colArgs, 2)                   \
+  X(col2im_forward, Im2colArgs, 2)                   \
+  X(linear_forward, LinearArgs, 4)                   \
+  X(linear_backward, LinearBackwardArgs, 6)          \
+  X(sgd_step, SgdArgs, 5)                            \
+  X(adam_step, AdamArgs, 6)
+
+enum KernelId : int32_t {
+#define FASTNN_ID(name, Args, pointers) kKernel_##name,
+  FASTNN_KERNELS(FASTNN_ID)
+#undef FASTNN_ID
+      kKernelCount
+};
+
+// One instruction set's kernels.
+struct KernelTable {
+  const char* isa;
+#define FASTNN_MEMBER(name, Args, pointers) void (*name)(const Args&);
+  FASTNN_KERNELS(FASTNN_MEMBER)
+#undef FASTNN_MEMBER
+};
+
+}  // namespace fastnn
+
+// Inside a kernel file (compiled once per instruction set): the declarations of this set.
+#ifdef FASTNN_ISA
+namespace fastnn::FASTNN_ISA {
+#define FASTNN_DECLARE(name, Args, pointers) void name(const Args&);
+FASTNN_KERNELS(FASTNN_DECLARE)
+#undef FASTNN_DECLARE
+}  // namespace fastnn::FASTNN_ISA
+
+// Defines kernel `name` from the template `name##_of<T>` of the same file.
+#define FASTNN_DEFINE(name, Args) \
+  void name(const Args& args) { args.dtype == kFloat32 ? name##_of<float>(args) : name##_of<double>(args); }
+#endif

@@ -1,0 +1,81 @@
+// See dispatch.hpp. The list of instruction sets comes from CMakeLists.txt as FASTNN_HAVE_<ISA>.
+#include "runtime/dispatch.hpp"
+
+#include <atomic>
+#include <cstring>
+#include <type_traits>
+
+namespace fastnn {
+
+#define FASTNN_CHECK(name, Args, pointers)                                                                     \
+  static_assert(std::is_trivially_copyable_v<Args> && sizeof(Args) % 8 == 0 && sizeof(Args) >= 8 * (pointers), \
+                #Args " must be plain data made of 8-byte fields, pointers first");
+FASTNN_KERNELS(FASTNN_CHECK)
+#undef FASTNN_CHECK
+
+extern const KernelTable table_scalar;
+#ifdef FASTNN_HAVE_AVX2
+extern const KernelTable table_avx2, table_avx512, table_amx;
+#endif
+
+namespace runtime {
+namespace {
+
+const KernelTable* const kTables[] = {
+    &table_scalar,
+#ifdef FASTNN_HAVE_AVX2
+    &table_avx2,
+    &table_avx512,
+    &table_amx,
+#endif
+};
+std::atomic<const KernelTable*> g_active{&table_scalar};
+
+struct Entry {
+  const char* name;
+  int pointers, size;
+};
+constexpr Entry kEntries[] = {
+#define FASTNN_ENTRY(name, Args, pointers) {#name, pointers, static_cast<int>(sizeof(Args))},
+    FASTNN_KERNELS(FASTNN_ENTRY)
+#undef FASTNN_ENTRY
+};
+
+}  // namespace
+
+int table_count() { return static_cast<int>(sizeof kTables / sizeof *kTables); }
+const KernelTable* table_at(int i) { return kTables[i]; }
+
+const KernelTable* table_named(const char* isa) {
+  for (const KernelTable* table : kTables)
+    if (std::strcmp(table->isa, isa) == 0) return table;
+  return nullptr;
+}
+
+const KernelTable* active_table() { return g_active.load(std::memory_order_relaxed); }
+void set_active_table(const KernelTable* table) { g_active.store(table, std::memory_order_relaxed); }
+
+AnyKernel kernel_of(const KernelTable* table, int id) {
+  switch (id) {
+    // A reference and a pointer are passed alike in every ABI that fastnn is compiled for.
+#define FASTNN_CASE(name, Args, pointers) \
+  case kKernel_##name:                    \
+    return reinterpret_cast<AnyKernel>(table->name);
+    FASTNN_KERNELS(FASTNN_CASE)
+#undef FASTNN_CASE
+  }
+  return nullptr;
+}
+
+const char* kernel_name(int id) { return kEntries[id].name; }
+int kernel_pointers(int id) { return kEntries[id].pointers; }
+int kernel_args_size(int id) { return kEntries[id].size; }
+
+int kernel_id(const char* name) {
+  for (int id = 0; id < kKernelCount; ++id)
+    if (std::strcmp(kEntries[id].name, name) == 0) return id;
+  return -1;
+}
+
+}  // namespace runtime
+}  // namespace fastnn

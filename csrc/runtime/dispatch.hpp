@@ -1,0 +1,22 @@
+// The tables that were compiled in, best last, and the one in use.
+#pragma once
+#include "kernels/kernels.hpp"
+
+namespace fastnn::runtime {
+
+int table_count();
+const KernelTable* table_at(int i);           // in order scalar, avx2, avx512, amx
+const KernelTable* table_named(const char*);  // nullptr when not compiled in
+
+const KernelTable* active_table();
+void set_active_table(const KernelTable*);
+
+// The kernel with this id in this table, as a call on untyped arguments: what a program stores.
+using AnyKernel = void (*)(const void*);
+AnyKernel kernel_of(const KernelTable*, int id);
+const char* kernel_name(int id);
+int kernel_pointers(int id);  // how many pointers its argument struct begins with
+int kernel_args_size(int id);
+int kernel_id(const char* name);  // -1 when there is none
+
+}  // namespace fastnn::runtime

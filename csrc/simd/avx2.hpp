@@ -1,0 +1,263 @@
+// AVX2 with FMA: 8 floats, 4 doubles. The interface is described in simd.hpp.
+#pragma once
+#include <immintrin.h>
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+template <class T>
+struct Vec;
+template <class T>
+struct Mask;
+
+template <>
+struct Vec<float> {
+  static constexpr int lanes = 8;
+  __m256 v;
+};
+template <>
+struct Vec<double> {
+  static constexpr int lanes = 4;
+  __m256d v;
+};
+template <>
+struct Mask<float> {
+  __m256 m;
+};
+template <>
+struct Mask<double> {
+  __m256d m;
+};
+struct U32 {
+  static constexpr int lanes = 8;
+  __m256i v;
+};
+
+// ---- float ----
+FASTNN_INLINE Vec<float> load(const float* p) { return {_mm256_loadu_ps(p)}; }
+FASTNN_INLINE void store(float* p, Vec<float> a) { _mm256_storeu_ps(p, a.v); }
+FASTNN_INLINE __m256i first_lanes(const float*, int n) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+FASTNN_INLINE Vec<float> load_partial(const float* p, int n) { return {_mm256_maskload_ps(p, first_lanes(p, n))}; }
+FASTNN_INLINE void store_partial(float* p, Vec<float> a, int n) { _mm256_maskstore_ps(p, first_lanes(p, n), a.v); }
+FASTNN_INLINE void stream(float* p, Vec<float> a) { _mm256_stream_ps(p, a.v); }
+FASTNN_INLINE Vec<float> set1(float s) { return {_mm256_set1_ps(s)}; }
+FASTNN_INLINE Vec<float> load1(const float* p) { return {_mm256_broadcast_ss(p)}; }
+FASTNN_INLINE Vec<float> operator+(Vec<float> a, Vec<float> b) { return {_mm256_add_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> operator-(Vec<float> a, Vec<float> b) { return {_mm256_sub_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> operator*(Vec<float> a, Vec<float> b) { return {_mm256_mul_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> operator/(Vec<float> a, Vec<float> b) { return {_mm256_div_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> operator-(Vec<float> a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
+FASTNN_INLINE Vec<float>& operator+=(Vec<float>& a, Vec<float> b) {
+  a = a + b;
+  return a;
+}
+FASTNN_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+FASTNN_INLINE Vec<float> fnma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
+FASTNN_INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return {_mm256_max_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return {_mm256_min_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> abs(Vec<float> a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+FASTNN_INLINE Vec<float> sqrt(Vec<float> a) { return {_mm256_sqrt_ps(a.v)}; }
+FASTNN_INLINE Vec<float> round(Vec<float> a) {
+  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FASTNN_INLINE Vec<float> floor(Vec<float> a) {
+  return {_mm256_round_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+FASTNN_INLINE Vec<float> bit_and(Vec<float> a, Vec<float> b) { return {_mm256_and_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> bit_or(Vec<float> a, Vec<float> b) { return {_mm256_or_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> bit_xor(Vec<float> a, Vec<float> b) { return {_mm256_xor_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> bit_andnot(Vec<float> a, Vec<float> b) { return {_mm256_andnot_ps(a.v, b.v)}; }
+FASTNN_INLINE Mask<float> lt(Vec<float> a, Vec<float> b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LT_OQ)}; }
+FASTNN_INLINE Mask<float> le(Vec<float> a, Vec<float> b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_LE_OQ)}; }
+FASTNN_INLINE Mask<float> gt(Vec<float> a, Vec<float> b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ)}; }
+FASTNN_INLINE Mask<float> ge(Vec<float> a, Vec<float> b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_GE_OQ)}; }
+FASTNN_INLINE Mask<float> eq(Vec<float> a, Vec<float> b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_EQ_OQ)}; }
+FASTNN_INLINE Mask<float> ne(Vec<float> a, Vec<float> b) { return {_mm256_cmp_ps(a.v, b.v, _CMP_NEQ_UQ)}; }
+FASTNN_INLINE Mask<float> is_nan(Vec<float> a) { return {_mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q)}; }
+FASTNN_INLINE Mask<float> operator&(Mask<float> a, Mask<float> b) { return {_mm256_and_ps(a.m, b.m)}; }
+FASTNN_INLINE Mask<float> operator|(Mask<float> a, Mask<float> b) { return {_mm256_or_ps(a.m, b.m)}; }
+FASTNN_INLINE Mask<float> operator~(Mask<float> a) {
+  return {_mm256_xor_ps(a.m, _mm256_castsi256_ps(_mm256_set1_epi32(-1)))};
+}
+FASTNN_INLINE uint32_t bits(Mask<float> a) { return static_cast<uint32_t>(_mm256_movemask_ps(a.m)); }
+FASTNN_INLINE bool any(Mask<float> a) { return bits(a) != 0; }
+FASTNN_INLINE bool all(Mask<float> a) { return bits(a) == 0xff; }
+FASTNN_INLINE Vec<float> select(Mask<float> m, Vec<float> a, Vec<float> b) { return {_mm256_blendv_ps(b.v, a.v, m.m)}; }
+
+// ---- double ----
+FASTNN_INLINE Vec<double> load(const double* p) { return {_mm256_loadu_pd(p)}; }
+FASTNN_INLINE void store(double* p, Vec<double> a) { _mm256_storeu_pd(p, a.v); }
+FASTNN_INLINE __m256i first_lanes(const double*, int n) {
+  return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+}
+FASTNN_INLINE Vec<double> load_partial(const double* p, int n) { return {_mm256_maskload_pd(p, first_lanes(p, n))}; }
+FASTNN_INLINE void store_partial(double* p, Vec<double> a, int n) { _mm256_maskstore_pd(p, first_lanes(p, n), a.v); }
+FASTNN_INLINE void stream(double* p, Vec<double> a) { _mm256_stream_pd(p, a.v); }
+FASTNN_INLINE Vec<double> set1(double s) { return {_mm256_set1_pd(s)}; }
+FASTNN_INLINE Vec<double> load1(const double* p) { return {_mm256_broadcast_sd(p)}; }
+FASTNN_INLINE Vec<double> operator+(Vec<double> a, Vec<double> b) { return {_mm256_add_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> operator-(Vec<double> a, Vec<double> b) { return {_mm256_sub_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> operator*(Vec<double> a, Vec<double> b) { return {_mm256_mul_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> operator/(Vec<double> a, Vec<double> b) { return {_mm256_div_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> operator-(Vec<double> a) { return {_mm256_xor_pd(a.v, _mm256_set1_pd(-0.0))}; }
+FASTNN_INLINE Vec<double>& operator+=(Vec<double>& a, Vec<double> b) {
+  a = a + b;
+  return a;
+}
+FASTNN_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm256_fmadd_pd(a.v, b.v, c.v)}; }
+FASTNN_INLINE Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return {_mm256_fnmadd_pd(a.v, b.v, c.v)};
+}
+FASTNN_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {_mm256_max_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {_mm256_min_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> abs(Vec<double> a) { return {_mm256_andnot_pd(_mm256_set1_pd(-0.0), a.v)}; }
+FASTNN_INLINE Vec<double> sqrt(Vec<double> a) { return {_mm256_sqrt_pd(a.v)}; }
+FASTNN_INLINE Vec<double> round(Vec<double> a) {
+  return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FASTNN_INLINE Vec<double> floor(Vec<double> a) {
+  return {_mm256_round_pd(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+FASTNN_INLINE Vec<double> bit_and(Vec<double> a, Vec<double> b) { return {_mm256_and_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> bit_or(Vec<double> a, Vec<double> b) { return {_mm256_or_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> bit_xor(Vec<double> a, Vec<double> b) { return {_mm256_xor_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> bit_andnot(Vec<double> a, Vec<double> b) { return {_mm256_andnot_pd(a.v, b.v)}; }
+FASTNN_INLINE Mask<double> lt(Vec<double> a, Vec<double> b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LT_OQ)}; }
+FASTNN_INLINE Mask<double> le(Vec<double> a, Vec<double> b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_LE_OQ)}; }
+FASTNN_INLINE Mask<double> gt(Vec<double> a, Vec<double> b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GT_OQ)}; }
+FASTNN_INLINE Mask<double> ge(Vec<double> a, Vec<double> b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_GE_OQ)}; }
+FASTNN_INLINE Mask<double> eq(Vec<double> a, Vec<double> b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_EQ_OQ)}; }
+FASTNN_INLINE Mask<double> ne(Vec<double> a, Vec<double> b) { return {_mm256_cmp_pd(a.v, b.v, _CMP_NEQ_UQ)}; }
+FASTNN_INLINE Mask<double> is_nan(Vec<double> a) { return {_mm256_cmp_pd(a.v, a.v, _CMP_UNORD_Q)}; }
+FASTNN_INLINE Mask<double> operator&(Mask<double> a, Mask<double> b) { return {_mm256_and_pd(a.m, b.m)}; }
+FASTNN_INLINE Mask<double> operator|(Mask<double> a, Mask<double> b) { return {_mm256_or_pd(a.m, b.m)}; }
+FASTNN_INLINE Mask<double> operator~(Mask<double> a) {
+  return {_mm256_xor_pd(a.m, _mm256_castsi256_pd(_mm256_set1_epi32(-1)))};
+}
+FASTNN_INLINE uint32_t bits(Mask<double> a) { return static_cast<uint32_t>(_mm256_movemask_pd(a.m)); }
+FASTNN_INLINE bool any(Mask<double> a) { return bits(a) != 0; }
+FASTNN_INLINE bool all(Mask<double> a) { return bits(a) == 0xf; }
+FASTNN_INLINE Vec<double> select(Mask<double> m, Vec<double> a, Vec<double> b) {
+  return {_mm256_blendv_pd(b.v, a.v, m.m)};
+}
+
+// ---- reductions: halves, then pairs ----
+FASTNN_INLINE float reduce_add(Vec<float> a) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+FASTNN_INLINE float reduce_max(Vec<float> a) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+FASTNN_INLINE float reduce_min(Vec<float> a) {
+  __m128 s = _mm_min_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
+  s = _mm_min_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_min_ss(s, _mm_movehdup_ps(s)));
+}
+FASTNN_INLINE double reduce_add(Vec<double> a) {
+  const __m128d s = _mm_add_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
+  return _mm_cvtsd_f64(_mm_add_sd(s, _mm_unpackhi_pd(s, s)));
+}
+FASTNN_INLINE double reduce_max(Vec<double> a) {
+  const __m128d s = _mm_max_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
+  return _mm_cvtsd_f64(_mm_max_sd(s, _mm_unpackhi_pd(s, s)));
+}
+FASTNN_INLINE double reduce_min(Vec<double> a) {
+  const __m128d s = _mm_min_pd(_mm256_castpd256_pd128(a.v), _mm256_extractf128_pd(a.v, 1));
+  return _mm_cvtsd_f64(_mm_min_sd(s, _mm_unpackhi_pd(s, s)));
+}
+
+// ---- v * 2^e: in three steps, since one exponent field holds less than the range of e (e is clamped to it) ----
+FASTNN_INLINE Vec<float> power_of_two(__m256i e) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23))};
+}
+FASTNN_INLINE Vec<float> scale2(Vec<float> a, Vec<float> e) {
+  const __m256i n = _mm256_cvtps_epi32(min(max(e, set1(-378.0f)), set1(378.0f)).v);
+  const __m256i n1 = _mm256_max_epi32(_mm256_min_epi32(n, _mm256_set1_epi32(126)), _mm256_set1_epi32(-126));
+  const __m256i rest = _mm256_sub_epi32(n, n1);
+  const __m256i n2 = _mm256_max_epi32(_mm256_min_epi32(rest, _mm256_set1_epi32(126)), _mm256_set1_epi32(-126));
+  return a * power_of_two(n1) * power_of_two(n2) * power_of_two(_mm256_sub_epi32(rest, n2));
+}
+FASTNN_INLINE Vec<double> power_of_two(__m128i e) {
+  const __m256i wide = _mm256_cvtepi32_epi64(_mm_add_epi32(e, _mm_set1_epi32(1023)));
+  return {_mm256_castsi256_pd(_mm256_slli_epi64(wide, 52))};
+}
+FASTNN_INLINE Vec<double> scale2(Vec<double> a, Vec<double> e) {
+  const __m128i n = _mm256_cvtpd_epi32(min(max(e, set1(-3000.0)), set1(3000.0)).v);
+  const __m128i n1 = _mm_max_epi32(_mm_min_epi32(n, _mm_set1_epi32(1022)), _mm_set1_epi32(-1022));
+  const __m128i rest = _mm_sub_epi32(n, n1);
+  const __m128i n2 = _mm_max_epi32(_mm_min_epi32(rest, _mm_set1_epi32(1022)), _mm_set1_epi32(-1022));
+  return a * power_of_two(n1) * power_of_two(n2) * power_of_two(_mm_sub_epi32(rest, n2));
+}
+
+// ---- by template, for code that is written once for both types ----
+template <class T>
+FASTNN_INLINE Vec<T> zero() {
+  return set1(T(0));
+}
+template <class T>
+FASTNN_INLINE Mask<T> mask_from_bits(uint32_t bits);
+template <>
+[[maybe_unused]] inline __attribute__((always_inline)) Mask<float> mask_from_bits<float>(uint32_t bits) {
+  const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const __m256i hit = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane);
+  return {_mm256_castsi256_ps(_mm256_cmpeq_epi32(hit, lane))};
+}
+template <>
+[[maybe_unused]] inline __attribute__((always_inline)) Mask<double> mask_from_bits<double>(uint32_t bits) {
+  const __m256i lane = _mm256_setr_epi64x(1, 2, 4, 8);
+  const __m256i hit = _mm256_and_si256(_mm256_set1_epi64x(bits), lane);
+  return {_mm256_castsi256_pd(_mm256_cmpeq_epi64(hit, lane))};
+}
+
+// ---- unsigned 32-bit lanes ----
+FASTNN_INLINE U32 set1_u32(uint32_t s) { return {_mm256_set1_epi32(static_cast<int>(s))}; }
+FASTNN_INLINE U32 load_u32(const uint32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }
+FASTNN_INLINE void store_u32(uint32_t* p, U32 a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a.v); }
+FASTNN_INLINE U32 operator+(U32 a, U32 b) { return {_mm256_add_epi32(a.v, b.v)}; }
+FASTNN_INLINE U32 operator-(U32 a, U32 b) { return {_mm256_sub_epi32(a.v, b.v)}; }
+FASTNN_INLINE U32 operator^(U32 a, U32 b) { return {_mm256_xor_si256(a.v, b.v)}; }
+FASTNN_INLINE U32 operator&(U32 a, U32 b) { return {_mm256_and_si256(a.v, b.v)}; }
+FASTNN_INLINE U32 operator|(U32 a, U32 b) { return {_mm256_or_si256(a.v, b.v)}; }
+template <int n>
+FASTNN_INLINE U32 shift_left(U32 a) {
+  return {_mm256_slli_epi32(a.v, n)};
+}
+template <int n>
+FASTNN_INLINE U32 shift_right(U32 a) {
+  return {_mm256_srli_epi32(a.v, n)};
+}
+// low and high 32 bits of the 64-bit products
+FASTNN_INLINE void mul_wide(U32 a, U32 b, U32& low, U32& high) {
+  const __m256i even = _mm256_mul_epu32(a.v, b.v);
+  const __m256i odd = _mm256_mul_epu32(_mm256_srli_epi64(a.v, 32), _mm256_srli_epi64(b.v, 32));
+  low.v = _mm256_blend_epi32(even, _mm256_slli_epi64(odd, 32), 0xaa);
+  high.v = _mm256_blend_epi32(_mm256_srli_epi64(even, 32), odd, 0xaa);
+}
+// bit i is set when lane i of a is >= lane i of b, unsigned
+FASTNN_INLINE uint32_t bits_ge(U32 a, U32 b) {
+  const __m256i ge = _mm256_cmpeq_epi32(_mm256_max_epu32(a.v, b.v), a.v);
+  return static_cast<uint32_t>(_mm256_movemask_ps(_mm256_castsi256_ps(ge)));
+}
+FASTNN_INLINE U32 bit_cast_u32(Vec<float> a) { return {_mm256_castps_si256(a.v)}; }
+FASTNN_INLINE Vec<float> bit_cast_f32(U32 a) { return {_mm256_castsi256_ps(a.v)}; }
+FASTNN_INLINE U32 to_u32(Vec<float> a) { return {_mm256_cvtps_epi32(a.v)}; }    // signed, to nearest
+FASTNN_INLINE Vec<float> from_u32(U32 a) { return {_mm256_cvtepi32_ps(a.v)}; }  // signed
+
+// ---- float <-> double ----
+FASTNN_INLINE Vec<double> widen_low(Vec<float> a) { return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}; }
+FASTNN_INLINE Vec<double> widen_high(Vec<float> a) { return {_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}; }
+FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
+  return {_mm256_set_m128(_mm256_cvtpd_ps(high.v), _mm256_cvtpd_ps(low.v))};
+}
+
+FASTNN_INLINE void stream_fence() { _mm_sfence(); }
+FASTNN_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,200 @@
+// AVX-512 (F, BW, DQ, VL): 16 floats, 8 doubles. The interface is described in simd.hpp.
+#pragma once
+#include <immintrin.h>
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+template <class T>
+struct Vec;
+template <class T>
+struct Mask;
+
+template <>
+struct Vec<float> {
+  static constexpr int lanes = 16;
+  __m512 v;
+};
+template <>
+struct Vec<double> {
+  static constexpr int lanes = 8;
+  __m512d v;
+};
+template <>
+struct Mask<float> {
+  __mmask16 m;
+};
+template <>
+struct Mask<double> {
+  __mmask8 m;
+};
+struct U32 {
+  static constexpr int lanes = 16;
+  __m512i v;
+};
+
+// ---- float ----
+FASTNN_INLINE Vec<float> load(const float* p) { return {_mm512_loadu_ps(p)}; }
+FASTNN_INLINE void store(float* p, Vec<float> a) { _mm512_storeu_ps(p, a.v); }
+FASTNN_INLINE __mmask16 first_lanes(const float*, int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+FASTNN_INLINE Vec<float> load_partial(const float* p, int n) { return {_mm512_maskz_loadu_ps(first_lanes(p, n), p)}; }
+FASTNN_INLINE void store_partial(float* p, Vec<float> a, int n) { _mm512_mask_storeu_ps(p, first_lanes(p, n), a.v); }
+FASTNN_INLINE void stream(float* p, Vec<float> a) { _mm512_stream_ps(p, a.v); }
+FASTNN_INLINE Vec<float> set1(float s) { return {_mm512_set1_ps(s)}; }
+FASTNN_INLINE Vec<float> load1(const float* p) { return {_mm512_set1_ps(*p)}; }
+FASTNN_INLINE Vec<float> operator+(Vec<float> a, Vec<float> b) { return {_mm512_add_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> operator-(Vec<float> a, Vec<float> b) { return {_mm512_sub_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> operator*(Vec<float> a, Vec<float> b) { return {_mm512_mul_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> operator/(Vec<float> a, Vec<float> b) { return {_mm512_div_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> operator-(Vec<float> a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+FASTNN_INLINE Vec<float>& operator+=(Vec<float>& a, Vec<float> b) {
+  a = a + b;
+  return a;
+}
+FASTNN_INLINE Vec<float> fma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+FASTNN_INLINE Vec<float> fnma(Vec<float> a, Vec<float> b, Vec<float> c) { return {_mm512_fnmadd_ps(a.v, b.v, c.v)}; }
+FASTNN_INLINE Vec<float> max(Vec<float> a, Vec<float> b) { return {_mm512_max_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> min(Vec<float> a, Vec<float> b) { return {_mm512_min_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> abs(Vec<float> a) { return {_mm512_andnot_ps(_mm512_set1_ps(-0.0f), a.v)}; }
+FASTNN_INLINE Vec<float> sqrt(Vec<float> a) { return {_mm512_sqrt_ps(a.v)}; }
+FASTNN_INLINE Vec<float> round(Vec<float> a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FASTNN_INLINE Vec<float> floor(Vec<float> a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+FASTNN_INLINE Vec<float> scale2(Vec<float> a, Vec<float> e) { return {_mm512_scalef_ps(a.v, e.v)}; }
+FASTNN_INLINE Vec<float> bit_and(Vec<float> a, Vec<float> b) { return {_mm512_and_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> bit_or(Vec<float> a, Vec<float> b) { return {_mm512_or_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> bit_xor(Vec<float> a, Vec<float> b) { return {_mm512_xor_ps(a.v, b.v)}; }
+FASTNN_INLINE Vec<float> bit_andnot(Vec<float> a, Vec<float> b) { return {_mm512_andnot_ps(a.v, b.v)}; }
+FASTNN_INLINE Mask<float> lt(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ)}; }
+FASTNN_INLINE Mask<float> le(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_LE_OQ)}; }
+FASTNN_INLINE Mask<float> gt(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+FASTNN_INLINE Mask<float> ge(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GE_OQ)}; }
+FASTNN_INLINE Mask<float> eq(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+FASTNN_INLINE Mask<float> ne(Vec<float> a, Vec<float> b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_NEQ_UQ)}; }
+FASTNN_INLINE Mask<float> is_nan(Vec<float> a) { return {_mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q)}; }
+FASTNN_INLINE Mask<float> operator&(Mask<float> a, Mask<float> b) { return {static_cast<__mmask16>(a.m & b.m)}; }
+FASTNN_INLINE Mask<float> operator|(Mask<float> a, Mask<float> b) { return {static_cast<__mmask16>(a.m | b.m)}; }
+FASTNN_INLINE Mask<float> operator~(Mask<float> a) { return {static_cast<__mmask16>(~a.m)}; }
+FASTNN_INLINE bool any(Mask<float> a) { return a.m != 0; }
+FASTNN_INLINE bool all(Mask<float> a) { return a.m == 0xffff; }
+FASTNN_INLINE uint32_t bits(Mask<float> a) { return a.m; }
+FASTNN_INLINE Vec<float> select(Mask<float> m, Vec<float> a, Vec<float> b) {
+  return {_mm512_mask_blend_ps(m.m, b.v, a.v)};
+}
+FASTNN_INLINE float reduce_add(Vec<float> a) { return _mm512_reduce_add_ps(a.v); }
+FASTNN_INLINE float reduce_max(Vec<float> a) { return _mm512_reduce_max_ps(a.v); }
+FASTNN_INLINE float reduce_min(Vec<float> a) { return _mm512_reduce_min_ps(a.v); }
+
+// ---- double ----
+FASTNN_INLINE Vec<double> load(const double* p) { return {_mm512_loadu_pd(p)}; }
+FASTNN_INLINE void store(double* p, Vec<double> a) { _mm512_storeu_pd(p, a.v); }
+FASTNN_INLINE __mmask8 first_lanes(const double*, int n) { return static_cast<__mmask8>((1u << n) - 1u); }
+FASTNN_INLINE Vec<double> load_partial(const double* p, int n) { return {_mm512_maskz_loadu_pd(first_lanes(p, n), p)}; }
+FASTNN_INLINE void store_partial(double* p, Vec<double> a, int n) { _mm512_mask_storeu_pd(p, first_lanes(p, n), a.v); }
+FASTNN_INLINE void stream(double* p, Vec<double> a) { _mm512_stream_pd(p, a.v); }
+FASTNN_INLINE Vec<double> set1(double s) { return {_mm512_set1_pd(s)}; }
+FASTNN_INLINE Vec<double> load1(const double* p) { return {_mm512_set1_pd(*p)}; }
+FASTNN_INLINE Vec<double> operator+(Vec<double> a, Vec<double> b) { return {_mm512_add_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> operator-(Vec<double> a, Vec<double> b) { return {_mm512_sub_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> operator*(Vec<double> a, Vec<double> b) { return {_mm512_mul_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> operator/(Vec<double> a, Vec<double> b) { return {_mm512_div_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> operator-(Vec<double> a) { return {_mm512_xor_pd(a.v, _mm512_set1_pd(-0.0))}; }
+FASTNN_INLINE Vec<double>& operator+=(Vec<double>& a, Vec<double> b) {
+  a = a + b;
+  return a;
+}
+FASTNN_INLINE Vec<double> fma(Vec<double> a, Vec<double> b, Vec<double> c) { return {_mm512_fmadd_pd(a.v, b.v, c.v)}; }
+FASTNN_INLINE Vec<double> fnma(Vec<double> a, Vec<double> b, Vec<double> c) {
+  return {_mm512_fnmadd_pd(a.v, b.v, c.v)};
+}
+FASTNN_INLINE Vec<double> max(Vec<double> a, Vec<double> b) { return {_mm512_max_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> min(Vec<double> a, Vec<double> b) { return {_mm512_min_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> abs(Vec<double> a) { return {_mm512_andnot_pd(_mm512_set1_pd(-0.0), a.v)}; }
+FASTNN_INLINE Vec<double> sqrt(Vec<double> a) { return {_mm512_sqrt_pd(a.v)}; }
+FASTNN_INLINE Vec<double> round(Vec<double> a) {
+  return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FASTNN_INLINE Vec<double> floor(Vec<double> a) {
+  return {_mm512_roundscale_pd(a.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC)};
+}
+FASTNN_INLINE Vec<double> scale2(Vec<double> a, Vec<double> e) { return {_mm512_scalef_pd(a.v, e.v)}; }
+FASTNN_INLINE Vec<double> bit_and(Vec<double> a, Vec<double> b) { return {_mm512_and_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> bit_or(Vec<double> a, Vec<double> b) { return {_mm512_or_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> bit_xor(Vec<double> a, Vec<double> b) { return {_mm512_xor_pd(a.v, b.v)}; }
+FASTNN_INLINE Vec<double> bit_andnot(Vec<double> a, Vec<double> b) { return {_mm512_andnot_pd(a.v, b.v)}; }
+FASTNN_INLINE Mask<double> lt(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LT_OQ)}; }
+FASTNN_INLINE Mask<double> le(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_LE_OQ)}; }
+FASTNN_INLINE Mask<double> gt(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GT_OQ)}; }
+FASTNN_INLINE Mask<double> ge(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_GE_OQ)}; }
+FASTNN_INLINE Mask<double> eq(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_EQ_OQ)}; }
+FASTNN_INLINE Mask<double> ne(Vec<double> a, Vec<double> b) { return {_mm512_cmp_pd_mask(a.v, b.v, _CMP_NEQ_UQ)}; }
+FASTNN_INLINE Mask<double> is_nan(Vec<double> a) { return {_mm512_cmp_pd_mask(a.v, a.v, _CMP_UNORD_Q)}; }
+FASTNN_INLINE Mask<double> operator&(Mask<double> a, Mask<double> b) { return {static_cast<__mmask8>(a.m & b.m)}; }
+FASTNN_INLINE Mask<double> operator|(Mask<double> a, Mask<double> b) { return {static_cast<__mmask8>(a.m | b.m)}; }
+FASTNN_INLINE Mask<double> operator~(Mask<double> a) { return {static_cast<__mmask8>(~a.m)}; }
+FASTNN_INLINE bool any(Mask<double> a) { return a.m != 0; }
+FASTNN_INLINE bool all(Mask<double> a) { return a.m == 0xff; }
+FASTNN_INLINE uint32_t bits(Mask<double> a) { return a.m; }
+FASTNN_INLINE Vec<double> select(Mask<double> m, Vec<double> a, Vec<double> b) {
+  return {_mm512_mask_blend_pd(m.m, b.v, a.v)};
+}
+FASTNN_INLINE double reduce_add(Vec<double> a) { return _mm512_reduce_add_pd(a.v); }
+FASTNN_INLINE double reduce_max(Vec<double> a) { return _mm512_reduce_max_pd(a.v); }
+FASTNN_INLINE double reduce_min(Vec<double> a) { return _mm512_reduce_min_pd(a.v); }
+
+// ---- by template, for code that is written once for both types ----
+template <class T>
+FASTNN_INLINE Vec<T> zero() {
+  return set1(T(0));
+}
+template <class T>
+FASTNN_INLINE Mask<T> mask_from_bits(uint32_t bits) {
+  return {static_cast<decltype(Mask<T>::m)>(bits)};
+}
+
+// ---- unsigned 32-bit lanes ----
+FASTNN_INLINE U32 set1_u32(uint32_t s) { return {_mm512_set1_epi32(static_cast<int>(s))}; }
+FASTNN_INLINE U32 load_u32(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }
+FASTNN_INLINE void store_u32(uint32_t* p, U32 a) { _mm512_storeu_si512(p, a.v); }
+FASTNN_INLINE U32 operator+(U32 a, U32 b) { return {_mm512_add_epi32(a.v, b.v)}; }
+FASTNN_INLINE U32 operator-(U32 a, U32 b) { return {_mm512_sub_epi32(a.v, b.v)}; }
+FASTNN_INLINE U32 operator^(U32 a, U32 b) { return {_mm512_xor_si512(a.v, b.v)}; }
+FASTNN_INLINE U32 operator&(U32 a, U32 b) { return {_mm512_and_si512(a.v, b.v)}; }
+FASTNN_INLINE U32 operator|(U32 a, U32 b) { return {_mm512_or_si512(a.v, b.v)}; }
+template <int n>
+FASTNN_INLINE U32 shift_left(U32 a) {
+  return {_mm512_slli_epi32(a.v, n)};
+}
+template <int n>
+FASTNN_INLINE U32 shift_right(U32 a) {
+  return {_mm512_srli_epi32(a.v, n)};
+}
+// low and high 32 bits of the 64-bit products
+FASTNN_INLINE void mul_wide(U32 a, U32 b, U32& low, U32& high) {
+  const __m512i even = _mm512_mul_epu32(a.v, b.v);
+  const __m512i odd = _mm512_mul_epu32(_mm512_srli_epi64(a.v, 32), _mm512_srli_epi64(b.v, 32));
+  low.v = _mm512_mask_blend_epi32(0xaaaa, even, _mm512_slli_epi64(odd, 32));
+  high.v = _mm512_mask_blend_epi32(0xaaaa, _mm512_srli_epi64(even, 32), odd);
+}
+// bit i is set when lane i of a is >= lane i of b, unsigned
+FASTNN_INLINE uint32_t bits_ge(U32 a, U32 b) { return _mm512_cmpge_epu32_mask(a.v, b.v); }
+FASTNN_INLINE U32 bit_cast_u32(Vec<float> a) { return {_mm512_castps_si512(a.v)}; }
+FASTNN_INLINE Vec<float> bit_cast_f32(U32 a) { return {_mm512_castsi512_ps(a.v)}; }
+FASTNN_INLINE U32 to_u32(Vec<float> a) { return {_mm512_cvtps_epi32(a.v)}; }    // signed, to nearest
+FASTNN_INLINE Vec<float> from_u32(U32 a) { return {_mm512_cvtepi32_ps(a.v)}; }  // signed
+
+// ---- float <-> double ----
+FASTNN_INLINE Vec<double> widen_low(Vec<float> a) { return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}; }
+FASTNN_INLINE Vec<double> widen_high(Vec<float> a) { return {_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}; }
+FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
+  return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low.v)), _mm512_cvtpd_ps(high.v), 1)};
+}
+
+FASTNN_INLINE void stream_fence() { _mm_sfence(); }
+FASTNN_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,322 @@
+// The portable set: vectors of 16 bytes in the compiler's own vector extension, which every target lowers to what it
+// has (SSE2, NEON, or plain scalar code). The interface is described in simd.hpp. There is no fused multiply-add here.
+#pragma once
+#include <cmath>
+#include <cstring>
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+typedef float f32x4 __attribute__((vector_size(16)));
+typedef double f64x2 __attribute__((vector_size(16)));
+typedef int32_t i32x4 __attribute__((vector_size(16)));
+typedef uint32_t u32x4 __attribute__((vector_size(16)));
+typedef int64_t i64x2 __attribute__((vector_size(16)));
+
+template <class T>
+struct Vec;
+template <class T>
+struct Mask;
+
+template <>
+struct Vec<float> {
+  static constexpr int lanes = 4;
+  using Int = i32x4;
+  f32x4 v;
+};
+template <>
+struct Vec<double> {
+  static constexpr int lanes = 2;
+  using Int = i64x2;
+  f64x2 v;
+};
+template <>
+struct Mask<float> {
+  i32x4 m;
+};
+template <>
+struct Mask<double> {
+  i64x2 m;
+};
+struct U32 {
+  static constexpr int lanes = 4;
+  u32x4 v;
+};
+
+// ---- float and double, written once ----
+FASTNN_INLINE Vec<float> set1(float s) { return {f32x4{s, s, s, s}}; }
+FASTNN_INLINE Vec<double> set1(double s) { return {f64x2{s, s}}; }
+template <class T>
+FASTNN_INLINE Vec<T> zero() {
+  return set1(T(0));
+}
+template <class T>
+FASTNN_INLINE Vec<T> load(const T* p) {
+  Vec<T> r;
+  std::memcpy(&r.v, p, sizeof r.v);
+  return r;
+}
+template <class T>
+FASTNN_INLINE void store(T* p, Vec<T> a) {
+  std::memcpy(p, &a.v, sizeof a.v);
+}
+template <class T>
+FASTNN_INLINE Vec<T> load_partial(const T* p, int n) {
+  Vec<T> r = zero<T>();
+  for (int i = 0; i < n; ++i) r.v[i] = p[i];
+  return r;
+}
+template <class T>
+FASTNN_INLINE void store_partial(T* p, Vec<T> a, int n) {
+  for (int i = 0; i < n; ++i) p[i] = a.v[i];
+}
+template <class T>
+FASTNN_INLINE void stream(T* p, Vec<T> a) {
+  store(p, a);
+}
+template <class T>
+FASTNN_INLINE Vec<T> load1(const T* p) {
+  return set1(*p);
+}
+template <class T>
+FASTNN_INLINE Vec<T> operator+(Vec<T> a, Vec<T> b) {
+  return {a.v + b.v};
+}
+template <class T>
+FASTNN_INLINE Vec<T> operator-(Vec<T> a, Vec<T> b) {
+  return {a.v - b.v};
+}
+template <class T>
+FASTNN_INLINE Vec<T> operator*(Vec<T> a, Vec<T> b) {
+  return {a.v * b.v};
+}
+template <class T>
+FASTNN_INLINE Vec<T> operator/(Vec<T> a, Vec<T> b) {
+  return {a.v / b.v};
+}
+template <class T>
+FASTNN_INLINE Vec<T> operator-(Vec<T> a) {
+  return {-a.v};
+}
+template <class T>
+FASTNN_INLINE Vec<T>& operator+=(Vec<T>& a, Vec<T> b) {
+  return a = a + b;
+}
+template <class T>
+FASTNN_INLINE Vec<T> fma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return {a.v * b.v + c.v};
+}
+template <class T>
+FASTNN_INLINE Vec<T> fnma(Vec<T> a, Vec<T> b, Vec<T> c) {
+  return {c.v - a.v * b.v};
+}
+template <class T>
+FASTNN_INLINE Vec<T> select(Mask<T> m, Vec<T> a, Vec<T> b) {
+  using Int = typename Vec<T>::Int;
+  return {reinterpret_cast<decltype(a.v)>((m.m & reinterpret_cast<Int>(a.v)) | (~m.m & reinterpret_cast<Int>(b.v)))};
+}
+template <class T>
+FASTNN_INLINE Mask<T> lt(Vec<T> a, Vec<T> b) {
+  return {a.v < b.v};
+}
+template <class T>
+FASTNN_INLINE Mask<T> le(Vec<T> a, Vec<T> b) {
+  return {a.v <= b.v};
+}
+template <class T>
+FASTNN_INLINE Mask<T> gt(Vec<T> a, Vec<T> b) {
+  return {a.v > b.v};
+}
+template <class T>
+FASTNN_INLINE Mask<T> ge(Vec<T> a, Vec<T> b) {
+  return {a.v >= b.v};
+}
+template <class T>
+FASTNN_INLINE Mask<T> eq(Vec<T> a, Vec<T> b) {
+  return {a.v == b.v};
+}
+template <class T>
+FASTNN_INLINE Mask<T> ne(Vec<T> a, Vec<T> b) {
+  return {a.v != b.v};
+}
+template <class T>
+FASTNN_INLINE Mask<T> is_nan(Vec<T> a) {
+  return {a.v != a.v};
+}
+template <class T>
+FASTNN_INLINE Mask<T> operator&(Mask<T> a, Mask<T> b) {
+  return {a.m & b.m};
+}
+template <class T>
+FASTNN_INLINE Mask<T> operator|(Mask<T> a, Mask<T> b) {
+  return {a.m | b.m};
+}
+template <class T>
+FASTNN_INLINE Mask<T> operator~(Mask<T> a) {
+  return {~a.m};
+}
+template <class T>
+FASTNN_INLINE uint32_t bits(Mask<T> a) {
+  uint32_t r = 0;
+  for (int i = 0; i < Vec<T>::lanes; ++i) r |= static_cast<uint32_t>(a.m[i] != 0) << i;
+  return r;
+}
+template <class T>
+FASTNN_INLINE bool any(Mask<T> a) {
+  return bits(a) != 0;
+}
+template <class T>
+FASTNN_INLINE bool all(Mask<T> a) {
+  return bits(a) == (1u << Vec<T>::lanes) - 1u;
+}
+template <class T>
+FASTNN_INLINE Mask<T> mask_from_bits(uint32_t bits) {
+  Mask<T> r;
+  for (int i = 0; i < Vec<T>::lanes; ++i) r.m[i] = (bits >> i & 1) ? -1 : 0;
+  return r;
+}
+template <class T>
+FASTNN_INLINE Vec<T> max(Vec<T> a, Vec<T> b) {
+  return select(gt(a, b), a, b);
+}
+template <class T>
+FASTNN_INLINE Vec<T> min(Vec<T> a, Vec<T> b) {
+  return select(lt(a, b), a, b);
+}
+template <class T>
+FASTNN_INLINE Vec<T> bit_and(Vec<T> a, Vec<T> b) {
+  using Int = typename Vec<T>::Int;
+  return {reinterpret_cast<decltype(a.v)>(reinterpret_cast<Int>(a.v) & reinterpret_cast<Int>(b.v))};
+}
+template <class T>
+FASTNN_INLINE Vec<T> bit_or(Vec<T> a, Vec<T> b) {
+  using Int = typename Vec<T>::Int;
+  return {reinterpret_cast<decltype(a.v)>(reinterpret_cast<Int>(a.v) | reinterpret_cast<Int>(b.v))};
+}
+template <class T>
+FASTNN_INLINE Vec<T> bit_xor(Vec<T> a, Vec<T> b) {
+  using Int = typename Vec<T>::Int;
+  return {reinterpret_cast<decltype(a.v)>(reinterpret_cast<Int>(a.v) ^ reinterpret_cast<Int>(b.v))};
+}
+template <class T>
+FASTNN_INLINE Vec<T> bit_andnot(Vec<T> a, Vec<T> b) {
+  using Int = typename Vec<T>::Int;
+  return {reinterpret_cast<decltype(a.v)>(~reinterpret_cast<Int>(a.v) & reinterpret_cast<Int>(b.v))};
+}
+template <class T>
+FASTNN_INLINE Vec<T> abs(Vec<T> a) {
+  return bit_andnot(set1(T(-0.0)), a);
+}
+template <class T>
+FASTNN_INLINE Vec<T> sqrt(Vec<T> a) {
+  for (int i = 0; i < Vec<T>::lanes; ++i) a.v[i] = std::sqrt(a.v[i]);
+  return a;
+}
+// Adding and taking away 1.5 * 2^23 (2^52) rounds to the nearest even whole number; larger magnitudes are whole
+// already.
+FASTNN_INLINE Vec<float> round(Vec<float> a) {
+  const Vec<float> magic = bit_or(set1(8388608.0f), bit_and(a, set1(-0.0f)));
+  return select(lt(abs(a), set1(8388608.0f)), bit_or((a + magic) - magic, bit_and(a, set1(-0.0f))), a);
+}
+FASTNN_INLINE Vec<double> round(Vec<double> a) {
+  const Vec<double> magic = bit_or(set1(4503599627370496.0), bit_and(a, set1(-0.0)));
+  return select(lt(abs(a), set1(4503599627370496.0)), bit_or((a + magic) - magic, bit_and(a, set1(-0.0))), a);
+}
+template <class T>
+FASTNN_INLINE Vec<T> floor(Vec<T> a) {
+  const Vec<T> r = round(a);
+  return select(gt(r, a), r - set1(T(1)), r);
+}
+template <class T>
+FASTNN_INLINE T reduce_add(Vec<T> a) {
+  if constexpr (Vec<T>::lanes == 4) return (a.v[0] + a.v[2]) + (a.v[1] + a.v[3]);
+  return a.v[0] + a.v[1];
+}
+template <class T>
+FASTNN_INLINE T reduce_max(Vec<T> a) {
+  T r = a.v[0];
+  for (int i = 1; i < Vec<T>::lanes; ++i) r = r > a.v[i] ? r : a.v[i];
+  return r;
+}
+template <class T>
+FASTNN_INLINE T reduce_min(Vec<T> a) {
+  T r = a.v[0];
+  for (int i = 1; i < Vec<T>::lanes; ++i) r = r < a.v[i] ? r : a.v[i];
+  return r;
+}
+
+// ---- v * 2^e: in three steps, since one exponent field holds less than the range of e (e is clamped to it) ----
+FASTNN_INLINE Vec<float> power_of_two(Vec<float> e) {
+  const i32x4 n = __builtin_convertvector(e.v, i32x4);
+  return {reinterpret_cast<f32x4>((n + 127) << 23)};
+}
+FASTNN_INLINE Vec<double> power_of_two(Vec<double> e) {
+  const i64x2 n = __builtin_convertvector(e.v, i64x2);
+  return {reinterpret_cast<f64x2>((n + 1023) << 52)};
+}
+template <class T>
+FASTNN_INLINE Vec<T> scale2(Vec<T> a, Vec<T> e) {
+  const Vec<T> limit = set1(T(sizeof(T) == 4 ? 126 : 1022));
+  const Vec<T> n = min(max(e, set1(T(-3)) * limit), set1(T(3)) * limit);
+  const Vec<T> n1 = max(min(n, limit), -limit);
+  const Vec<T> n2 = max(min(n - n1, limit), -limit);
+  return a * power_of_two(n1) * power_of_two(n2) * power_of_two(n - n1 - n2);
+}
+
+// ---- unsigned 32-bit lanes ----
+FASTNN_INLINE U32 set1_u32(uint32_t s) { return {u32x4{s, s, s, s}}; }
+FASTNN_INLINE U32 load_u32(const uint32_t* p) {
+  U32 r;
+  std::memcpy(&r.v, p, sizeof r.v);
+  return r;
+}
+FASTNN_INLINE void store_u32(uint32_t* p, U32 a) { std::memcpy(p, &a.v, sizeof a.v); }
+FASTNN_INLINE U32 operator+(U32 a, U32 b) { return {a.v + b.v}; }
+FASTNN_INLINE U32 operator-(U32 a, U32 b) { return {a.v - b.v}; }
+FASTNN_INLINE U32 operator^(U32 a, U32 b) { return {a.v ^ b.v}; }
+FASTNN_INLINE U32 operator&(U32 a, U32 b) { return {a.v & b.v}; }
+FASTNN_INLINE U32 operator|(U32 a, U32 b) { return {a.v | b.v}; }
+template <int n>
+FASTNN_INLINE U32 shift_left(U32 a) {
+  return {a.v << n};
+}
+template <int n>
+FASTNN_INLINE U32 shift_right(U32 a) {
+  return {a.v >> n};
+}
+// low and high 32 bits of the 64-bit products
+FASTNN_INLINE void mul_wide(U32 a, U32 b, U32& low, U32& high) {
+  for (int i = 0; i < U32::lanes; ++i) {
+    const uint64_t product = static_cast<uint64_t>(a.v[i]) * b.v[i];
+    low.v[i] = static_cast<uint32_t>(product);
+    high.v[i] = static_cast<uint32_t>(product >> 32);
+  }
+}
+// bit i is set when lane i of a is >= lane i of b, unsigned
+FASTNN_INLINE uint32_t bits_ge(U32 a, U32 b) {
+  uint32_t r = 0;
+  for (int i = 0; i < U32::lanes; ++i) r |= static_cast<uint32_t>(a.v[i] >= b.v[i]) << i;
+  return r;
+}
+FASTNN_INLINE U32 bit_cast_u32(Vec<float> a) { return {reinterpret_cast<u32x4>(a.v)}; }
+FASTNN_INLINE Vec<float> bit_cast_f32(U32 a) { return {reinterpret_cast<f32x4>(a.v)}; }
+FASTNN_INLINE U32 to_u32(Vec<float> a) {  // signed, to nearest
+  return {reinterpret_cast<u32x4>(__builtin_convertvector(round(a).v, i32x4))};
+}
+FASTNN_INLINE Vec<float> from_u32(U32 a) {  // signed
+  return {__builtin_convertvector(reinterpret_cast<i32x4>(a.v), f32x4)};
+}
+
+// ---- float <-> double ----
+FASTNN_INLINE Vec<double> widen_low(Vec<float> a) { return {f64x2{a.v[0], a.v[1]}}; }
+FASTNN_INLINE Vec<double> widen_high(Vec<float> a) { return {f64x2{a.v[2], a.v[3]}}; }
+FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
+  return {f32x4{static_cast<float>(low.v[0]), static_cast<float>(low.v[1]), static_cast<float>(high.v[0]),
+                static_cast<float>(high.v[1])}};
+}
+
+FASTNN_INLINE void stream_fence() {}
+FASTNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA
