@@ -34,9 +34,12 @@ std::atomic<const KernelTable*> g_active{&table_scalar};
 struct Entry {
   const char* name;
   int pointers, size;
+  AnyKernel call;
 };
 constexpr Entry kEntries[] = {
-#define FASTNN_ENTRY(name, Args, pointers) {#name, pointers, static_cast<int>(sizeof(Args))},
+#define FASTNN_ENTRY(name, Args, pointers)          \
+  {#name, pointers, static_cast<int>(sizeof(Args)), \
+   [](const KernelTable* table, const void* args) { table->name(*static_cast<const Args*>(args)); }},
     FASTNN_KERNELS(FASTNN_ENTRY)
 #undef FASTNN_ENTRY
 };
@@ -55,18 +58,7 @@ const KernelTable* table_named(const char* isa) {
 const KernelTable* active_table() { return g_active.load(std::memory_order_relaxed); }
 void set_active_table(const KernelTable* table) { g_active.store(table, std::memory_order_relaxed); }
 
-AnyKernel kernel_of(const KernelTable* table, int id) {
-  switch (id) {
-    // A reference and a pointer are passed alike in every ABI that fastnn is compiled for.
-#define FASTNN_CASE(name, Args, pointers) \
-  case kKernel_##name:                    \
-    return reinterpret_cast<AnyKernel>(table->name);
-    FASTNN_KERNELS(FASTNN_CASE)
-#undef FASTNN_CASE
-  }
-  return nullptr;
-}
-
+AnyKernel kernel_call(int id) { return kEntries[id].call; }
 const char* kernel_name(int id) { return kEntries[id].name; }
 int kernel_pointers(int id) { return kEntries[id].pointers; }
 int kernel_args_size(int id) { return kEntries[id].size; }

@@ -11,9 +11,9 @@ const KernelTable* table_named(const char*);  // nullptr when not compiled in
 const KernelTable* active_table();
 void set_active_table(const KernelTable*);
 
-// The kernel with this id in this table, as a call on untyped arguments: what a program stores.
-using AnyKernel = void (*)(const void*);
-AnyKernel kernel_of(const KernelTable*, int id);
+// The kernel with this id as a call on untyped arguments: what the binding runs and a program stores.
+using AnyKernel = void (*)(const KernelTable*, const void*);
+AnyKernel kernel_call(int id);
 const char* kernel_name(int id);
 int kernel_pointers(int id);  // how many pointers its argument struct begins with
 int kernel_args_size(int id);

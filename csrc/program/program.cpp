@@ -1,0 +1,190 @@
+// See program.hpp.
+#include "program/program.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <new>
+
+#include "runtime/pool.hpp"
+#include "runtime/team.hpp"
+
+namespace fastnn::program {
+namespace {
+
+// Every block starts on a cache line. Reserved ranges are address space only: no page of them is ever touched.
+constexpr size_t kAlign = 64;
+constexpr size_t kArenaReserve = size_t{1} << 38;
+size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+
+}  // namespace
+
+Program::Range Program::reserve(size_t bytes) {
+  bytes = std::max(aligned(bytes), kAlign);
+  void* p = mmap(nullptr, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  return {static_cast<char*>(p), bytes};
+}
+
+Program::Program() : table_(runtime::active_table()) {
+  // Where the address space is limited (ulimit -v), a smaller range does.
+  for (size_t bytes = kArenaReserve;; bytes /= 4) {
+    try {
+      arena_ = reserve(bytes);
+      return;
+    } catch (const std::bad_alloc&) {
+      if (bytes < (size_t{1} << 28)) throw;
+    }
+  }
+}
+
+Program::~Program() {
+  release_idle();
+  for (const Range& range : inputs_) munmap(range.begin, range.bytes);
+  for (const Range& range : outputs_) munmap(range.begin, range.bytes);
+  if (arena_.begin) munmap(arena_.begin, arena_.bytes);
+}
+
+// First fit. What lives at the same time never overlaps; what is dead leaves a hole for what comes.
+void* Program::allocate(size_t bytes) {
+  bytes = std::max(aligned(bytes), kAlign);
+  for (size_t i = 0; i < holes_.size(); ++i) {
+    Hole& hole = holes_[i];
+    if (hole.end - hole.begin < bytes) continue;
+    char* p = arena_.begin + hole.begin;
+    hole.begin += bytes;
+    if (hole.begin == hole.end) holes_.erase(holes_.begin() + static_cast<std::ptrdiff_t>(i));
+    return p;
+  }
+  if (bytes > arena_.bytes - arena_end_) return nullptr;
+  char* p = arena_.begin + arena_end_;
+  arena_end_ += bytes;
+  arena_peak_ = std::max(arena_peak_, arena_end_);
+  return p;
+}
+
+void Program::release(void* block, size_t bytes) {
+  const size_t begin = static_cast<size_t>(static_cast<char*>(block) - arena_.begin);
+  const size_t end = begin + std::max(aligned(bytes), kAlign);
+  auto next = std::lower_bound(holes_.begin(), holes_.end(), begin,
+                               [](const Hole& hole, size_t at) { return hole.begin < at; });
+  next = holes_.insert(next, Hole{begin, end});
+  if (next + 1 != holes_.end() && next->end == (next + 1)->begin) {
+    next->end = (next + 1)->end;
+    holes_.erase(next + 1);
+  }
+  if (next != holes_.begin() && (next - 1)->end == next->begin) {
+    (next - 1)->end = next->end;
+    next = holes_.erase(next) - 1;
+  }
+  if (next->end == arena_end_) {
+    arena_end_ = next->begin;
+    holes_.erase(next);
+  }
+}
+
+void* Program::add_bound(std::vector<Range>& ranges, size_t bytes) {
+  ranges.reserve(ranges.size() + 1);
+  ranges.push_back(reserve(bytes));
+  return ranges.back().begin;
+}
+void* Program::add_input(size_t bytes) { return add_bound(inputs_, bytes); }
+void* Program::add_output(size_t bytes) { return add_bound(outputs_, bytes); }
+
+void Program::add_constant(const void* data, size_t bytes) {
+  constants_.push_back({static_cast<char*>(const_cast<void*>(data)), std::max<size_t>(bytes, 1)});
+}
+
+bool Program::append(int kernel, const void* args) {
+  const size_t words = static_cast<size_t>(runtime::kernel_args_size(kernel)) / sizeof(uint64_t);
+  const size_t at = args_.size();
+  const auto* pointers = static_cast<const void* const*>(args);
+  std::vector<Fixup> fixups;
+  for (size_t i = 0; i < static_cast<size_t>(runtime::kernel_pointers(kernel)); ++i) {
+    const void* p = pointers[i];
+    if (p == nullptr) continue;
+    const auto offset = [p](const Range& range) {
+      return static_cast<size_t>(static_cast<const char*>(p) - range.begin);
+    };
+    const auto find = [p](const std::vector<Range>& ranges) {
+      size_t index = 0;
+      while (index < ranges.size() && !ranges[index].holds(p)) ++index;
+      return index;
+    };
+    if (arena_.holds(p)) {
+      fixups.push_back({at + i, kArena, 0, offset(arena_)});
+    } else if (const size_t input = find(inputs_); input < inputs_.size()) {
+      fixups.push_back({at + i, kInput, input, offset(inputs_[input])});
+    } else if (const size_t output = find(outputs_); output < outputs_.size()) {
+      fixups.push_back({at + i, kOutput, output, offset(outputs_[output])});
+    } else if (find(constants_) == constants_.size()) {
+      return false;
+    }
+  }
+  args_.resize(at + words);
+  std::memcpy(args_.data() + at, args, words * sizeof(uint64_t));
+  for (const Fixup& fixup : fixups) (fixup.space == kArena ? arena_fixups_ : bound_fixups_).push_back(fixup);
+  steps_.push_back({kernel, runtime::kernel_call(kernel), at});
+  return true;
+}
+
+void Program::finish() {
+  constants_.clear();
+  holes_.clear();
+}
+
+std::unique_ptr<Program::Instance> Program::take_instance() {
+  {
+    const std::lock_guard lock(mutex_);
+    if (!idle_.empty()) {
+      auto instance = std::move(idle_.back());
+      idle_.pop_back();
+      return instance;
+    }
+  }
+  auto instance = std::make_unique<Instance>();
+  instance->args = args_;
+  if (arena_peak_ > 0) {
+    instance->arena = static_cast<char*>(runtime::pool_allocate(arena_peak_));
+    if (instance->arena == nullptr) throw std::bad_alloc();
+  }
+  for (const Fixup& fixup : arena_fixups_)
+    instance->args[fixup.at] = reinterpret_cast<uint64_t>(instance->arena + fixup.offset);
+  return instance;
+}
+
+void Program::run(void* const* inputs, void* const* outputs, int64_t* nanoseconds) {
+  std::unique_ptr<Instance> instance = take_instance();
+  uint64_t* args = instance->args.data();
+  for (const Fixup& fixup : bound_fixups_) {
+    void* base = (fixup.space == kInput ? inputs : outputs)[fixup.index];
+    args[fixup.at] = reinterpret_cast<uint64_t>(static_cast<char*>(base) + fixup.offset);
+  }
+  {
+    const runtime::Session session;
+    if (nanoseconds == nullptr) {
+      for (const Step& step : steps_) step.call(table_, args + step.args);
+    } else {
+      auto before = std::chrono::steady_clock::now();
+      for (size_t i = 0; i < steps_.size(); ++i) {
+        steps_[i].call(table_, args + steps_[i].args);
+        const auto after = std::chrono::steady_clock::now();
+        nanoseconds[i] = std::chrono::duration_cast<std::chrono::nanoseconds>(after - before).count();
+        before = after;
+      }
+    }
+  }
+  const std::lock_guard lock(mutex_);
+  idle_.push_back(std::move(instance));
+}
+
+void Program::release_idle() {
+  const std::lock_guard lock(mutex_);
+  for (const auto& instance : idle_)
+    if (instance->arena) runtime::pool_free(instance->arena, arena_peak_);
+  idle_.clear();
+}
+
+}  // namespace fastnn::program

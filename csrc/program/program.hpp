@@ -1,0 +1,91 @@
+// A compiled network: a flat list of kernel calls over planned memory, run in one go without Python.
+//
+// A program is made by recording: while it records, every kernel call that the binding would run is appended instead,
+// and arrays are given addresses in reserved (never touched) ranges: the arena, and one range for each input and
+// output. finish() turns every address into (space, offset). A run takes an instance (an arena of its own and argument
+// structs bound to it; several threads may run one program, each gets an instance), binds inputs and outputs, and
+// calls. Addresses outside those ranges must belong to registered constants; anything else is refused when it is
+// recorded.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "runtime/dispatch.hpp"
+
+namespace fastnn::program {
+
+class Program {
+ public:
+  Program();  // throws std::bad_alloc when address space cannot be reserved
+  ~Program();
+  Program(const Program&) = delete;
+  Program& operator=(const Program&) = delete;
+
+  // ---- recording ----
+  void* allocate(size_t bytes);             // from the arena; nullptr when the reserved range is used up
+  void release(void* block, size_t bytes);  // its place may be used by what is recorded from here on
+  void* add_input(size_t bytes);            // a stand-in for the array that each run binds
+  void* add_output(size_t bytes);
+  void add_constant(const void* data, size_t bytes);  // the caller keeps it alive
+  bool append(int kernel, const void* args);          // false when a pointer belongs to none of the above
+  void finish();
+
+  // ---- running ----
+  // inputs and outputs: pointers in the order in which they were added. nanoseconds: null, or one entry a step.
+  // Throws std::bad_alloc when there is no memory for another instance.
+  void run(void* const* inputs, void* const* outputs, int64_t* nanoseconds = nullptr);
+  void release_idle();  // gives back the arenas of instances that are not running
+
+  size_t steps() const { return steps_.size(); }
+  int kernel(size_t step) const { return steps_[step].kernel; }
+  size_t arena_bytes() const { return arena_peak_; }
+  const char* isa() const { return table_->isa; }
+
+ private:
+  struct Step {
+    int kernel;
+    runtime::AnyKernel call;
+    size_t args;  // offset into args_
+  };
+  struct Range {
+    char* begin = nullptr;
+    size_t bytes = 0;
+    bool holds(const void* p) const { return p >= begin && p < begin + bytes; }
+  };
+  enum Space { kArena, kInput, kOutput };
+  struct Fixup {
+    size_t at;  // offset of the pointer in args_
+    Space space;
+    size_t index;   // which input or output
+    size_t offset;  // from the start of that space
+  };
+  struct Hole {
+    size_t begin, end;
+  };
+  struct Instance {
+    char* arena = nullptr;
+    std::vector<uint64_t> args;
+  };
+
+  static Range reserve(size_t bytes);
+  void* add_bound(std::vector<Range>& ranges, size_t bytes);
+  std::unique_ptr<Instance> take_instance();
+
+  const KernelTable* table_;
+  Range arena_;
+  std::vector<Range> inputs_, outputs_;
+  std::vector<Range> constants_;
+  std::vector<Hole> holes_;  // free parts of the arena below arena_end_, sorted, never touching
+  size_t arena_end_ = 0, arena_peak_ = 0;
+  std::vector<Step> steps_;
+  std::vector<uint64_t> args_;
+  std::vector<Fixup> arena_fixups_, bound_fixups_;
+  std::mutex mutex_;
+  std::vector<std::unique_ptr<Instance>> idle_;
+};
+
+}  // namespace fastnn::program
