@@ -1,0 +1,958 @@
+# cython: language_level=3, binding=True, embedsignature=False, boundscheck=False, wraparound=False
+# cython: initializedcheck=False, cdivision=True, freethreading_compatible=True
+# distutils: language = c++
+"""The binding: nothing but pointers, shapes and one table call.
+
+Every function takes arrays that ``functional.py`` has checked and allocated: dense, aligned, native float32 or float64,
+no overlap that the kernel does not allow. Called with anything else these functions may crash; they are not public.
+Inputs come first, then options, then the outputs. Names, order and meaning are those of ``reference.py``.
+To bind a new kernel: its struct in the extern block, and a ``def`` that fills it.
+"""
+cimport cython
+cimport numpy as cnp
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+cnp.import_array()
+
+cdef extern from "numpy/arrayobject.h":
+    int PyArray_SetBaseObject(cnp.ndarray, object) except -1
+    object PyArray_NewFromDescr(type, cnp.dtype, int, cnp.npy_intp*, cnp.npy_intp*, void*, int, object)
+    bint PyArray_IS_C_CONTIGUOUS(cnp.ndarray)
+    bint PyArray_IS_F_CONTIGUOUS(cnp.ndarray)
+    bint PyArray_ISALIGNED(cnp.ndarray)
+    bint PyArray_ISNOTSWAPPED(cnp.ndarray)
+    bint PyArray_CheckExact(object)
+    object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
+
+cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
+    ctypedef struct UnaryArgs:
+        const void* x
+        void* y
+        int64_t size, dtype
+        double alpha
+    ctypedef struct UnaryBackwardArgs:
+        const void* dy
+        const void* x
+        void* dx
+        int64_t size, dtype
+        double alpha
+    ctypedef struct AddArgs:
+        const void* a
+        const void* b
+        void* y
+        int64_t size, dtype, activation
+        double alpha
+    ctypedef struct ScaleAddArgs:
+        const void* x
+        void* y
+        int64_t size, dtype
+        double scale_x, scale_y
+    ctypedef struct FillArgs:
+        void* y
+        int64_t size, dtype
+        double value
+    ctypedef struct CopyArgs:
+        const void* x
+        void* y
+        int64_t[4] shape
+        int64_t[4] x_strides
+        int64_t[4] y_strides
+        int64_t dtype, accumulate
+    ctypedef struct RowsArgs:
+        const void* x
+        void* y
+        int64_t rows, cols, dtype
+    ctypedef struct RowsBackwardArgs:
+        const void* dy
+        const void* y
+        void* dx
+        int64_t rows, cols, dtype
+    ctypedef struct CrossEntropyArgs:
+        const void* scores
+        const int64_t* labels
+        const void* targets
+        const void* weight
+        const void* sample_weight
+        double* loss
+        void* dscores
+        int64_t rows, cols, ignore_index, dtype
+        double label_smoothing
+    ctypedef struct DropoutArgs:
+        const void* x
+        const uint64_t* key
+        void* y
+        uint8_t* mask
+        int64_t size, dtype
+        double p
+    ctypedef struct DropoutBackwardArgs:
+        const void* dy
+        const uint8_t* mask
+        void* dx
+        int64_t size, dtype
+        double p
+    ctypedef struct RandomBitsArgs:
+        const uint64_t* key
+        uint32_t* out
+        int64_t size
+    ctypedef struct BatchNormArgs:
+        const void* x
+        const void* mean
+        const void* var
+        const void* weight
+        const void* bias
+        void* y
+        int64_t n, c, h, w, channels_last, dtype, activation
+        double eps, alpha
+    ctypedef struct BatchNormTrainArgs:
+        const void* x
+        const void* weight
+        const void* bias
+        void* y
+        void* mean
+        void* var
+        int64_t n, c, h, w, channels_last, dtype
+        double eps
+    ctypedef struct BatchNormBackwardArgs:
+        const void* dy
+        const void* x
+        const void* mean
+        const void* var
+        const void* weight
+        void* dx
+        void* dweight
+        void* dbias
+        int64_t n, c, h, w, channels_last, dtype, frozen, accumulate
+        double eps
+    ctypedef struct Pool2dArgs:
+        const void* x
+        void* y
+        void* argmax
+        int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
+        int64_t channels_last, dtype, argmax_bytes, count_include_pad
+    ctypedef struct Pool2dBackwardArgs:
+        const void* dy
+        const void* argmax
+        void* dx
+        int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
+        int64_t channels_last, dtype, argmax_bytes, count_include_pad
+    ctypedef struct GlobalPoolArgs:
+        const void* x
+        void* y
+        int64_t n, c, h, w, channels_last, dtype
+    ctypedef struct Conv2dArgs:
+        const void* x
+        const void* weight
+        const void* bias
+        const void* gamma
+        const void* beta
+        const void* mean
+        const void* var
+        const void* residual
+        void* y
+        int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
+        int64_t channels_last, dtype, activation
+        double eps, alpha
+    ctypedef struct Conv2dBackwardArgs:
+        const void* dy
+        const void* x
+        const void* weight
+        void* dx
+        void* dweight
+        void* dbias
+        int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
+        int64_t channels_last, dtype, accumulate
+    ctypedef struct Im2colArgs:
+        const void* x
+        void* y
+        int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, dtype
+    ctypedef struct LinearArgs:
+        const void* x
+        const void* weight
+        const void* bias
+        void* y
+        int64_t rows, in_ "in", out, dtype, activation
+        double alpha
+    ctypedef struct LinearBackwardArgs:
+        const void* dy
+        const void* x
+        const void* weight
+        void* dx
+        void* dweight
+        void* dbias
+        int64_t rows, in_ "in", out, dtype, accumulate
+    ctypedef struct SgdArgs:
+        const void* grad
+        const double* hyper
+        const double* segments
+        void* param
+        void* velocity
+        int64_t n_segments, dtype
+    ctypedef struct AdamArgs:
+        const void* grad
+        const double* hyper
+        const double* segments
+        void* param
+        void* m
+        void* v
+        int64_t n_segments, dtype
+    ctypedef struct KernelTable:
+        const char* isa
+    int kKernelCount
+    int kIdentity
+    int k_relu
+    int k_leaky_relu
+    int k_sigmoid
+    int k_tanh
+    int k_elu
+    int k_gelu
+    int k_gelu_tanh
+    int kKernel_relu_forward
+    int kKernel_relu_backward
+    int kKernel_leaky_relu_forward
+    int kKernel_leaky_relu_backward
+    int kKernel_sigmoid_forward
+    int kKernel_sigmoid_backward
+    int kKernel_tanh_forward
+    int kKernel_tanh_backward
+    int kKernel_elu_forward
+    int kKernel_elu_backward
+    int kKernel_gelu_forward
+    int kKernel_gelu_backward
+    int kKernel_gelu_tanh_forward
+    int kKernel_gelu_tanh_backward
+    int kKernel_exp_forward
+    int kKernel_add_forward
+    int kKernel_scale_add
+    int kKernel_fill
+    int kKernel_copy
+    int kKernel_softmax_forward
+    int kKernel_softmax_backward
+    int kKernel_log_softmax_forward
+    int kKernel_log_softmax_backward
+    int kKernel_cross_entropy
+    int kKernel_dropout_forward
+    int kKernel_dropout_backward
+    int kKernel_random_bits
+    int kKernel_batch_norm_forward
+    int kKernel_batch_norm_train_forward
+    int kKernel_batch_norm_backward
+    int kKernel_max_pool2d_forward
+    int kKernel_max_pool2d_backward
+    int kKernel_avg_pool2d_forward
+    int kKernel_avg_pool2d_backward
+    int kKernel_global_avg_pool2d_forward
+    int kKernel_global_avg_pool2d_backward
+    int kKernel_conv2d_im2col_forward
+    int kKernel_conv2d_amx_forward
+    int kKernel_conv2d_backward
+    int kKernel_im2col_forward
+    int kKernel_col2im_forward
+    int kKernel_linear_forward
+    int kKernel_linear_backward
+    int kKernel_sgd_step
+    int kKernel_adam_step
+
+cdef extern from "runtime/dispatch.hpp" namespace "fastnn::runtime" nogil:
+    ctypedef void (*AnyKernel)(const KernelTable*, const void*) noexcept
+    int table_count()
+    const KernelTable* table_at(int)
+    const KernelTable* table_named(const char*)
+    const KernelTable* active_table()
+    void set_active_table(const KernelTable*)
+    AnyKernel kernel_call(int)
+    const char* kernel_name(int)
+
+cdef extern from "runtime/cpu.hpp" namespace "fastnn::runtime" nogil:
+    const char* cpu_lacks(const char*)
+
+cdef extern from "runtime/team.hpp" namespace "fastnn::runtime" nogil:
+    int c_num_threads "fastnn::runtime::num_threads"()
+    void c_set_num_threads "fastnn::runtime::set_num_threads"(int)
+
+cdef extern from "runtime/pool.hpp" namespace "fastnn::runtime" nogil:
+    void* pool_allocate(size_t)
+    void pool_free(void*, size_t)
+    size_t pool_cached_bytes()
+    void pool_release()
+
+cdef extern from "runtime/scratch.hpp" namespace "fastnn::runtime" nogil:
+    void release_scratch()
+
+cdef extern from "program/program.hpp" namespace "fastnn::program" nogil:
+    cdef cppclass CProgram "fastnn::program::Program":
+        CProgram() except +
+        void* allocate(size_t)
+        void release(void*, size_t)
+        void* add_input(size_t) except +
+        void* add_output(size_t) except +
+        void add_constant(const void*, size_t) except +
+        bint append(int, const void*) except +
+        void finish()
+        void run(void**, void**, int64_t*) except +
+        void release_idle()
+        size_t steps()
+        int kernel(size_t)
+        size_t arena_bytes()
+        const char* isa()
+
+cdef extern from *:
+    """
+    // The program that this thread is recording, if any, as the C++ object and as its owner.
+    static thread_local fastnn::program::Program* recorder = nullptr;
+    static thread_local PyObject* recording = nullptr;
+    """
+    CProgram* recorder
+    PyObject* recording
+
+# A tuple of (name, id): what the registry of tests and benchmarks is compared with.
+KERNELS = tuple(kernel_name(i).decode() for i in range(kKernelCount))
+cdef dict ACTIVATIONS = {
+    None: kIdentity, "relu": k_relu, "leaky_relu": k_leaky_relu, "sigmoid": k_sigmoid, "tanh": k_tanh, "elu": k_elu,
+    "gelu": k_gelu, "gelu_tanh": k_gelu_tanh,
+}
+
+
+# ---- memory ----
+
+# From this size on, memory comes from the pool: touching a fresh page costs more than the work on it;
+# below, NumPy's own allocator recycles.
+cdef enum:
+    POOLED = 1 << 16
+
+
+@cython.final
+@cython.freelist(64)
+cdef class _Block:
+    """Owns a block of the pool or a place in a program's arena; arrays refer to it as their base."""
+    cdef void* data
+    cdef size_t nbytes
+    cdef Program program
+
+    def __dealloc__(self):
+        if self.data == NULL:
+            return
+        if self.program is None:
+            pool_free(self.data, self.nbytes)
+        else:
+            self.program.program.release(self.data, self.nbytes)
+
+
+cdef object wrap(object base, void* data, int ndim, cnp.npy_intp* shape, cnp.npy_intp* strides, cnp.dtype dtype):
+    array = PyArray_NewFromDescr(cnp.ndarray, dtype, ndim, shape, strides, data,
+                                 cnp.NPY_ARRAY_WRITEABLE | cnp.NPY_ARRAY_ALIGNED, None)
+    PyArray_SetBaseObject(array, base)
+    return array
+
+
+def empty(tuple shape, cnp.dtype dtype, bint channels_last=False):
+    """A new array, C-contiguous or, for four dimensions, channels-last; large ones are recycled."""
+    cdef cnp.npy_intp dims[32]
+    cdef cnp.npy_intp strides[32]
+    cdef int i, ndim = len(shape)
+    cdef cnp.npy_intp itemsize = dtype.itemsize
+    cdef size_t nbytes = itemsize
+    cdef _Block block
+    for i in range(ndim):
+        dims[i] = shape[i]
+        nbytes *= dims[i]
+    if recorder == NULL and nbytes < POOLED:
+        if not channels_last:
+            return cnp.PyArray_EMPTY(ndim, dims, dtype.type_num, 0)
+        dims[1], dims[2], dims[3] = dims[2], dims[3], dims[1]
+        return cnp.PyArray_EMPTY(4, dims, dtype.type_num, 0).transpose(0, 3, 1, 2)
+    if channels_last:
+        strides[1] = itemsize
+        strides[3] = dims[1] * itemsize
+        strides[2] = dims[3] * strides[3]
+        strides[0] = dims[2] * strides[2]
+    else:
+        for i in range(ndim - 1, -1, -1):
+            strides[i] = itemsize
+            itemsize *= dims[i]
+    block = _Block.__new__(_Block)
+    block.nbytes = nbytes
+    if recorder != NULL:
+        block.data = recorder.allocate(nbytes)
+        block.program = <Program><object>recording
+    else:
+        block.data = pool_allocate(nbytes)
+    if block.data == NULL:
+        raise MemoryError(f"no memory for an array of shape {shape} and dtype {dtype}")
+    return wrap(block, block.data, ndim, dims, strides, dtype)
+
+
+def empty_like(cnp.ndarray x):
+    """A new array of the shape, dtype and memory format of the dense array x."""
+    if PyArray_IS_C_CONTIGUOUS(x):
+        return empty((<object>x).shape, x.descr, False)
+    if is_channels_last(x):
+        return empty((<object>x).shape, x.descr, True)
+    return PyArray_NewLikeArray(x, cnp.NPY_KEEPORDER, NULL, 0)
+
+
+cdef bint is_channels_last(cnp.ndarray x) noexcept:
+    """Whether x lies in memory as n h w c without gaps (strides of axes of length one do not matter)."""
+    cdef cnp.npy_intp* dims = x.shape
+    cdef cnp.npy_intp* strides = x.strides
+    cdef cnp.npy_intp step = x.descr.itemsize
+    cdef int k
+    cdef int[4] order = [1, 3, 2, 0]
+    if x.ndim != 4:
+        return False
+    for k in range(4):
+        if dims[order[k]] != 1 and strides[order[k]] != step:
+            return False
+        step *= dims[order[k]]
+    return True
+
+
+def layout(x):
+    """How x can be used: 0 C-contiguous, 1 channels-last, 2 dense in another order, 3 strided, -1 not a ready array.
+
+    Ready: exactly an ndarray, float32 or float64, native byte order, aligned.
+    """
+    cdef cnp.ndarray a
+    if not PyArray_CheckExact(x):
+        return -1
+    a = <cnp.ndarray>x
+    if a.descr.type_num != cnp.NPY_FLOAT and a.descr.type_num != cnp.NPY_DOUBLE:
+        return -1
+    if not PyArray_ISALIGNED(a) or not PyArray_ISNOTSWAPPED(a):
+        return -1
+    if PyArray_IS_C_CONTIGUOUS(a):
+        return 0
+    if is_channels_last(a):
+        return 1
+    return 2 if PyArray_IS_F_CONTIGUOUS(a) else 3
+
+
+cdef inline void* data(object x) noexcept:
+    """The pointer of an array; NULL for None."""
+    return NULL if x is None else (<cnp.ndarray>x).data
+
+
+cdef inline int64_t code(object x) noexcept:
+    """kFloat32 or kFloat64."""
+    return (<cnp.ndarray>x).descr.type_num == cnp.NPY_DOUBLE
+
+
+cdef inline int64_t last(object x, object y) noexcept:
+    """channels_last for a call on x and y: set when either is not in C order."""
+    return not (PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>x) and PyArray_IS_C_CONTIGUOUS(<cnp.ndarray>y))
+
+
+cdef inline int64_t size(object x) noexcept:
+    return cnp.PyArray_SIZE(<cnp.ndarray>x)
+
+
+cdef inline cnp.npy_intp* dims(object x) noexcept:
+    return (<cnp.ndarray>x).shape
+
+
+cdef int call(int kernel, const void* args) except -1:
+    """One kernel: run now, or append to the program that this thread records."""
+    cdef const KernelTable* table
+    cdef AnyKernel f
+    if recorder != NULL:
+        if not recorder.append(kernel, args):
+            raise RuntimeError(f"recording {kernel_name(kernel).decode()}: an array belongs neither to the program nor "
+                               "to its constants")
+        return 0
+    table = active_table()
+    f = kernel_call(kernel)
+    with nogil:
+        f(table, args)
+    return 0
+
+
+# ---- kernels: inputs, options, outputs ----
+
+cdef int unary(int kernel, x, y, double alpha) except -1:
+    cdef UnaryArgs a
+    a.x, a.y, a.size, a.dtype, a.alpha = data(x), data(y), size(x), code(x), alpha
+    return call(kernel, &a)
+
+
+cdef int unary_backward(int kernel, dy, x, dx, double alpha) except -1:
+    cdef UnaryBackwardArgs a
+    a.dy, a.x, a.dx, a.size, a.dtype, a.alpha = data(dy), data(x), data(dx), size(x), code(x), alpha
+    return call(kernel, &a)
+
+
+def relu_forward(x, y):
+    unary(kKernel_relu_forward, x, y, 0.0)
+
+
+def relu_backward(dy, x, dx):
+    unary_backward(kKernel_relu_backward, dy, x, dx, 0.0)
+
+
+def leaky_relu_forward(x, double alpha, y):
+    unary(kKernel_leaky_relu_forward, x, y, alpha)
+
+
+def leaky_relu_backward(dy, x, double alpha, dx):
+    unary_backward(kKernel_leaky_relu_backward, dy, x, dx, alpha)
+
+
+def sigmoid_forward(x, y):
+    unary(kKernel_sigmoid_forward, x, y, 0.0)
+
+
+def sigmoid_backward(dy, x, dx):
+    unary_backward(kKernel_sigmoid_backward, dy, x, dx, 0.0)
+
+
+def tanh_forward(x, y):
+    unary(kKernel_tanh_forward, x, y, 0.0)
+
+
+def tanh_backward(dy, x, dx):
+    unary_backward(kKernel_tanh_backward, dy, x, dx, 0.0)
+
+
+def elu_forward(x, double alpha, y):
+    unary(kKernel_elu_forward, x, y, alpha)
+
+
+def elu_backward(dy, x, double alpha, dx):
+    unary_backward(kKernel_elu_backward, dy, x, dx, alpha)
+
+
+def gelu_forward(x, y):
+    unary(kKernel_gelu_forward, x, y, 0.0)
+
+
+def gelu_backward(dy, x, dx):
+    unary_backward(kKernel_gelu_backward, dy, x, dx, 0.0)
+
+
+def gelu_tanh_forward(x, y):
+    unary(kKernel_gelu_tanh_forward, x, y, 0.0)
+
+
+def gelu_tanh_backward(dy, x, dx):
+    unary_backward(kKernel_gelu_tanh_backward, dy, x, dx, 0.0)
+
+
+def exp_forward(x, y):
+    unary(kKernel_exp_forward, x, y, 0.0)
+
+
+def add_forward(a, b, activation, double alpha, y):
+    cdef AddArgs args
+    args.a, args.b, args.y, args.size, args.dtype = data(a), data(b), data(y), size(y), code(y)
+    args.activation, args.alpha = ACTIVATIONS[activation], alpha
+    call(kKernel_add_forward, &args)
+
+
+def scale_add(x, double scale_x, double scale_y, y):
+    cdef ScaleAddArgs a
+    a.x, a.y, a.size, a.dtype, a.scale_x, a.scale_y = data(x), data(y), size(y), code(y), scale_x, scale_y
+    call(kKernel_scale_add, &a)
+
+
+def fill(double value, y):
+    cdef FillArgs a
+    a.y, a.size, a.dtype, a.value = data(y), size(y), code(y), value
+    call(kKernel_fill, &a)
+
+
+def copy(cnp.ndarray x, bint accumulate, cnp.ndarray y):
+    """x and y of one shape, at most four dimensions, any strides."""
+    cdef CopyArgs a
+    cdef int i, lead = 4 - x.ndim
+    for i in range(4):
+        a.shape[i], a.x_strides[i], a.y_strides[i] = 1, 0, 0
+    for i in range(x.ndim):
+        a.shape[lead + i] = x.shape[i]
+        a.x_strides[lead + i] = x.strides[i] // x.descr.itemsize
+        a.y_strides[lead + i] = y.strides[i] // y.descr.itemsize
+    a.x, a.y, a.dtype, a.accumulate = data(x), data(y), code(x), accumulate
+    call(kKernel_copy, &a)
+
+
+cdef int rows(int kernel, x, y) except -1:
+    cdef RowsArgs a
+    a.x, a.y, a.rows, a.cols, a.dtype = data(x), data(y), dims(x)[0], dims(x)[1], code(x)
+    return call(kernel, &a)
+
+
+cdef int rows_backward(int kernel, dy, y, dx) except -1:
+    cdef RowsBackwardArgs a
+    a.dy, a.y, a.dx, a.rows, a.cols, a.dtype = data(dy), data(y), data(dx), dims(y)[0], dims(y)[1], code(y)
+    return call(kernel, &a)
+
+
+def softmax_forward(x, y):
+    rows(kKernel_softmax_forward, x, y)
+
+
+def softmax_backward(dy, y, dx):
+    rows_backward(kKernel_softmax_backward, dy, y, dx)
+
+
+def log_softmax_forward(x, y):
+    rows(kKernel_log_softmax_forward, x, y)
+
+
+def log_softmax_backward(dy, y, dx):
+    rows_backward(kKernel_log_softmax_backward, dy, y, dx)
+
+
+def cross_entropy(scores, labels, targets, weight, sample_weight, int64_t ignore_index, double label_smoothing,
+                  loss, dscores):
+    cdef CrossEntropyArgs a
+    a.scores, a.labels, a.targets = data(scores), <const int64_t*>data(labels), data(targets)
+    a.weight, a.sample_weight, a.loss, a.dscores = data(weight), data(sample_weight), <double*>data(loss), data(dscores)
+    a.rows, a.cols, a.dtype = dims(scores)[0], dims(scores)[1], code(scores)
+    a.ignore_index, a.label_smoothing = ignore_index, label_smoothing
+    call(kKernel_cross_entropy, &a)
+
+
+def dropout_forward(x, key, double p, y, mask):
+    cdef DropoutArgs a
+    a.x, a.key, a.y, a.mask = data(x), <const uint64_t*>data(key), data(y), <uint8_t*>data(mask)
+    a.size, a.dtype, a.p = size(x), code(x), p
+    call(kKernel_dropout_forward, &a)
+
+
+def dropout_backward(dy, mask, double p, dx):
+    cdef DropoutBackwardArgs a
+    a.dy, a.mask, a.dx, a.size, a.dtype, a.p = data(dy), <const uint8_t*>data(mask), data(dx), size(dy), code(dy), p
+    call(kKernel_dropout_backward, &a)
+
+
+def random_bits(key, int64_t size, out):
+    cdef RandomBitsArgs a
+    a.key, a.out, a.size = <const uint64_t*>data(key), <uint32_t*>data(out), size
+    call(kKernel_random_bits, &a)
+
+
+def batch_norm_forward(x, mean, var, weight, bias, double eps, activation, double alpha, y):
+    cdef BatchNormArgs a
+    a.x, a.mean, a.var, a.weight, a.bias, a.y = data(x), data(mean), data(var), data(weight), data(bias), data(y)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.channels_last, a.dtype = last(x, y), code(x)
+    a.activation, a.alpha, a.eps = ACTIVATIONS[activation], alpha, eps
+    call(kKernel_batch_norm_forward, &a)
+
+
+def batch_norm_train_forward(x, weight, bias, double eps, y, mean, var):
+    cdef BatchNormTrainArgs a
+    a.x, a.weight, a.bias, a.y, a.mean, a.var = data(x), data(weight), data(bias), data(y), data(mean), data(var)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.channels_last, a.dtype, a.eps = last(x, y), code(x), eps
+    call(kKernel_batch_norm_train_forward, &a)
+
+
+def batch_norm_backward(dy, x, mean, var, weight, double eps, bint frozen, bint accumulate, dx, dweight, dbias):
+    cdef BatchNormBackwardArgs a
+    a.dy, a.x, a.mean, a.var, a.weight = data(dy), data(x), data(mean), data(var), data(weight)
+    a.dx, a.dweight, a.dbias = data(dx), data(dweight), data(dbias)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.channels_last, a.dtype, a.eps, a.frozen, a.accumulate = last(x, dx), code(x), eps, frozen, accumulate
+    call(kKernel_batch_norm_backward, &a)
+
+
+cdef int pool2d(int kernel, x, tuple kernel_size, tuple stride, tuple padding, tuple dilation, bint count_include_pad,
+                y, argmax) except -1:
+    cdef Pool2dArgs a
+    a.x, a.y, a.argmax = data(x), data(y), data(argmax)
+    a.n, a.c, a.h, a.w, a.oh, a.ow = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3], dims(y)[2], dims(y)[3]
+    a.kh, a.kw = kernel_size
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.dilation_h, a.dilation_w = dilation
+    a.channels_last, a.dtype, a.count_include_pad = last(x, y), code(x), count_include_pad
+    a.argmax_bytes = 0 if argmax is None else (<cnp.ndarray>argmax).descr.itemsize
+    return call(kernel, &a)
+
+
+cdef int pool2d_backward(int kernel, dy, argmax, tuple kernel_size, tuple stride, tuple padding, tuple dilation,
+                         bint count_include_pad, dx) except -1:
+    cdef Pool2dBackwardArgs a
+    a.dy, a.argmax, a.dx = data(dy), data(argmax), data(dx)
+    a.n, a.c, a.h, a.w, a.oh, a.ow = dims(dx)[0], dims(dx)[1], dims(dx)[2], dims(dx)[3], dims(dy)[2], dims(dy)[3]
+    a.kh, a.kw = kernel_size
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.dilation_h, a.dilation_w = dilation
+    a.channels_last, a.dtype, a.count_include_pad = last(dy, dx), code(dy), count_include_pad
+    a.argmax_bytes = 0 if argmax is None else (<cnp.ndarray>argmax).descr.itemsize
+    return call(kernel, &a)
+
+
+def max_pool2d_forward(x, tuple kernel_size, tuple stride, tuple padding, tuple dilation, tuple out_size, y, argmax):
+    pool2d(kKernel_max_pool2d_forward, x, kernel_size, stride, padding, dilation, False, y, argmax)
+
+
+def max_pool2d_backward(dy, argmax, tuple kernel_size, tuple stride, tuple padding, tuple dilation, tuple in_size, dx):
+    pool2d_backward(kKernel_max_pool2d_backward, dy, argmax, kernel_size, stride, padding, dilation, False, dx)
+
+
+def avg_pool2d_forward(x, tuple kernel_size, tuple stride, tuple padding, tuple out_size, bint count_include_pad, y):
+    pool2d(kKernel_avg_pool2d_forward, x, kernel_size, stride, padding, (1, 1), count_include_pad, y, None)
+
+
+def avg_pool2d_backward(dy, tuple kernel_size, tuple stride, tuple padding, bint count_include_pad, tuple in_size, dx):
+    pool2d_backward(kKernel_avg_pool2d_backward, dy, None, kernel_size, stride, padding, (1, 1), count_include_pad, dx)
+
+
+def global_avg_pool2d_forward(x, y):
+    cdef GlobalPoolArgs a
+    a.x, a.y = data(x), data(y)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.channels_last, a.dtype = last(x, x), code(x)
+    call(kKernel_global_avg_pool2d_forward, &a)
+
+
+def global_avg_pool2d_backward(dy, tuple in_size, dx):
+    cdef GlobalPoolArgs a
+    a.x, a.y = data(dy), data(dx)
+    a.n, a.c, a.h, a.w = dims(dx)[0], dims(dx)[1], dims(dx)[2], dims(dx)[3]
+    a.channels_last, a.dtype = last(dx, dx), code(dy)
+    call(kKernel_global_avg_pool2d_backward, &a)
+
+
+cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
+                residual, activation, double alpha, y) except -1:
+    cdef Conv2dArgs a
+    a.x, a.weight, a.bias, a.residual, a.y = data(x), data(weight), data(bias), data(residual), data(y)
+    a.gamma = a.beta = a.mean = a.var = NULL
+    a.eps = 0.0
+    if batch_norm is not None:
+        gamma, beta, mean, var, a.eps = batch_norm
+        a.gamma, a.beta, a.mean, a.var = data(gamma), data(beta), data(mean), data(var)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.o, a.kh, a.kw, a.oh, a.ow = dims(weight)[0], dims(weight)[2], dims(weight)[3], dims(y)[2], dims(y)[3]
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.dilation_h, a.dilation_w = dilation
+    a.groups, a.channels_last, a.dtype = groups, last(x, y), code(x)
+    a.activation, a.alpha = ACTIVATIONS[activation], alpha
+    return call(kernel, &a)
+
+
+def conv2d_im2col_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
+                          residual, activation, double alpha, y):
+    conv2d(kKernel_conv2d_im2col_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
+           activation, alpha, y)
+
+
+def conv2d_amx_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
+                       residual, activation, double alpha, y):
+    conv2d(kKernel_conv2d_amx_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
+           activation, alpha, y)
+
+
+def conv2d_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, int64_t groups, bint accumulate,
+                    dx, dweight, dbias):
+    cdef Conv2dBackwardArgs a
+    a.dy, a.x, a.weight = data(dy), data(x), data(weight)
+    a.dx, a.dweight, a.dbias = data(dx), data(dweight), data(dbias)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.o, a.kh, a.kw, a.oh, a.ow = dims(weight)[0], dims(weight)[2], dims(weight)[3], dims(dy)[2], dims(dy)[3]
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.dilation_h, a.dilation_w = dilation
+    a.groups, a.channels_last, a.dtype, a.accumulate = groups, last(x, dy), code(x), accumulate
+    call(kKernel_conv2d_backward, &a)
+
+
+cdef int columns(int kernel, x, image, tuple kernel_size, tuple stride, tuple padding, tuple dilation,
+                 y) except -1:
+    cdef Im2colArgs a
+    a.x, a.y = data(x), data(y)
+    a.n, a.c, a.h, a.w = dims(image)[0], dims(image)[1], dims(image)[2], dims(image)[3]
+    a.kh, a.kw = kernel_size
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.dilation_h, a.dilation_w = dilation
+    a.oh = (a.h + 2 * a.pad_h - a.dilation_h * (a.kh - 1) - 1) // a.stride_h + 1
+    a.ow = (a.w + 2 * a.pad_w - a.dilation_w * (a.kw - 1) - 1) // a.stride_w + 1
+    a.dtype = code(x)
+    return call(kernel, &a)
+
+
+def im2col_forward(x, tuple kernel_size, tuple stride, tuple padding, tuple dilation, y):
+    columns(kKernel_im2col_forward, x, x, kernel_size, stride, padding, dilation, y)
+
+
+def col2im_forward(cols, tuple out_size, tuple kernel_size, tuple stride, tuple padding, tuple dilation, x):
+    columns(kKernel_col2im_forward, cols, x, kernel_size, stride, padding, dilation, x)
+
+
+def linear_forward(x, weight, bias, activation, double alpha, y):
+    cdef LinearArgs a
+    a.x, a.weight, a.bias, a.y = data(x), data(weight), data(bias), data(y)
+    a.rows, a.in_, a.out, a.dtype = dims(x)[0], dims(x)[1], dims(weight)[0], code(x)
+    a.activation, a.alpha = ACTIVATIONS[activation], alpha
+    call(kKernel_linear_forward, &a)
+
+
+def linear_backward(dy, x, weight, bint accumulate, dx, dweight, dbias):
+    cdef LinearBackwardArgs a
+    a.dy, a.x, a.weight = data(dy), data(x), data(weight)
+    a.dx, a.dweight, a.dbias = data(dx), data(dweight), data(dbias)
+    a.rows, a.in_, a.out, a.dtype, a.accumulate = dims(x)[0], dims(x)[1], dims(weight)[0], code(x), accumulate
+    call(kKernel_linear_backward, &a)
+
+
+def sgd_step(grad, hyper, segments, param, velocity):
+    cdef SgdArgs a
+    a.grad, a.hyper, a.segments = data(grad), <const double*>data(hyper), <const double*>data(segments)
+    a.param, a.velocity, a.n_segments, a.dtype = data(param), data(velocity), dims(segments)[0], code(param)
+    call(kKernel_sgd_step, &a)
+
+
+def adam_step(grad, hyper, segments, param, m, v):
+    cdef AdamArgs a
+    a.grad, a.hyper, a.segments = data(grad), <const double*>data(hyper), <const double*>data(segments)
+    a.param, a.m, a.v, a.n_segments, a.dtype = data(param), data(m), data(v), dims(segments)[0], code(param)
+    call(kKernel_adam_step, &a)
+
+
+# ---- programs ----
+
+@cython.final
+cdef class Program:
+    """Kernel calls recorded between ``with program:`` and run by ``run``; see csrc/program/program.hpp."""
+    cdef CProgram* program
+    cdef list kept
+    cdef int n_inputs, n_outputs
+
+    def __cinit__(self):
+        self.program = new CProgram()
+        self.kept = []
+
+    def __dealloc__(self):
+        del self.program
+
+    def __enter__(self):
+        global recorder, recording
+        if recorder != NULL:
+            raise RuntimeError("this thread is recording another program")
+        recorder, recording = self.program, <PyObject*>self
+        return self
+
+    def __exit__(self, *exception):
+        global recorder, recording
+        recorder = <CProgram*>NULL
+        recording = <PyObject*>NULL
+        self.program.finish()
+
+    cdef object bound(self, void* address, tuple shape, cnp.dtype dtype, bint channels_last):
+        strides = _strides(shape, dtype.itemsize, channels_last)
+        cdef cnp.npy_intp[32] c_dims
+        cdef cnp.npy_intp[32] c_strides
+        cdef int i
+        for i in range(len(shape)):
+            c_dims[i], c_strides[i] = shape[i], strides[i]
+        return wrap(self, address, len(shape), c_dims, c_strides, dtype)
+
+    def input(self, tuple shape, cnp.dtype dtype, bint channels_last=False):
+        """A stand-in for the next array that every run binds."""
+        self.n_inputs += 1
+        return self.bound(self.program.add_input(_nbytes(shape, dtype)), shape, dtype, channels_last)
+
+    def output(self, tuple shape, cnp.dtype dtype, bint channels_last=False):
+        """A stand-in for the next array that every run writes."""
+        self.n_outputs += 1
+        return self.bound(self.program.add_output(_nbytes(shape, dtype)), shape, dtype, channels_last)
+
+    def constant(self, cnp.ndarray array):
+        """Let recorded calls refer to this array; the program keeps it alive and reads (or writes) it at every run."""
+        self.kept.append(array)
+        self.program.add_constant(array.data, cnp.PyArray_NBYTES(array))
+        return array
+
+    def run(self, tuple inputs, tuple outputs, cnp.ndarray nanoseconds=None):
+        """Bind the arrays (checked by the caller) and run all steps without the interpreter lock."""
+        cdef void* ins[16]
+        cdef void* outs[16]
+        cdef int64_t* times = <int64_t*>data(nanoseconds)
+        cdef int i
+        if len(inputs) != self.n_inputs or len(outputs) != self.n_outputs or self.n_inputs > 16 or self.n_outputs > 16:
+            raise ValueError("the program was recorded with another number of inputs or outputs")
+        for i in range(self.n_inputs):
+            ins[i] = data(inputs[i])
+        for i in range(self.n_outputs):
+            outs[i] = data(outputs[i])
+        with nogil:
+            self.program.run(ins, outs, times)
+
+    def release(self):
+        """Give back the arenas that no run is using."""
+        self.program.release_idle()
+
+    @property
+    def steps(self):
+        """The kernel of each step, by name."""
+        return [kernel_name(self.program.kernel(i)).decode() for i in range(self.program.steps())]
+
+    @property
+    def arena_bytes(self):
+        return self.program.arena_bytes()
+
+    @property
+    def isa(self):
+        return self.program.isa().decode()
+
+
+def _nbytes(tuple shape, cnp.dtype dtype):
+    n = dtype.itemsize
+    for d in shape:
+        n *= d
+    return n
+
+
+def _strides(tuple shape, step, bint channels_last):
+    strides = [0] * len(shape)
+    for axis in (1, 3, 2, 0) if channels_last else reversed(range(len(shape))):
+        strides[axis] = step
+        step *= shape[axis]
+    return strides
+
+
+# ---- the machine ----
+
+def isas():
+    """{name: None, or why it cannot run here} for every instruction set that was compiled in, best last."""
+    cdef const char* why
+    result = {}
+    for i in range(table_count()):
+        why = cpu_lacks(table_at(i).isa)
+        result[table_at(i).isa.decode()] = None if why == NULL else why.decode()
+    return result
+
+
+def isa():
+    """The instruction set in use."""
+    return active_table().isa.decode()
+
+
+def set_isa(str name):
+    """Use this set (one of isas(), checked by the caller) from now on."""
+    cdef bytes encoded = name.encode()
+    set_active_table(table_named(encoded))
+
+
+def num_threads():
+    return c_num_threads()
+
+
+def set_num_threads(int n):
+    with nogil:
+        c_set_num_threads(n)
+
+
+def cached_bytes():
+    """Bytes that the pool holds for reuse."""
+    return pool_cached_bytes()
+
+
+def release_memory():
+    pool_release()
+    release_scratch()
