@@ -1,0 +1,747 @@
+"""Every op in plain NumPy: the specification, and the last fallback.
+
+Here a formula stands as one would write it on the blackboard; the other backends must give the same. Nothing is checked
+(fastnn.functional has done so), nothing is cached, no array passed in is changed except where a docstring says so.
+
+The dtype of the result is that of the input, float32 or float64; sums that decide a statistic run in float64. NaN and
+infinity travel as IEEE arithmetic carries them, without warnings. Arrays of any strides come in.
+
+Dimensions
+----------
+n, c, h, w      images, channels, rows and columns of x (n, c, h, w)
+o, oh, ow       channels, rows and columns of y (n, o, oh, ow)
+kh, kw          rows and columns of a window; kernel_size, stride, padding, dilation, *_size are pairs (rows, columns)
+k, l            k = c * kh * kw rows and l = oh * ow columns of the im2col matrix
+g               groups of a convolution
+rows, cols      of a matrix; for `linear`, x is (rows, in) and weight (out, in)
+dy, dx, dw, db  gradients of the loss by y, x, weight, bias
+
+To add an op: one function per pass, `<op>_<pass>`, beside its kin.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Size: TypeAlias = tuple[int, ...]  # (rows, columns)
+BatchNorm: TypeAlias = tuple[Array, Array, Array, Array, float]  # gamma, beta, mean, var, eps
+
+_ieee = np.errstate(all="ignore")  # a decorator: infinity and NaN are results here, not accidents
+
+
+# --- Activations: y = f(x), dx = dy * f'(x), element by element -------------------------------------------------------
+
+
+@_ieee
+def relu_forward(x: Array) -> Array:
+    """y = max(x, 0); NaN stays NaN."""
+    return np.maximum(x, 0)
+
+
+@_ieee
+def relu_backward(dy: Array, x: Array) -> Array:
+    """dx = dy where x > 0, else 0 (also where x is NaN)."""
+    return np.where(x > 0, dy, np.zeros((), dy.dtype))
+
+
+@_ieee
+def leaky_relu_forward(x: Array, alpha: float) -> Array:
+    """y = x where x > 0, else alpha * x."""
+    return np.where(x > 0, x, alpha * x)
+
+
+@_ieee
+def leaky_relu_backward(dy: Array, x: Array, alpha: float) -> Array:
+    """dx = dy where x > 0, else alpha * dy."""
+    return np.where(x > 0, dy, alpha * dy)
+
+
+@_ieee
+def sigmoid_forward(x: Array) -> Array:
+    """y = s(x) = 1 / (1 + exp(-x)). One branch will do: exp(-x) is infinite only where y is below the normal range."""
+    return 1 / (1 + np.exp(-x))
+
+
+@_ieee
+def sigmoid_backward(dy: Array, x: Array) -> Array:
+    """dx = dy * s(x) * s(-x); s(-x) is 1 - s(x) without the cancellation."""
+    return dy * (sigmoid_forward(x) * sigmoid_forward(-x))
+
+
+@_ieee
+def tanh_forward(x: Array) -> Array:
+    """y = tanh(x)."""
+    return np.tanh(x)
+
+
+@_ieee
+def tanh_backward(dy: Array, x: Array) -> Array:
+    """dx = dy * 4 s(2 x) s(-2 x), which is dy * (1 - tanh(x)^2) without the cancellation."""
+    return dy * (4 * (sigmoid_forward(2 * x) * sigmoid_forward(-2 * x)))
+
+
+@_ieee
+def elu_forward(x: Array, alpha: float) -> Array:
+    """y = x where x > 0, else alpha * (exp(x) - 1)."""
+    return np.where(x > 0, x, alpha * np.expm1(x))
+
+
+@_ieee
+def elu_backward(dy: Array, x: Array, alpha: float) -> Array:
+    """dx = dy where x > 0, else dy * alpha * exp(x)."""
+    return np.where(x > 0, dy, dy * (alpha * np.exp(x)))
+
+
+def _normal_cdf(x: Array) -> Array:
+    """Phi(x) = erfc(-x / sqrt(2)) / 2 in float64, element by element through the C library (erfc: below 1 ulp there).
+
+    Never 1 + erf, which cancels: at x = -6 it would keep 8 of 16 digits. Rounding x / sqrt(2) costs x^2 / 2 ulp.
+    """
+    z = (x.astype(np.float64) / -math.sqrt(2)).ravel()
+    return 0.5 * np.fromiter(map(math.erfc, z.tolist()), np.float64, z.size).reshape(x.shape)
+
+
+@_ieee
+def gelu_forward(x: Array) -> Array:
+    """y = x * Phi(x) with Phi the normal distribution function; -inf gives NaN (-inf * 0), as in torch."""
+    return (x * _normal_cdf(x)).astype(x.dtype)
+
+
+@_ieee
+def gelu_backward(dy: Array, x: Array) -> Array:
+    """dx = dy * (Phi(x) + x * phi(x)) with phi(x) = exp(-x^2 / 2) / sqrt(2 pi)."""
+    z = x.astype(np.float64)
+    density = np.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return (dy * (_normal_cdf(x) + z * density)).astype(x.dtype)
+
+
+# (1 + tanh(u)) / 2 = s(2 u) with u = sqrt(2 / pi) * (x + 0.044715 x^3); these give 2 u.
+_GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
+_GELU_CUBIC = 0.044715 * _GELU_LINEAR
+
+
+@_ieee
+def gelu_tanh_forward(x: Array) -> Array:
+    """y = x * s(2 u), u = sqrt(2 / pi) * (x + 0.044715 x^3): x * (1 + tanh(u)) / 2 without the cancellation."""
+    return x * sigmoid_forward(x * (_GELU_LINEAR + _GELU_CUBIC * (x * x)))
+
+
+@_ieee
+def gelu_tanh_backward(dy: Array, x: Array) -> Array:
+    """dx = dy * (s(2 u) + x * s(2 u) * s(-2 u) * 2 u'), u as in gelu_tanh_forward."""
+    square = x * x
+    u2 = x * (_GELU_LINEAR + _GELU_CUBIC * square)
+    slope = _GELU_LINEAR + 3 * _GELU_CUBIC * square
+    s = sigmoid_forward(u2)
+    return dy * (s + x * (s * sigmoid_forward(-u2)) * slope)
+
+
+@_ieee
+def exp_forward(x: Array) -> Array:
+    """y = exp(x)."""
+    return np.exp(x)
+
+
+_ACTIVATIONS: dict[str, Callable[[Array, float], Array]] = {
+    "relu": lambda x, alpha: relu_forward(x),
+    "leaky_relu": leaky_relu_forward,
+    "sigmoid": lambda x, alpha: sigmoid_forward(x),
+    "tanh": lambda x, alpha: tanh_forward(x),
+    "elu": elu_forward,
+    "gelu": lambda x, alpha: gelu_forward(x),
+    "gelu_tanh": lambda x, alpha: gelu_tanh_forward(x),
+}
+
+
+def _activate(x: Array, activation: str | None, alpha: float) -> Array:
+    """The end of a fused op: the activation of that name, or x itself."""
+    return x if activation is None else _ACTIVATIONS[activation](x, alpha)
+
+
+# --- Element-wise arithmetic ------------------------------------------------------------------------------------------
+
+
+@_ieee
+def add_forward(a: Array, b: Array, activation: str | None, alpha: float) -> Array:
+    """y = activation(a + b), all of one shape."""
+    return _activate(a + b, activation, alpha)
+
+
+@_ieee
+def scale_add(x: Array, scale_x: float, scale_y: float, y: Array) -> None:
+    """y = scale_x * x + scale_y * y in place; scale_y = 0 does not read y (NaN in it does not survive)."""
+    y[...] = scale_x * x if scale_y == 0 else scale_x * x + scale_y * y
+
+
+def fill(value: float, y: Array) -> None:
+    """y = value in place."""
+    y[...] = value
+
+
+@_ieee
+def copy(x: Array, accumulate: bool, y: Array) -> None:
+    """y = x, or with `accumulate` y = y + x, in place; any strides on either side."""
+    y[...] = y + x if accumulate else x
+
+
+# --- Softmax and cross-entropy along the rows of a matrix -------------------------------------------------------------
+
+
+def _shifted(x: Array) -> Array:
+    """x minus the maximum of its row: exp cannot overflow, the quotient does not change."""
+    return x - np.max(x, axis=1, keepdims=True, initial=-np.inf)
+
+
+@_ieee
+def softmax_forward(x: Array) -> Array:
+    """y = exp(x) / sum(exp(x)) along each row of x (rows, cols). +inf, or nothing but -inf, makes the row NaN."""
+    e = np.exp(_shifted(x))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+@_ieee
+def softmax_backward(dy: Array, y: Array) -> Array:
+    """dx = y * (dy - sum(dy * y)) along each row, from the output y of the forward pass."""
+    return y * (dy - (dy * y).sum(axis=1, keepdims=True))
+
+
+@_ieee
+def log_softmax_forward(x: Array) -> Array:
+    """y = x - log(sum(exp(x))) along each row of x (rows, cols)."""
+    z = _shifted(x)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+@_ieee
+def log_softmax_backward(dy: Array, y: Array) -> Array:
+    """dx = dy - exp(y) * sum(dy) along each row, from the output y of the forward pass."""
+    return dy - np.exp(y) * dy.sum(axis=1, keepdims=True)
+
+
+@_ieee
+def cross_entropy(
+    scores: Array,
+    labels: Array | None,
+    targets: Array | None,
+    weight: Array | None,
+    sample_weight: Array | None,
+    ignore_index: int,
+    label_smoothing: float,
+) -> tuple[Array, Array]:
+    """Mean cross-entropy of softmax(scores) and its gradient, as torch defines it, with sample weights added.
+
+    With e = label_smoothing, lp = log_softmax(scores), row i and class j:
+
+    - labels: loss_i = sum_j weight_ij * -lp_ij where weight_ij = (1 - e) * weight_j [j = label_i] + e / cols * weight_j
+      and share_i = weight[label_i]. A row whose label is ignore_index has loss, share and gradient 0, whatever its
+      scores are. Without smoothing the other classes are no terms, not zero times something.
+    - targets: loss_i = sum_j weight_ij * -lp_ij where weight_ij = weight_j * ((1 - e) * targets_ij + e / cols)
+      and share_i = 1.
+    - loss = sum_i sample_weight_i * loss_i / sum_i sample_weight_i * share_i; without a row that counts 0 / 0 = NaN.
+    - dscores_ij = (softmax(scores)_ij * sum_j weight_ij - weight_ij) * sample_weight_i / (the same denominator).
+
+    Parameters
+    ----------
+    scores : (rows, cols)
+    labels : (rows,) int64, or None
+    targets : (rows, cols) probabilities, or None; exactly one of labels and targets is given
+    weight : (cols,), or None for ones
+    sample_weight : (rows,), or None for ones
+    ignore_index : a label that does not count, inside [0, cols) or not
+    label_smoothing : e in [0, 1]
+
+    Returns
+    -------
+    loss : (1,) float64
+    dscores : (rows, cols)
+    """
+    rows, cols = scores.shape
+    lp = log_softmax_forward(scores)
+    class_weight = np.ones(cols) if weight is None else weight.astype(np.float64)
+    row_weight = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64)
+
+    if labels is not None:
+        counts = labels != ignore_index
+        label = np.where(counts, labels, 0)
+        hot = label[:, np.newaxis] == np.arange(cols)
+        weights = np.where(hot, (1 - label_smoothing) * class_weight, 0) + label_smoothing / cols * class_weight
+        share = np.where(counts, class_weight[label], 0)
+        terms = np.where(hot | (label_smoothing > 0), weights * -lp, 0)
+    else:
+        assert targets is not None
+        counts = share = np.ones(rows, bool)
+        weights = class_weight * ((1 - label_smoothing) * targets + label_smoothing / cols)
+        terms = weights * -lp
+
+    row_weight = np.where(counts, row_weight, 0)
+    total = (row_weight * share).sum()
+    loss = (row_weight * np.where(counts, terms.sum(axis=1), 0)).sum() / total
+    slope = np.exp(lp) * weights.sum(axis=1, keepdims=True) - weights
+    dscores = np.where(counts[:, np.newaxis], slope * (row_weight / total)[:, np.newaxis], 0)
+    return np.array([loss]), dscores.astype(scores.dtype)
+
+
+# --- Random bits and dropout ------------------------------------------------------------------------------------------
+
+_LOW = np.uint64(0xFFFFFFFF)
+_32 = np.uint64(32)
+
+
+def philox4x32(counter: Array, key: Array) -> Array:
+    """Philox4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC 2011).
+
+    Parameters
+    ----------
+    counter : (..., 4) uint32
+    key : (2,) uint32
+
+    Returns
+    -------
+    words : (..., 4) uint32
+    """
+    c0, c1, c2, c3 = np.moveaxis(counter.astype(np.uint64), -1, 0)
+    k0, k1 = (int(k) for k in key)
+    for _ in range(10):
+        a, b = c0 * np.uint64(0xD2511F53), c2 * np.uint64(0xCD9E8D57)
+        c0, c1, c2, c3 = (b >> _32) ^ c1 ^ np.uint64(k0), b & _LOW, (a >> _32) ^ c3 ^ np.uint64(k1), a & _LOW
+        k0, k1 = (k0 + 0x9E3779B9) % 2**32, (k1 + 0xBB67AE85) % 2**32
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def random_bits(key: Array, size: int) -> Array:
+    """Word i of the stream: word i % 4 of Philox block i // 4, under the counter (block, stream) and the key seed.
+
+    Parameters
+    ----------
+    key : (2,) uint64, [seed, stream]; each of these and the block number goes in as (low, high) half
+    size : int
+
+    Returns
+    -------
+    out : (size,) uint32
+    """
+    seed, stream = key.astype(np.uint64)
+    block = np.arange((size + 3) // 4, dtype=np.uint64)
+    halves = [block & _LOW, block >> _32, np.full_like(block, stream & _LOW), np.full_like(block, stream >> _32)]
+    words = philox4x32(np.stack(halves, axis=-1), np.stack([seed & _LOW, seed >> _32]))
+    return words.ravel()[:size]
+
+
+def _keep(key: Array, size: int, p: float) -> Array:
+    """(size,) bool, where dropout keeps: draw >= p, in 16 bits if p is a multiple of 2^-16, else in 32."""
+    if (p * 2**16).is_integer():
+        words = random_bits(key, (size + 1) // 2)
+        draws = np.stack([words & np.uint32(0xFFFF), words >> np.uint32(16)], axis=-1).ravel()[:size]
+        return draws >= int(p * 2**16)
+    return random_bits(key, size) >= min(round(p * 2**32), 2**32 - 1)
+
+
+def _dropout(x: Array, keep: Array, p: float) -> Array:
+    """x / (1 - p) where kept, else 0."""
+    scale = x.dtype.type(1 / (1 - p) if p < 1 else 0)
+    return np.where(keep.reshape(x.shape), x * scale, np.zeros((), x.dtype))
+
+
+@_ieee
+def dropout_forward(x: Array, key: Array, p: float) -> tuple[Array, Array]:
+    """y = x / (1 - p) where the mask bit is 1, else 0; p is the probability to drop, p = 1 gives zeros.
+
+    Draw i belongs to element i in C order. If p is a multiple of 2^-16 it has 16 bits, half i % 2 (the low half first)
+    of word i // 2 of `random_bits`, and keeps from p * 2^16 on. Otherwise it is word i and keeps from p * 2^32 on,
+    rounded half to even and at most 2^32 - 1.
+
+    Parameters
+    ----------
+    x : any shape
+    key : (2,) uint64, [seed, stream]
+    p : in [0, 1]
+
+    Returns
+    -------
+    y : the shape of x
+    mask : (ceil(size / 8),) uint8; element i is bit i % 8 of byte i // 8, unused bits are 0. Saved for backward.
+    """
+    keep = _keep(key, x.size, float(p))
+    return _dropout(x, keep, p), np.packbits(keep, bitorder="little")
+
+
+@_ieee
+def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
+    """dx = dy / (1 - p) where the mask bit is 1, else 0."""
+    return _dropout(dy, np.unpackbits(mask, count=dy.size, bitorder="little").astype(bool), p)
+
+
+# --- Batch normalisation over n, h, w ---------------------------------------------------------------------------------
+
+
+def _per_channel(v: Array) -> Array:
+    """(c,) -> (c, 1, 1), to broadcast against (n, c, h, w)."""
+    return v[:, np.newaxis, np.newaxis]
+
+
+def _channel_sum(x: Array) -> Array:
+    """(n, c, h, w) -> (c,), summed in float64."""
+    return x.sum(axis=(0, 2, 3), dtype=np.float64)
+
+
+@_ieee
+def batch_norm_forward(
+    x: Array, mean: Array, var: Array, weight: Array, bias: Array, eps: float, activation: str | None, alpha: float
+) -> Array:
+    """y = activation((x - mean) / sqrt(var + eps) * weight + bias); x and y are (n, c, h, w), the vectors (c,)."""
+    y = (x - _per_channel(mean)) * _per_channel(weight / np.sqrt(var + eps)) + _per_channel(bias)
+    return _activate(y, activation, alpha)
+
+
+@_ieee
+def batch_norm_train_forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
+    """batch_norm_forward by the batch's own statistics.
+
+    Returns
+    -------
+    y : (n, c, h, w)
+    mean, var : (c,), var the biased one, divided by n * h * w. Saved for backward.
+    """
+    n, _, h, w = x.shape
+    count = np.float64(n * h * w)
+    mean64 = _channel_sum(x) / count
+    var64 = _channel_sum(np.square(x - _per_channel(mean64))) / count
+    mean, var = mean64.astype(x.dtype), var64.astype(x.dtype)
+    return batch_norm_forward(x, mean, var, weight, bias, eps, None, 0.0), mean, var
+
+
+@_ieee
+def batch_norm_backward(
+    dy: Array, x: Array, mean: Array, var: Array, weight: Array, eps: float, frozen: bool
+) -> tuple[Array, Array, Array]:
+    """With xhat = (x - mean) / sqrt(var + eps), m = n * h * w and sums per channel: db = sum(dy), dw = sum(dy * xhat);
+
+    - mean and var of the batch itself: dx = weight / sqrt(var + eps) * (dy - db / m - xhat * dw / m);
+    - mean and var constants (`frozen`): dx = weight / sqrt(var + eps) * dy.
+
+    Returns
+    -------
+    dx : (n, c, h, w)
+    dweight, dbias : (c,)
+    """
+    n, _, h, w = x.shape
+    inverse = 1 / np.sqrt(var + eps)
+    xhat = (x - _per_channel(mean)) * _per_channel(inverse)
+    db, dw = _channel_sum(dy), _channel_sum(dy * xhat)
+    dx = dy
+    if not frozen:
+        count = np.float64(n * h * w)
+        dx = dy - _per_channel((db / count).astype(x.dtype)) - xhat * _per_channel((dw / count).astype(x.dtype))
+    return dx * _per_channel(weight * inverse), dw.astype(x.dtype), db.astype(x.dtype)
+
+
+# --- Windows: pooling, im2col, convolution ----------------------------------------------------------------------------
+
+Window: TypeAlias = tuple[Any, slice, slice]
+
+
+def _taps(
+    in_size: Size, out_size: Size, kernel_size: Size, stride: Size, padding: Size, dilation: Size
+) -> Iterator[tuple[int, Window, Window]]:
+    """Tap by tap of a window: its number kh * KW + kw, and the parts of y and of x that it joins.
+
+    Window i meets x at i * stride - padding + tap * dilation. What would meet the padding is left out, so y[out] and
+    x[inside] have one shape, which may be empty.
+    """
+
+    def joined(axis: int, tap: int) -> tuple[slice, slice]:
+        step, offset = stride[axis], tap * dilation[axis] - padding[axis]
+        first = max(0, -(offset // step))  # ceil(-offset / step)
+        last = min(out_size[axis] - 1, (in_size[axis] - 1 - offset) // step)
+        if last < first:
+            return slice(0, 0), slice(0, 0)
+        return slice(first, last + 1), slice(first * step + offset, last * step + offset + 1, step)
+
+    for kh in range(kernel_size[0]):
+        for kw in range(kernel_size[1]):
+            (out_h, in_h), (out_w, in_w) = joined(0, kh), joined(1, kw)
+            yield kh * kernel_size[1] + kw, (..., out_h, out_w), (..., in_h, in_w)
+
+
+@_ieee
+def max_pool2d_forward(
+    x: Array, kernel_size: Size, stride: Size, padding: Size, dilation: Size, out_size: Size
+) -> tuple[Array, Array]:
+    """Maximum of each window. Padding never wins; NaN wins over all numbers; of equal ones the first.
+
+    Returns
+    -------
+    y : (n, c, oh, ow); -inf where a window lies in the padding altogether
+    argmax : (n, c, oh, ow), position kh * KW + kw inside the window; uint8 for windows up to 255, else int32.
+        Saved for backward.
+    """
+    shape = (*x.shape[:2], *out_size)
+    y = np.full(shape, -np.inf, x.dtype)
+    argmax = np.full(shape, -1, np.int32)
+    for tap, out, inside in _taps(x.shape[2:], out_size, kernel_size, stride, padding, dilation):
+        best, new = y[out], x[inside]
+        wins = (new > best) | (np.isnan(new) & ~np.isnan(best)) | (argmax[out] < 0)
+        y[out] = np.where(wins, new, best)
+        argmax[out] = np.where(wins, tap, argmax[out])
+    return y, np.maximum(argmax, 0).astype(np.uint8 if kernel_size[0] * kernel_size[1] <= 255 else np.int32)
+
+
+@_ieee
+def max_pool2d_backward(
+    dy: Array, argmax: Array, kernel_size: Size, stride: Size, padding: Size, dilation: Size, in_size: Size
+) -> Array:
+    """dx (n, c, h, w): each element of x gets the sum of dy over the windows that it won."""
+    dx = np.zeros((*dy.shape[:2], *in_size), dy.dtype)
+    for tap, out, inside in _taps(in_size, dy.shape[2:], kernel_size, stride, padding, dilation):
+        dx[inside] += np.where(argmax[out] == tap, dy[out], np.zeros((), dy.dtype))
+    return dx
+
+
+def _divisor(
+    in_size: Size, out_size: Size, kernel_size: Size, stride: Size, padding: Size, count_include_pad: bool
+) -> Array:
+    """(oh, ow) float64: elements of each window, as torch counts them.
+
+    With count_include_pad the window reaches to the end of the padding (ceil_mode may let it hang over even that), else
+    it is cut to x itself. At least 1: an average over nothing is 0.
+    """
+
+    def lengths(axis: int) -> Array:
+        begin = np.arange(out_size[axis]) * stride[axis] - padding[axis]
+        end = np.minimum(begin + kernel_size[axis], in_size[axis] + padding[axis])
+        return end - begin if count_include_pad else np.minimum(end, in_size[axis]) - np.maximum(begin, 0)
+
+    return np.maximum(np.maximum(lengths(0), 0)[:, np.newaxis] * np.maximum(lengths(1), 0), 1.0)
+
+
+@_ieee
+def avg_pool2d_forward(
+    x: Array, kernel_size: Size, stride: Size, padding: Size, out_size: Size, count_include_pad: bool
+) -> Array:
+    """y (n, c, oh, ow) = sum over the window / its number of elements; padding counts only with count_include_pad."""
+    total = np.zeros((*x.shape[:2], *out_size), x.dtype)
+    for _, out, inside in _taps(x.shape[2:], out_size, kernel_size, stride, padding, (1, 1)):
+        total[out] += x[inside]
+    return total / _divisor(x.shape[2:], out_size, kernel_size, stride, padding, count_include_pad).astype(x.dtype)
+
+
+@_ieee
+def avg_pool2d_backward(
+    dy: Array, kernel_size: Size, stride: Size, padding: Size, count_include_pad: bool, in_size: Size
+) -> Array:
+    """dx (n, c, h, w): each element of x gets the sum of dy / divisor over the windows that hold it."""
+    dx = np.zeros((*dy.shape[:2], *in_size), dy.dtype)
+    out_size = dy.shape[2:]
+    share = dy / _divisor(in_size, out_size, kernel_size, stride, padding, count_include_pad).astype(dy.dtype)
+    for _, out, inside in _taps(in_size, out_size, kernel_size, stride, padding, (1, 1)):
+        dx[inside] += share[out]
+    return dx
+
+
+@_ieee
+def global_avg_pool2d_forward(x: Array) -> Array:
+    """y (n, c, 1, 1) = sum of x (n, c, h, w) over h and w / (h * w), summed in float64."""
+    h, w = x.shape[2:]
+    return (x.sum(axis=(2, 3), keepdims=True, dtype=np.float64) / np.float64(h * w)).astype(x.dtype)
+
+
+@_ieee
+def global_avg_pool2d_backward(dy: Array, in_size: Size) -> Array:
+    """dx (n, c, h, w) = dy (n, c, 1, 1) / (h * w), everywhere."""
+    h, w = in_size
+    return np.broadcast_to(dy / dy.dtype.type(h * w), (*dy.shape[:2], h, w)).copy()
+
+
+def _out_size(in_size: Size, kernel_size: Size, stride: Size, padding: Size, dilation: Size) -> Size:
+    """(oh, ow) of a convolution: floor((h + 2 * padding - dilation * (kh - 1) - 1) / stride) + 1, and so for w."""
+    rule = zip(in_size, kernel_size, stride, padding, dilation, strict=True)
+    return tuple((size + 2 * pad - apart * (taps - 1) - 1) // step + 1 for size, taps, step, pad, apart in rule)
+
+
+def im2col_forward(x: Array, kernel_size: Size, stride: Size, padding: Size, dilation: Size) -> Array:
+    """The windows of x (n, c, h, w) as columns: y (n, k, l), row (c * KH + kh) * KW + kw, column oh * OW + ow.
+
+    Zero where a window meets the padding. As torch.nn.functional.unfold.
+    """
+    n, c = x.shape[:2]
+    oh, ow = _out_size(x.shape[2:], kernel_size, stride, padding, dilation)
+    kh, kw = kernel_size
+    cols = np.zeros((n, c, kh * kw, oh, ow), x.dtype)
+    for tap, out, inside in _taps(x.shape[2:], (oh, ow), kernel_size, stride, padding, dilation):
+        cols[:, :, tap][out] = x[inside]
+    return cols.reshape(n, c * kh * kw, oh * ow)
+
+
+@_ieee
+def col2im_forward(
+    cols: Array, out_size: Size, kernel_size: Size, stride: Size, padding: Size, dilation: Size
+) -> Array:
+    """The transpose of im2col: x (n, c, h, w) of out_size (h, w), each element the sum of its places in cols (n, k, l).
+
+    As torch.nn.functional.fold.
+    """
+    kh, kw = kernel_size
+    oh, ow = _out_size(out_size, kernel_size, stride, padding, dilation)
+    n, c = cols.shape[0], cols.shape[1] // (kh * kw)
+    windows = cols.reshape(n, c, kh * kw, oh, ow)
+    x = np.zeros((n, c, *out_size), cols.dtype)
+    for tap, out, inside in _taps(out_size, (oh, ow), kernel_size, stride, padding, dilation):
+        x[inside] += windows[:, :, tap][out]
+    return x
+
+
+def _grouped(matrix: Array, groups: int) -> Array:
+    """(n, g * rows, cols) -> (n, g, rows, cols)."""
+    n, rows, cols = matrix.shape
+    return matrix.reshape(n, groups, rows // groups, cols)
+
+
+@_ieee
+def conv2d_im2col_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    groups: int,
+    batch_norm: BatchNorm | None,
+    residual: Array | None,
+    activation: str | None,
+    alpha: float,
+) -> Array:
+    """y = activation(batch_norm(conv(x, weight) + bias) + residual), every part but conv optional.
+
+    conv is the cross-correlation y[n, o, l] = sum_k weight[o, k] * im2col(x)[n, k, l], group by group. Padding is zeros
+    that take part: an infinite weight makes NaN of them.
+
+    Parameters
+    ----------
+    x : (n, c, h, w)
+    weight : (o, c / g, kh, kw)
+    bias : (o,), or None
+    batch_norm : (gamma, beta, mean, var, eps) with vectors (o,), or None
+    residual : (n, o, oh, ow), or None
+
+    Returns
+    -------
+    y : (n, o, oh, ow)
+    """
+    n, (o, _, kh, kw) = x.shape[0], weight.shape
+    out_size = _out_size(x.shape[2:], (kh, kw), stride, padding, dilation)
+    cols = _grouped(im2col_forward(x, (kh, kw), stride, padding, dilation), groups)
+    y = (_grouped(weight.reshape(1, o, cols.shape[2]), groups) @ cols).reshape(n, o, *out_size)
+    if bias is not None:
+        y = y + _per_channel(bias)
+    if batch_norm is not None:
+        gamma, beta, mean, var, eps = batch_norm
+        y = batch_norm_forward(y, mean, var, gamma, beta, eps, None, 0.0)
+    if residual is not None:
+        y = y + residual
+    return _activate(y, activation, alpha)
+
+
+@_ieee
+def conv2d_backward(
+    dy: Array, x: Array, weight: Array, stride: Size, padding: Size, dilation: Size, groups: int
+) -> tuple[Array, Array, Array]:
+    """Gradients of conv(x, weight) + bias, group by group:
+
+    dx = col2im(weight^T @ dy), dweight = sum over n of dy @ im2col(x)^T, dbias = sum of dy over n, oh, ow.
+
+    Returns
+    -------
+    dx : (n, c, h, w)
+    dweight : (o, c / g, kh, kw)
+    dbias : (o,)
+    """
+    n, (o, _, kh, kw) = x.shape[0], weight.shape
+    cols = _grouped(im2col_forward(x, (kh, kw), stride, padding, dilation), groups)
+    dy_rows = _grouped(dy.reshape(n, o, cols.shape[3]), groups)
+    dweight = (dy_rows @ cols.swapaxes(2, 3)).sum(axis=0).reshape(weight.shape)
+    dcols = _grouped(weight.reshape(1, o, cols.shape[2]), groups).swapaxes(2, 3) @ dy_rows
+    dx = col2im_forward(
+        dcols.reshape(n, groups * cols.shape[2], cols.shape[3]), x.shape[2:], (kh, kw), stride, padding, dilation
+    )
+    return dx, dweight, _channel_sum(dy).astype(dy.dtype)
+
+
+# --- Linear -----------------------------------------------------------------------------------------------------------
+
+
+@_ieee
+def linear_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, alpha: float) -> Array:
+    """y (rows, out) = activation(x (rows, in) @ weight (out, in)^T + bias (out,)); bias may be None."""
+    y = x @ weight.T
+    return _activate(y if bias is None else y + bias, activation, alpha)
+
+
+@_ieee
+def linear_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array, Array]:
+    """dx (rows, in) = dy @ weight, dweight (out, in) = dy^T @ x, dbias (out,) = sum of dy over rows (in float64)."""
+    return dy @ weight, dy.T @ x, dy.sum(axis=0, dtype=np.float64).astype(dy.dtype)
+
+
+# --- Optimizer steps over a flat buffer -------------------------------------------------------------------------------
+
+
+def _live_segments(segments: Array) -> Iterator[tuple[slice, float, float]]:
+    """(slice, rate factor, weight decay) of each row (begin, end, rate factor, weight decay) that is not frozen."""
+    for begin, end, rate, decay in segments.tolist():
+        if rate != 0:
+            yield slice(int(begin), int(end)), rate, decay
+
+
+@_ieee
+def sgd_step(grad: Array, hyper: Array, segments: Array, param: Array, velocity: Array | None) -> None:
+    """Stochastic gradient descent with momentum, as torch.optim.SGD without dampening; param and velocity in place.
+
+    g = grad + decay * factor * param;  v = momentum * v + g;  param -= lr * rate * v, or with nesterov
+    param -= lr * rate * (g + momentum * v).
+    Without velocity the step is lr * rate * g. A segment with rate 0 is frozen: nothing of it changes.
+
+    Parameters
+    ----------
+    grad, param, velocity : (size,); velocity may be None where momentum is 0
+    hyper : (4,) float64, [lr, momentum, nesterov, weight-decay factor]
+    segments : (n_segments, 4) float64, rows (begin, end, rate, decay)
+    """
+    lr, momentum, nesterov, factor = hyper.tolist()
+    for part, rate, decay in _live_segments(segments):
+        step = g = grad[part] + (decay * factor) * param[part]
+        if velocity is not None:
+            velocity[part] = momentum * velocity[part] + g
+            step = g + momentum * velocity[part] if nesterov else velocity[part]
+        param[part] -= (lr * rate) * step
+
+
+@_ieee
+def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array, v: Array) -> None:
+    """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) where `decoupled`; param, m and v in place.
+
+    g = grad + decay * param, or decoupled: g = grad and first param -= lr * rate * decay * param;
+    m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2;
+    param -= lr * rate * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
+    A segment with rate 0 is frozen: nothing of it changes.
+
+    Parameters
+    ----------
+    grad, param, m, v : (size,)
+    hyper : (6,) float64, [lr, beta1, beta2, eps, step (from 1), decoupled]
+    segments : (n_segments, 4) float64, rows (begin, end, rate, decay)
+    """
+    lr, beta1, beta2, eps, step, decoupled = hyper.tolist()
+    correction1, correction2 = 1 - beta1**step, 1 - beta2**step
+    for part, rate, decay in _live_segments(segments):
+        g = grad[part]
+        if decoupled:
+            param[part] -= (lr * rate * decay) * param[part]
+        else:
+            g = g + decay * param[part]
+        m[part] = beta1 * m[part] + (1 - beta1) * g
+        v[part] = beta2 * v[part] + (1 - beta2) * (g * g)
+        param[part] -= (lr * rate / correction1) * m[part] / (np.sqrt(v[part] / correction2) + eps)
