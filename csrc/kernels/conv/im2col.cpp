@@ -1,0 +1,53 @@
+// conv2d by columns: y = activation(batch_norm(conv(x, weight) + bias) + residual) as the product of the weights and
+// columns packed part by part (product.hpp); any stride, padding, dilation and groups. The columns' zeros at padding
+// are multiplied like any other element, so that an infinite weight there gives NaN as it does in NumPy.
+#include "kernels/conv/epilogue.hpp"
+#include "kernels/conv/product.hpp"
+#include "runtime/fp_state.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+template <class T>
+ConvProduct<T> forward_product(const Conv2dArgs& q) {
+  const int64_t c = q.c / q.groups, m = q.o / q.groups, taps = q.kh * q.kw;
+  ConvProduct<T> r;
+  const bool last = q.channels_last;
+  r.columns = {c,    q.h,      q.w,      last ? 1 : q.h * q.w, last ? q.w * q.c : q.w, last ? q.c : 1, q.kh,
+               q.kw, -q.pad_h, -q.pad_w, q.dilation_h,         q.dilation_w,           q.stride_h,     q.stride_w,
+               q.oh, q.ow};
+  r.x = static_cast<const T*>(q.x);
+  r.weights = {static_cast<const T*>(q.weight), c * taps, taps, q.kw, 1};
+  r.y = static_cast<T*>(q.y);
+  r.images = q.n, r.groups = q.groups, r.m = m;
+  r.x_image = q.c * q.h * q.w, r.x_group = last ? c : c * q.h * q.w, r.weights_group = m * c * taps;
+  r.y_image = q.o * q.oh * q.ow, r.y_channel = last ? 1 : q.oh * q.ow;
+  r.y_row = last ? q.ow * q.o : q.ow, r.y_pixel = last ? q.o : 1;
+  return r;
+}
+
+template <class T>
+void conv2d_im2col_forward_of(const Conv2dArgs& q) {
+  const runtime::FlushDenormals flush;
+  const ConvProduct<T> r = forward_product<T>(q);
+  const int64_t packed = q.channels_last ? packed_weights_size(r) : 0;
+  T* memory = static_cast<T*>(
+      runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(packed + epilogue_size(q)) * sizeof(T)));
+  const Epilogue<T> epilogue = prepare_epilogue<T>(q, memory + packed);
+  if (q.channels_last) {
+    pack_weights(r, memory);
+    product_columns(r, memory, [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
+      finish_columns(epilogue, y, ld, channel, m, n);
+    });
+  } else {
+    product_rows(r, r.weights.w, [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
+      finish_rows(epilogue, y, ld, channel, m, n);
+    });
+  }
+}
+
+}  // namespace
+
+FASTNN_DEFINE(conv2d_im2col_forward, Conv2dArgs)
+
+}  // namespace fastnn::FASTNN_ISA

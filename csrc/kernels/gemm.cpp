@@ -1,0 +1,145 @@
+// The matrix product: microkernels for every tile height and width, and the blocked driver. See gemm.hpp.
+//   rows       height of the tile, 1..kTileRows[vectors]
+//   vectors    width of the tile in vectors; the last may be used in its first `last` lanes only
+// Vectors run along the columns of B; every product is a broadcast of A times a vector of B. A C tile is written once
+// per block of k.
+#include "kernels/gemm.hpp"
+
+#include "runtime/fp_state.hpp"
+#include "runtime/scratch.hpp"
+#include "runtime/team.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+template <class T>
+using Kernel = void (*)(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, int last,
+                        bool accumulate);
+
+// The tile. All loops but the one over k have constant bounds and are unrolled, so that acc lives in registers.
+template <class T, int rows, int vectors, bool a_columns>
+void tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, int last, bool accumulate) {
+  constexpr int lanes = Vec<T>::lanes;
+  Vec<T> acc[rows][vectors];
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < vectors; ++j) acc[i][j] = zero<T>();
+  for (int64_t p = 0; p < k; ++p) {
+    Vec<T> vb[vectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < vectors; ++j) vb[j] = load(b + j * lanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < rows; ++i) {
+      const Vec<T> va = load1(a_columns ? a + i : a + i * lda);
+#pragma GCC unroll 4
+      for (int j = 0; j < vectors; ++j) acc[i][j] = fma(va, vb[j], acc[i][j]);
+    }
+    a += a_columns ? lda : 1;
+    b += ldb;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < rows; ++i) {
+    T* row = c + i * ldc;
+#pragma GCC unroll 4
+    for (int j = 0; j < vectors; ++j) {
+      const bool partial = j == vectors - 1 && last != lanes;
+      if (accumulate) acc[i][j] = acc[i][j] + (partial ? load_partial(row + j * lanes, last) : load(row + j * lanes));
+      if (partial)
+        store_partial(row + j * lanes, acc[i][j], last);
+      else
+        store(row + j * lanes, acc[i][j]);
+    }
+  }
+}
+
+// kernels[a_columns][rows - 1] for one width
+template <class T, int vectors>
+struct Kernels {
+  static constexpr int count = kTileRows[vectors];
+  Kernel<T> of[2][count];
+};
+template <class T, int vectors, int rows>
+constexpr void fill_kernels(Kernels<T, vectors>& kernels) {
+  kernels.of[0][rows - 1] = tile<T, rows, vectors, false>;
+  kernels.of[1][rows - 1] = tile<T, rows, vectors, true>;
+  if constexpr (rows > 1) fill_kernels<T, vectors, rows - 1>(kernels);
+}
+template <class T, int vectors>
+constexpr Kernels<T, vectors> make_kernels() {
+  Kernels<T, vectors> kernels{};
+  fill_kernels<T, vectors, kTileRows[vectors]>(kernels);
+  return kernels;
+}
+template <class T, int vectors>
+constexpr Kernels<T, vectors> kKernels = make_kernels<T, vectors>();
+
+template <class T>
+const Kernel<T>* kernels_of(int64_t vectors, bool a_columns) {
+  switch (vectors) {
+    case 1:
+      return kKernels<T, 1>.of[a_columns];
+    case 2:
+      return kKernels<T, 2>.of[a_columns];
+    case 3:
+      return kKernels<T, 3>.of[a_columns];
+    default:
+      return kKernels<T, kTileVectors>.of[a_columns];
+  }
+}
+
+template <class T>
+void multiply_of(const PanelProduct<T>& q) {
+  constexpr int lanes = Vec<T>::lanes;
+  const int64_t vectors = ceil_div(q.n, lanes);
+  const int last = static_cast<int>(q.n - (vectors - 1) * lanes);
+  const Kernel<T>* kernels = kernels_of<T>(vectors, q.a_columns);
+  // Tiles of equal height, give or take one row: 9 rows are 5 + 4 and not 8 + 1.
+  const int64_t tiles = ceil_div(q.m, kTileRows[vectors]);
+  for (int64_t t = 0, i = 0; t < tiles; ++t) {
+    const int64_t rows = ceil_div(q.m - i, tiles - t);
+    kernels[rows - 1](q.k, q.a + (q.a_columns ? i : i * q.lda), q.lda, q.b, q.ldb, q.c + i * q.ldc, q.ldc, last,
+                      q.accumulate);
+    i += rows;
+  }
+}
+
+// dst[p][j] = B[p][j] for a block of k rows and n columns, zero up to whole vectors
+template <class T>
+void pack_b(T* dst, int64_t ld, const T* b, int64_t ldb, bool transposed, int64_t k, int64_t n) {
+  for (int64_t p = 0; p < k; ++p, dst += ld) {
+    for (int64_t j = 0; j < n; ++j) dst[j] = transposed ? b[j * ldb + p] : b[p * ldb + j];
+    for (int64_t j = n; j < ld; ++j) dst[j] = 0;
+  }
+}
+
+template <class T>
+void gemm_of(const Product<T>& q) {
+  constexpr int64_t lanes = Vec<T>::lanes;
+  const int64_t width = kMainVectors * lanes;
+  const int64_t panels = ceil_div(q.n, width);
+  const int64_t row_parts = larger(1, smaller(ceil_div(q.m, 256), ceil_div(16, panels)));
+  const int64_t blocks = larger(1, ceil_div(q.k, kBlockK));
+  runtime::parallel_for(panels * row_parts, q.m * q.n * q.k / 32, [&](int64_t task) {
+    const int64_t j = task / row_parts * width, n = smaller(width, q.n - j), ld = ceil_div(n, lanes) * lanes;
+    const int64_t part = task % row_parts;
+    const int64_t i = part_begin(q.m, row_parts, part), m = part_begin(q.m, row_parts, part + 1) - i;
+    T* b = static_cast<T*>(runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(kBlockK * ld) * sizeof(T)));
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t p = part_begin(q.k, blocks, block), k = part_begin(q.k, blocks, block + 1) - p;
+      pack_b(b, ld, q.b + (q.b_transposed ? j * q.ldb + p : p * q.ldb + j), q.ldb, q.b_transposed, k, n);
+      multiply(PanelProduct<T>{q.a + (q.a_columns ? p * q.lda + i : i * q.lda + p), b, q.c + i * q.ldc + j, m, n, k,
+                               q.lda, ld, q.ldc, q.a_columns, q.accumulate || block > 0});
+    }
+    if (q.finish) q.finish(q.context, i, j, m, n);
+  });
+}
+
+}  // namespace
+
+void multiply(const PanelProduct<float>& q) { multiply_of(q); }
+void multiply(const PanelProduct<double>& q) { multiply_of(q); }
+void gemm(const Product<float>& q) { gemm_of(q); }
+void gemm(const Product<double>& q) { gemm_of(q); }
+
+}  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,66 @@
+// The matrix product under convolution and linear layers: C (+)= A B on a register tile, and the driver that blocks it.
+// Microkernels and driver are compiled in gemm.cpp; a kernel file that brings its own packing (conv/) calls multiply()
+// panel by panel.
+//   m, n, k    rows of A and C; columns of B and C; columns of A = rows of B
+//   panel      up to 4 vectors of neighbouring columns of B; packed, its k rows lie one after another
+// A is read where it lies: as rows, a[i * lda + p], or as columns, a[p * lda + i].
+// Accuracy: one chain of fused multiply-adds per element and block of k; the blocks are added up.
+#pragma once
+#include "kernels/kernels.hpp"
+#include "simd/simd.hpp"
+
+namespace fastnn::FASTNN_ISA {
+
+// The largest tile: kTileRows[v] rows of v vectors. The accumulators, one row of B and a broadcast of A fill the
+// registers: 32 with AVX-512, 16 elsewhere.
+#if defined(FASTNN_ISA_AVX512) || defined(FASTNN_ISA_AMX)
+constexpr int kTileVectors = 4, kMainVectors = 3, kTileRows[5] = {0, 12, 12, 8, 6};
+#elif defined(FASTNN_ISA_AVX2)
+constexpr int kTileVectors = 3, kMainVectors = 2, kTileRows[4] = {0, 8, 6, 4};
+#else
+constexpr int kTileVectors = 3, kMainVectors = 2, kTileRows[4] = {0, 6, 4, 3};
+#endif
+constexpr int64_t kBlockK = 384;  // rows of a panel at a time: 3 vectors x 384 x 64 bytes stay in L2, A's rows in L1
+
+// One panel: C (m, n) = or += A (m, k) B (k, n), n at most kTileVectors vectors; every row of B is readable up to a
+// whole number of vectors.
+template <class T>
+struct PanelProduct {
+  const T *a, *b;
+  T* c;
+  int64_t m, n, k, lda, ldb, ldc;
+  bool a_columns, accumulate;
+};
+void multiply(const PanelProduct<float>&);
+void multiply(const PanelProduct<double>&);
+
+// The whole product C (m, n) = or += A B. B is (k, n) with row stride ldb, or with b_transposed (n, k).
+// After the last block, finish(context, row, column, rows, columns) is called once for each finished part of C.
+template <class T>
+struct Product {
+  const T *a, *b;
+  T* c;
+  int64_t m, n, k, lda, ldb, ldc;
+  bool a_columns, b_transposed, accumulate;
+  void (*finish)(const void* context, int64_t row, int64_t column, int64_t rows, int64_t columns);
+  const void* context;
+};
+void gemm(const Product<float>&);
+void gemm(const Product<double>&);
+
+namespace {
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Part i of [0, size) cut into `parts` parts whose lengths differ by at most one `unit`.
+FASTNN_INLINE int64_t part_begin(int64_t size, int64_t parts, int64_t i, int64_t unit = 1) {
+  return smaller(size, ceil_div(size, unit) * i / parts * unit);
+}
+
+// Vectors of the next panel when `left` remain: never a single one at the end, which would run at a third of the speed.
+FASTNN_INLINE int64_t panel_vectors(int64_t left) { return left <= kTileVectors ? left : kMainVectors; }
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA
