@@ -117,6 +117,7 @@ template <class T>
 void gemm_of(const Product<T>& q) {
   constexpr int64_t lanes = Vec<T>::lanes;
   const int64_t width = kMainVectors * lanes;
+  if (q.m == 0 || q.n == 0) return;
   const int64_t panels = ceil_div(q.n, width);
   const int64_t row_parts = larger(1, smaller(ceil_div(q.m, 256), ceil_div(16, panels)));
   const int64_t blocks = larger(1, ceil_div(q.k, kBlockK));

@@ -42,7 +42,7 @@ void backward_data(const Conv2dBackwardArgs& q) {
       if (ph.size == 0 || pw.size == 0) continue;
       const int64_t th = ph.taps && pw.taps ? ph.taps : 0, tw = th ? pw.taps : 0;
       ConvProduct<T> r;
-      r.columns = {th ? m : 0,
+      r.columns = {m,
                    q.oh,
                    q.ow,
                    last ? 1 : q.oh * q.ow,
