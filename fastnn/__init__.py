@@ -1,0 +1,71 @@
+"""fastnn: neural-network layers for NumPy at the speed of the processor.
+
+The public names are re-exported here; each lives in the module that its heading names. Importing loads NumPy and the
+compiled core only; everything else is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from . import _backends, functional
+from .errors import MissingDependencyError, ShapeError
+from .threads import num_threads, release_memory, set_num_threads, show_config
+
+__version__ = "0.1.0"
+
+_backends.choose()
+
+#: module attributes that are loaded when first used: name -> (module, attribute or None for the module itself)
+_LAZY: dict[str, tuple[str, str | None]] = {
+    "layers": ("fastnn.layers", None),
+    "init": ("fastnn.init", None),
+    "losses": ("fastnn.losses", None),
+    "optim": ("fastnn.optim", None),
+    "compile": ("fastnn.compiler", "compile"),
+    "Trainer": ("fastnn.training", "Trainer"),
+    "gradcheck": ("fastnn.gradcheck", "gradcheck"),
+    "load_state": ("fastnn.io", "load_state"),
+    "save_state": ("fastnn.io", "save_state"),
+}
+
+__all__ = [
+    "MissingDependencyError",
+    "ShapeError",
+    "Trainer",
+    "compile",
+    "functional",
+    "gradcheck",
+    "init",
+    "layers",
+    "load_state",
+    "losses",
+    "num_threads",
+    "optim",
+    "release_memory",
+    "save_state",
+    "set_num_threads",
+    "show_config",
+]
+
+if TYPE_CHECKING:
+    from . import init, layers, losses, optim
+    from .compiler import compile
+    from .gradcheck import gradcheck
+    from .io import load_state, save_state
+    from .training import Trainer
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'fastnn' has no attribute {name!r}")
+    module_name, attribute = _LAZY[name]
+    module = importlib.import_module(module_name)
+    value = module if attribute is None else getattr(module, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

@@ -1,0 +1,1557 @@
+"""Every op as a function: arrays in, arrays out. This is the one place that checks and allocates.
+
+Shapes are (N, C, H, W), weights (O, C / groups, kh, kw), linear weights (out, in); names and argument order are
+those of ``torch.nn.functional``. Any array-like works: float32 and float64 are computed as they are, integers, booleans and
+float16 as float32, mixtures as NumPy promotes them. Channels-last memory (the strides of an n h w c array seen as
+n c h w) is a fast path and outputs keep it; arrays with gaps, negative strides or Fortran order are copied first where
+the docstring does not say otherwise. Shapes that do not fit raise `ShapeError`, dtypes that are no numbers TypeError.
+
+To add an op: a function here that checks, allocates with ``_K.empty`` and calls its kernel through ``_K``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import reference
+from ._backends import kernels as _K
+from .errors import ShapeError
+from .random import RNG, Stream, draw_seed
+
+Array: TypeAlias = np.ndarray
+IntOrPair: TypeAlias = "int | Sequence[int]"
+Activation: TypeAlias = "str | tuple[str, float] | None"
+BatchNormStatistics: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, ArrayLike, ArrayLike, float]"
+
+__all__ = [
+    "add",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_train",
+    "col2im",
+    "conv2d",
+    "conv2d_backward",
+    "cross_entropy",
+    "dropout",
+    "dropout_backward",
+    "elu",
+    "elu_backward",
+    "exp",
+    "gelu",
+    "gelu_backward",
+    "global_avg_pool2d",
+    "global_avg_pool2d_backward",
+    "im2col",
+    "leaky_relu",
+    "leaky_relu_backward",
+    "linear",
+    "linear_backward",
+    "log_softmax",
+    "log_softmax_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
+    "tanh",
+    "tanh_backward",
+]
+
+_FLOAT32 = np.dtype(np.float32)
+_FLOAT64 = np.dtype(np.float64)
+_UINT8 = np.dtype(np.uint8)
+_INT32 = np.dtype(np.int32)
+_INT64 = np.dtype(np.int64)
+
+
+# ---- checks ---------------------------------------------------------------------------------------------------------
+
+
+def _array(op: str, name: str, x: ArrayLike) -> Array:
+    """x as a float32 or float64 ndarray, native and aligned, of any strides."""
+    if _K.layout(x) >= 0:
+        return x  # type: ignore[return-value]
+    array = np.asarray(x)
+    kind = array.dtype.kind
+    if kind in "biu" or array.dtype == np.float16:
+        dtype = _FLOAT32
+    elif array.dtype == _FLOAT32 or array.dtype == _FLOAT64 or array.dtype.newbyteorder("=") in (_FLOAT32, _FLOAT64):
+        dtype = array.dtype.newbyteorder("=")
+    else:
+        raise TypeError(
+            f"{op}: {name} has dtype {array.dtype}; expected float32 or float64 (float16, integers and booleans are "
+            f"converted to float32)"
+        )
+    return np.require(array, dtype, ["ALIGNED"])
+
+
+def _dense(op: str, name: str, x: ArrayLike) -> Array:
+    """x without gaps, in any order of its axes."""
+    array = _array(op, name, x)
+    return array if _K.layout(array) < 3 else np.ascontiguousarray(array)
+
+
+def _rowmajor(op: str, name: str, x: ArrayLike) -> Array:
+    """x C-contiguous."""
+    array = _array(op, name, x)
+    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+
+
+def _image(op: str, name: str, x: ArrayLike, channels_last: bool | None = None) -> tuple[Array, bool]:
+    """x of four dimensions in either memory format (or in the one asked for), and whether that is channels-last."""
+    array = _array(op, name, x)
+    if array.ndim != 4:
+        raise ShapeError(f"{op}: expected {name} of shape (N, C, H, W), got {array.shape}")
+    layout = _K.layout(array)
+    if channels_last is None:
+        if layout < 2:
+            return array, layout == 1
+        return np.ascontiguousarray(array), False
+    fits = _is_channels_last(array) if channels_last else layout == 0
+    return array if fits else _in_format(array, channels_last), channels_last
+
+
+def _is_channels_last(x: Array) -> bool:
+    return x.transpose(0, 2, 3, 1).flags.c_contiguous
+
+
+def _in_format(x: Array, channels_last: bool) -> Array:
+    """A copy of x in the memory format asked for."""
+    y = _K.empty(x.shape, x.dtype, channels_last)
+    _K.copy(x, False, y)
+    return y
+
+
+def _same_dtype(*arrays: Array | None) -> tuple[Any, ...]:
+    """The arrays in their common dtype, C-contiguous where they had to be converted; None stays None."""
+    first = arrays[0].dtype  # type: ignore[union-attr]
+    if all(a is None or a.dtype == first for a in arrays):
+        return arrays
+    return tuple(None if a is None else a.astype(_FLOAT64, copy=False) for a in arrays)
+
+
+def _vector(op: str, name: str, x: ArrayLike | None, length: int, what: str) -> Array | None:
+    """x of shape (length,), C-contiguous; None stays None."""
+    if x is None:
+        return None
+    array = _rowmajor(op, name, x)
+    if array.shape != (length,):
+        raise ShapeError(f"{op}: expected {name} of shape ({length},), one for each {what}, got {array.shape}")
+    return array
+
+
+def _pair(op: str, name: str, value: IntOrPair, least: int) -> tuple[int, int]:
+    """value as (height, width)."""
+    try:
+        if isinstance(value, (int, np.integer)):
+            pair = (int(value), int(value))
+        else:
+            height, width = value
+            pair = (height.__index__(), width.__index__())
+    except (TypeError, ValueError, AttributeError):
+        raise TypeError(f"{op}: {name} must be a whole number or a pair of them, got {value!r}") from None
+    if pair[0] < least or pair[1] < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {value!r}")
+    return pair
+
+
+def _output_size(
+    op: str,
+    in_size: tuple[int, int],
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    ceil_mode: bool = False,
+) -> tuple[int, int]:
+    """floor((size + 2 padding - dilation (kernel - 1) - 1) / stride) + 1, for height and width."""
+    out = []
+    for size, k, s, p, d, axis in zip(in_size, kernel, stride, padding, dilation, ("height", "width"), strict=True):
+        span = d * (k - 1) + 1
+        room = size + 2 * p - span
+        if room < 0:
+            raise ShapeError(
+                f"{op}: the kernel spans {span} in {axis} but the padded input is {size + 2 * p} "
+                f"({size} + 2 * {p}); use a smaller kernel or dilation, or more padding"
+            )
+        steps = room // s
+        # A last, partial window counts only if it starts inside the input or its left padding (as in torch).
+        if ceil_mode and room % s and (steps + 1) * s < size + p:
+            steps += 1
+        out.append(steps + 1)
+    return out[0], out[1]
+
+
+_ACTIVATIONS = {
+    "relu": 0.0,
+    "leaky_relu": 0.01,
+    "sigmoid": 0.0,
+    "tanh": 0.0,
+    "elu": 1.0,
+    "gelu": 0.0,
+    "gelu_tanh": 0.0,
+}
+
+
+def _activation(op: str, activation: Activation) -> tuple[str | None, float]:
+    """The name and the parameter of a fused activation."""
+    if activation is None:
+        return None, 0.0
+    name, alpha = activation if isinstance(activation, tuple) and len(activation) == 2 else (activation, None)
+    if name not in _ACTIVATIONS:
+        raise ValueError(f"{op}: unknown activation {activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
+    return str(name), _ACTIVATIONS[str(name)] if alpha is None else float(alpha)
+
+
+def _out(
+    op: str, out: Array | None, shape: tuple[int, ...], dtype: np.dtype[Any], channels_last: bool, *inputs: Array | None
+) -> Array:
+    """A new array, or ``out`` after its checks; the inputs are those that out must not overlap."""
+    if out is None:
+        return _K.empty(shape, dtype, channels_last)
+    if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
+        came = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ShapeError(f"{op}: expected out of shape {shape} and dtype {dtype}, got {came}")
+    fits = _is_channels_last(out) if channels_last else out.flags.c_contiguous
+    if not (fits and out.flags.writeable and out.flags.aligned):
+        order = "channels-last, as the input is" if channels_last else "C-contiguous"
+        raise ValueError(f"{op}: out must be writeable and {order}")
+    for x in inputs:
+        if x is not None and np.may_share_memory(out, x):
+            raise ValueError(f"{op}: out overlaps an input")
+    return out
+
+
+def _elementwise(op: str, x: ArrayLike, out: Array | None) -> tuple[Array, Array]:
+    """x dense and an output in its layout; out may be x itself."""
+    array = x if 0 <= _K.layout(x) < 3 else _dense(op, "x", x)
+    if out is None:
+        return array, _K.empty_like(array)  # type: ignore[return-value]
+    assert isinstance(array, np.ndarray)
+    if not isinstance(out, np.ndarray) or out.shape != array.shape or out.dtype != array.dtype:
+        came = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ShapeError(f"{op}: expected out of shape {array.shape} and dtype {array.dtype}, got {came}")
+    if not (out.flags.writeable and out.flags.aligned) or _K.layout(out) > 2:
+        raise ValueError(f"{op}: out must be writeable and without gaps")
+    if _same_layout(array, out):
+        if np.may_share_memory(array, out) and _address(array) != _address(out):
+            raise ValueError(f"{op}: out overlaps x without being x")
+        return array, out
+    if np.may_share_memory(array, out):
+        raise ValueError(f"{op}: out overlaps x in another memory order")
+    y = np.empty_like(out)
+    np.copyto(y, array)
+    return y, out
+
+
+def _address(x: Array) -> int:
+    return x.__array_interface__["data"][0]
+
+
+def _same_layout(a: Array, b: Array) -> bool:
+    """Whether dense arrays of one shape lie in memory in the same order."""
+    if a.flags.c_contiguous and b.flags.c_contiguous:
+        return True
+    return all(s == t for s, t, n in zip(a.strides, b.strides, a.shape, strict=True) if n != 1)
+
+
+def _laid_out_as(x: Array, like: Array) -> Array:
+    """A copy of x in the memory order of the dense array ``like``, which has its shape."""
+    y = _K.empty_like(like)
+    if x.ndim <= 4:
+        _K.copy(x, False, y)
+    else:
+        np.copyto(y, x)
+    return y
+
+
+def _elementwise_backward(op: str, dy: ArrayLike, x: ArrayLike) -> tuple[Array, Array, Array]:
+    """dy and x in one dtype and layout, and dx like them."""
+    array, gradient = _dense(op, "x", x), _dense(op, "dy", dy)
+    if gradient.shape != array.shape:
+        raise ShapeError(f"{op}: dy and x must have the same shape, got {gradient.shape} and {array.shape}")
+    gradient, array = _same_dtype(gradient, array)
+    if not _same_layout(gradient, array):
+        gradient = _laid_out_as(gradient, array)
+    return gradient, array, _K.empty_like(array)
+
+
+# ---- activations ----------------------------------------------------------------------------------------------------
+
+
+def relu(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Rectified linear unit, max(x, 0).
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        NaN stays NaN.
+    out : ndarray, optional
+        Where to write the result; of x's shape and dtype, may be x itself.
+
+    Returns
+    -------
+    ndarray
+        Of x's shape, dtype and memory format.
+
+    References
+    ----------
+    Nair and Hinton, ICML 2010; CS231n, "Training Neural Networks I": does not saturate for x > 0, may die for x < 0.
+
+    Examples
+    --------
+    >>> relu(np.float32([-1, 0, 2]))
+    array([0., 0., 2.], dtype=float32)
+    """
+    x, y = _elementwise("relu", x, out)
+    _K.relu_forward(x, y)
+    return y
+
+
+def relu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `relu`: dy where x > 0, else 0 (at 0 too).
+
+    Examples
+    --------
+    >>> relu_backward(np.float32([1, 1, 1]), np.float32([-1, 0, 2]))
+    array([0., 0., 1.], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("relu_backward", dy, x)
+    _K.relu_backward(dy, x, dx)
+    return dx
+
+
+def leaky_relu(x: ArrayLike, negative_slope: float = 0.01, *, out: Array | None = None) -> Array:
+    """Leaky rectified linear unit: x for x > 0, negative_slope * x otherwise; any shape.
+
+    Does not die (Maas et al., ICML 2013; CS231n).
+
+    Examples
+    --------
+    >>> leaky_relu(np.float32([-1, 0, 2]), 0.5)
+    array([-0.5,  0. ,  2. ], dtype=float32)
+    """
+    x, y = _elementwise("leaky_relu", x, out)
+    _K.leaky_relu_forward(x, float(negative_slope), y)
+    return y
+
+
+def leaky_relu_backward(dy: ArrayLike, x: ArrayLike, negative_slope: float = 0.01) -> Array:
+    """Gradient of `leaky_relu`: dy for x > 0, negative_slope * dy otherwise.
+
+    Examples
+    --------
+    >>> leaky_relu_backward(np.float32([1, 1]), np.float32([-1, 2]), 0.5)
+    array([0.5, 1. ], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("leaky_relu_backward", dy, x)
+    _K.leaky_relu_backward(dy, x, float(negative_slope), dx)
+    return dx
+
+
+def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Logistic function 1 / (1 + exp(-x)); any shape. Saturates and is not zero-centred (CS231n).
+
+    Examples
+    --------
+    >>> sigmoid(np.float32([0]))
+    array([0.5], dtype=float32)
+    """
+    x, y = _elementwise("sigmoid", x, out)
+    _K.sigmoid_forward(x, y)
+    return y
+
+
+def sigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `sigmoid`: dy s (1 - s) with s = sigmoid(x).
+
+    Examples
+    --------
+    >>> sigmoid_backward(np.float32([1]), np.float32([0]))
+    array([0.25], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("sigmoid_backward", dy, x)
+    _K.sigmoid_backward(dy, x, dx)
+    return dx
+
+
+def tanh(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Hyperbolic tangent; any shape. Zero-centred, still saturates (CS231n).
+
+    Examples
+    --------
+    >>> tanh(np.float32([0, 100]))
+    array([0., 1.], dtype=float32)
+    """
+    x, y = _elementwise("tanh", x, out)
+    _K.tanh_forward(x, y)
+    return y
+
+
+def tanh_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `tanh`: dy (1 - tanh(x)^2).
+
+    Examples
+    --------
+    >>> tanh_backward(np.float32([3]), np.float32([0]))
+    array([3.], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("tanh_backward", dy, x)
+    _K.tanh_backward(dy, x, dx)
+    return dx
+
+
+def elu(x: ArrayLike, alpha: float = 1.0, *, out: Array | None = None) -> Array:
+    """Exponential linear unit: x for x > 0, alpha (exp(x) - 1) otherwise; any shape.
+
+    Mean output closer to zero (Clevert et al., ICLR 2016; CS231n).
+
+    Examples
+    --------
+    >>> elu(np.float32([-1e9, 0, 2]))
+    array([-1.,  0.,  2.], dtype=float32)
+    """
+    x, y = _elementwise("elu", x, out)
+    _K.elu_forward(x, float(alpha), y)
+    return y
+
+
+def elu_backward(dy: ArrayLike, x: ArrayLike, alpha: float = 1.0) -> Array:
+    """Gradient of `elu`: dy for x > 0, dy alpha exp(x) otherwise.
+
+    Examples
+    --------
+    >>> elu_backward(np.float32([1, 1]), np.float32([-1e9, 2]))
+    array([0., 1.], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("elu_backward", dy, x)
+    _K.elu_backward(dy, x, float(alpha), dx)
+    return dx
+
+
+def _gelu_kernel(op: str, approximate: str) -> str:
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"{op}: approximate must be 'none' or 'tanh', got {approximate!r}")
+    return "gelu" if approximate == "none" else "gelu_tanh"
+
+
+def gelu(x: ArrayLike, approximate: str = "none", *, out: Array | None = None) -> Array:
+    """Gaussian error linear unit x Phi(x); any shape (Hendrycks and Gimpel, arXiv 1606.08415).
+
+    ``approximate="tanh"`` is 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))).
+
+    Examples
+    --------
+    >>> gelu(np.float32([-100, 0, 100]))
+    array([ -0.,   0., 100.], dtype=float32)
+    """
+    kernel = _gelu_kernel("gelu", approximate)
+    x, y = _elementwise("gelu", x, out)
+    getattr(_K, f"{kernel}_forward")(x, y)
+    return y
+
+
+def gelu_backward(dy: ArrayLike, x: ArrayLike, approximate: str = "none") -> Array:
+    """Gradient of `gelu`: dy (Phi(x) + x phi(x)), or that of the tanh form.
+
+    Examples
+    --------
+    >>> gelu_backward(np.float32([1]), np.float32([0]))
+    array([0.5], dtype=float32)
+    """
+    kernel = _gelu_kernel("gelu_backward", approximate)
+    dy, x, dx = _elementwise_backward("gelu_backward", dy, x)
+    getattr(_K, f"{kernel}_backward")(dy, x, dx)
+    return dx
+
+
+def exp(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Exponential function; any shape. Results below the smallest normal number are 0.
+
+    Examples
+    --------
+    >>> exp(np.float32([0, -np.inf]))
+    array([1., 0.], dtype=float32)
+    """
+    x, y = _elementwise("exp", x, out)
+    _K.exp_forward(x, y)
+    return y
+
+
+def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array | None = None) -> Array:
+    """Sum of two arrays of one shape, activation(a + b): the end of a residual block.
+
+    Examples
+    --------
+    >>> add(np.float32([1, -5]), np.float32([2, 1]), activation="relu")
+    array([3., 0.], dtype=float32)
+    """
+    name, alpha = _activation("add", activation)
+    first, second = _dense("add", "a", a), _dense("add", "b", b)
+    if first.shape != second.shape:
+        raise ShapeError(f"add: a and b must have the same shape, got {first.shape} and {second.shape}")
+    first, second = _same_dtype(first, second)
+    first, y = _elementwise("add", first, out)
+    if not _same_layout(second, first):
+        second = _laid_out_as(second, first)
+    if out is not None and np.may_share_memory(y, second) and _address(y) != _address(second):
+        raise ValueError("add: out overlaps b without being b")
+    _K.add_forward(first, second, name, alpha, y)
+    return y
+
+
+# ---- softmax and its loss -------------------------------------------------------------------------------------------
+
+
+def _to_rows(op: str, x: Array, axis: int) -> tuple[Array, int]:
+    """x as (rows, cols) with ``axis`` along the columns."""
+    if not -x.ndim <= axis < x.ndim:
+        raise ShapeError(f"{op}: axis {axis} is out of range for an array of shape {x.shape}")
+    axis %= x.ndim
+    moved = np.moveaxis(x, axis, -1)
+    rows = np.ascontiguousarray(moved).reshape(-1, x.shape[axis]) if x.size else np.empty((0, x.shape[axis]), x.dtype)
+    return rows, axis
+
+
+def _from_rows(rows: Array, shape: tuple[int, ...], axis: int) -> Array:
+    moved = rows.reshape((*shape[:axis], *shape[axis + 1 :], shape[axis]))
+    return np.ascontiguousarray(np.moveaxis(moved, -1, axis))
+
+
+def _softmax_like(op: str, kernel: str, x: ArrayLike, axis: int, out: Array | None) -> Array:
+    array = _array(op, "x", x)
+    rows, axis = _to_rows(op, array, axis)
+    direct = axis == array.ndim - 1
+    target = _out(op, out, array.shape, array.dtype, False, array) if out is not None and direct else None
+    y = _K.empty(rows.shape, rows.dtype) if target is None else target.reshape(rows.shape)
+    getattr(_K, f"{kernel}_forward")(rows, y)
+    if target is not None:
+        return target
+    result = y.reshape(array.shape) if direct else _from_rows(y, array.shape, axis)
+    if out is None:
+        return result
+    np.copyto(_out(op, out, array.shape, array.dtype, False, array), result)
+    return out
+
+
+def _softmax_like_backward(op: str, kernel: str, dy: ArrayLike, y: ArrayLike, axis: int) -> Array:
+    gradient, output = _array(op, "dy", dy), _array(op, "y", y)
+    if gradient.shape != output.shape:
+        raise ShapeError(f"{op}: dy and y must have the same shape, got {gradient.shape} and {output.shape}")
+    gradient, output = _same_dtype(gradient, output)
+    shape = output.shape
+    rows_dy, positive = _to_rows(op, gradient, axis)
+    rows_y, _ = _to_rows(op, output, axis)
+    dx = _K.empty(rows_y.shape, rows_y.dtype)
+    getattr(_K, f"{kernel}_backward")(rows_dy, rows_y, dx)
+    return dx.reshape(shape) if positive == len(shape) - 1 else _from_rows(dx, shape, positive)
+
+
+def softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
+    """exp(x) / sum(exp(x)) along ``axis``, computed from x - max(x); any shape of at least one dimension.
+
+    Along the last axis of a C-contiguous array it runs in place of memory; other axes are moved there by a copy.
+
+    Examples
+    --------
+    >>> softmax(np.float32([[0, 0], [1000, 0]]))
+    array([[0.5, 0.5],
+           [1. , 0. ]], dtype=float32)
+    """
+    return _softmax_like("softmax", "softmax", x, axis, out)
+
+
+def softmax_backward(dy: ArrayLike, y: ArrayLike, axis: int = -1) -> Array:
+    """Gradient of `softmax` from its output y: y (dy - sum(dy y)).
+
+    Examples
+    --------
+    >>> softmax_backward(np.float32([[1, 0]]), np.float32([[0.5, 0.5]]))
+    array([[ 0.25, -0.25]], dtype=float32)
+    """
+    return _softmax_like_backward("softmax_backward", "softmax", dy, y, axis)
+
+
+def log_softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:
+    """x - max(x) - log(sum(exp(x - max(x)))) along ``axis``; any shape of at least one dimension.
+
+    Examples
+    --------
+    >>> log_softmax(np.float32([[0, 0]]))
+    array([[-0.6931472, -0.6931472]], dtype=float32)
+    """
+    return _softmax_like("log_softmax", "log_softmax", x, axis, out)
+
+
+def log_softmax_backward(dy: ArrayLike, y: ArrayLike, axis: int = -1) -> Array:
+    """Gradient of `log_softmax` from its output y: dy - exp(y) sum(dy).
+
+    Examples
+    --------
+    >>> log_softmax_backward(np.float32([[1, 1]]), np.log(np.float32([[0.5, 0.5]])))
+    array([[0., 0.]], dtype=float32)
+    """
+    return _softmax_like_backward("log_softmax_backward", "log_softmax", dy, y, axis)
+
+
+def _class_labels(op: str, labels: ArrayLike, rows: int, classes: int, ignore_index: int) -> Array:
+    """Labels as int64 of shape (rows,), each a class or ignore_index."""
+    array = np.asarray(labels)
+    if array.shape != (rows,):
+        raise ShapeError(f"{op}: expected one label for each of the {rows} rows of scores, got labels {array.shape}")
+    if array.dtype.kind not in "iu":
+        raise TypeError(f"{op}: labels have dtype {array.dtype}; classes are whole numbers")
+    array = np.ascontiguousarray(array, _INT64)
+    bad = ((array < 0) | (array >= classes)) & (array != ignore_index)
+    if bad.any():
+        row = int(bad.argmax())
+        raise ValueError(f"{op}: label {array[row]} of row {row} is out of range for scores with {classes} classes")
+    return array
+
+
+def cross_entropy(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+) -> tuple[float, Array]:
+    """Mean cross-entropy of softmax(scores), and its gradient.
+
+    Parameters
+    ----------
+    scores : array_like, (N, C)
+        Unnormalised log-probabilities.
+    labels : array_like, (N,) integers or (N, C) probabilities
+        The class of each row, or the probability of each class in each row.
+    weight : array_like (C,), optional
+        Weight of each class.
+    sample_weight : array_like (N,), optional
+        Weight of each row.
+    label_smoothing : float in [0, 1]
+        This share of the target is spread evenly over the classes.
+    ignore_index : int
+        Rows with this label do not count.
+
+    Returns
+    -------
+    loss : float
+        The weighted mean: with class labels divided by the sum of the weights (class times sample) of the rows that
+        count, with probabilities by the sum of the sample weights. NaN when that sum is 0.
+    dscores : ndarray (N, C)
+
+    Examples
+    --------
+    >>> loss, dscores = cross_entropy(np.zeros((2, 4), np.float32), [0, 3])
+    >>> round(loss, 4)  # log C for uniform scores
+    1.3863
+    """
+    rows, hard, soft, weights, samples, loss, dscores = _cross_entropy_arrays(
+        scores, labels, weight, sample_weight, label_smoothing, ignore_index
+    )
+    _K.cross_entropy(rows, hard, soft, weights, samples, int(ignore_index), float(label_smoothing), loss, dscores)
+    return float(loss[0]), dscores
+
+
+def _cross_entropy_arrays(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    weight: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    label_smoothing: float,
+    ignore_index: int,
+) -> tuple[Any, ...]:
+    """The checked inputs of the kernel and its outputs."""
+    op = "cross_entropy"
+    array = _rowmajor(op, "scores", scores)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ShapeError(f"{op}: expected scores of shape (N, C) with at least one class, got {array.shape}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ValueError(f"{op}: label_smoothing must be between 0 and 1, got {label_smoothing}")
+    n, c = array.shape
+    hard = soft = None
+    given = np.asarray(labels)
+    if given.ndim == 2:
+        soft = _rowmajor(op, "labels", given)
+        if soft.shape != array.shape:
+            raise ShapeError(f"{op}: probabilities must have the shape of scores {array.shape}, got {soft.shape}")
+    else:
+        hard = _class_labels(op, given, n, c, ignore_index)
+    weights = _vector(op, "weight", weight, c, "class")
+    samples = _vector(op, "sample_weight", sample_weight, n, "row")
+    array, soft, weights, samples = _same_dtype(array, soft, weights, samples)
+    loss = _K.empty((1,), _FLOAT64)
+    return array, hard, soft, weights, samples, loss, _K.empty(array.shape, array.dtype)
+
+
+# ---- dropout --------------------------------------------------------------------------------------------------------
+
+
+def _dropout_key(rng: Any) -> Array:
+    if isinstance(rng, Stream):
+        return rng.key()
+    if rng is None:
+        raise TypeError("dropout: needs rng=, a seed or a numpy.random.Generator")
+    return np.array([draw_seed(rng), 0], np.uint64)
+
+
+def _probability(op: str, p: float) -> float:
+    if not 0.0 <= p <= 1.0:
+        raise ValueError(f"{op}: p is the probability to drop, between 0 and 1, got {p}")
+    return float(p)
+
+
+def dropout(x: ArrayLike, p: float = 0.5, *, rng: RNG) -> tuple[Array, Array]:
+    """Inverted dropout: each element is 0 with probability p, else x / (1 - p).
+
+    Parameters
+    ----------
+    x : array_like, any shape
+    p : float
+        The probability to DROP an element (cs231n's own code uses the probability to keep it).
+    rng : int or numpy.random.Generator
+        A seed, or a generator of which one 64-bit draw is taken. The mask is a function of that number and of the
+        position of the element in C order: the same on every backend and for any number of threads.
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape, dtype and memory format (arrays that are not C-contiguous take the detour of a copy).
+    mask : ndarray of uint8
+        One bit for each element in C order, set where it was kept:
+        ``np.unpackbits(mask, count=x.size, bitorder="little").reshape(x.shape)``.
+
+    References
+    ----------
+    Srivastava et al., JMLR 2014; Philox4x32-10: Salmon et al., SC 2011.
+
+    Examples
+    --------
+    >>> y, mask = dropout(np.ones(1000, np.float32), 0.5, rng=0)
+    >>> sorted(set(y.tolist()))
+    [0.0, 2.0]
+    """
+    p = _probability("dropout", p)
+    key = _dropout_key(rng)
+    array = _array("dropout", "x", x)
+    flat = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    y = _K.empty(flat.shape, flat.dtype)
+    mask = _K.empty(((flat.size + 7) // 8,), _UINT8)
+    _K.dropout_forward(flat, key, p, y, mask)
+    return (y if flat is array else _like(array, y)), mask
+
+
+def _like(x: Array, y: Array) -> Array:
+    """y in x's memory format where that is channels-last."""
+    return _in_format(y, True) if x.ndim == 4 and _is_channels_last(x) else y
+
+
+def dropout_backward(dy: ArrayLike, mask: Array, p: float = 0.5) -> Array:
+    """Gradient of `dropout`: dy / (1 - p) where the mask bit is set, else 0.
+
+    Examples
+    --------
+    >>> dropout_backward(np.float32([1, 1]), np.uint8([0b10]), 0.5)
+    array([0., 2.], dtype=float32)
+    """
+    p = _probability("dropout_backward", p)
+    array = _array("dropout_backward", "dy", dy)
+    flat = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    if not isinstance(mask, np.ndarray) or mask.dtype != _UINT8 or mask.shape != ((flat.size + 7) // 8,):
+        raise ShapeError(f"dropout_backward: expected the mask of {flat.size} elements as dropout returned it")
+    dx = _K.empty(flat.shape, flat.dtype)
+    _K.dropout_backward(flat, np.ascontiguousarray(mask), p, dx)
+    return dx if flat is array else _like(array, dx)
+
+
+# ---- batch normalisation --------------------------------------------------------------------------------------------
+
+
+def _features(op: str, name: str, x: ArrayLike, channels_last: bool | None = None) -> tuple[Array, tuple[int, ...]]:
+    """x as (N, C, H, W), and the shape that it had: (N, C), (N, C, L) or (N, C, H, W)."""
+    array = _array(op, name, x)
+    if array.ndim == 4:
+        return _image(op, name, array, channels_last)[0], array.shape
+    if array.ndim not in (2, 3):
+        raise ShapeError(f"{op}: expected {name} of shape (N, C), (N, C, L) or (N, C, H, W), got {array.shape}")
+    array = np.ascontiguousarray(array)
+    shape = array.shape
+    return array.reshape(shape + (1,) * (4 - array.ndim)), shape
+
+
+def _affine(op: str, weight: ArrayLike | None, bias: ArrayLike | None, c: int) -> tuple[Array | None, Array | None]:
+    return _vector(op, "weight", weight, c, "channel"), _vector(op, "bias", bias, c, "channel")
+
+
+def _restore(y: Array, shape: tuple[int, ...]) -> Array:
+    return y if y.shape == shape else y.reshape(shape)
+
+
+def batch_norm(
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    activation: Activation = None,
+    out: Array | None = None,
+) -> Array:
+    """Batch normalisation with given statistics (as at test time), and optionally an activation in the same pass.
+
+    y = activation((x - mean) / sqrt(var + eps) * weight + bias), for each channel.
+
+    Parameters
+    ----------
+    x : array_like, (N, C), (N, C, L) or (N, C, H, W)
+    mean, var : array_like (C,)
+    weight, bias : array_like (C,), optional
+        gamma and beta; 1 and 0 when absent.
+    eps : float
+    activation : str or (str, float), optional
+
+    References
+    ----------
+    Ioffe and Szegedy, ICML 2015; CS231n: "Behaves differently during training and testing".
+
+    Examples
+    --------
+    >>> batch_norm(np.float32([[3.0]]), np.float32([1]), np.float32([4]), eps=0.0)
+    array([[1.]], dtype=float32)
+    """
+    op = "batch_norm"
+    name, alpha = _activation(op, activation)
+    array, shape = _features(op, "x", x)
+    c = array.shape[1]
+    means, variances = _vector(op, "mean", mean, c, "channel"), _vector(op, "var", var, c, "channel")
+    weights, biases = _affine(op, weight, bias, c)
+    array, means, variances, weights, biases = _same_dtype(array, means, variances, weights, biases)
+    channels_last = not array.flags.c_contiguous
+    target = None if out is None or out.shape != shape else out.reshape(array.shape)
+    y = _out(op, out if target is None else target, array.shape, array.dtype, channels_last)
+    if y.size:
+        _K.batch_norm_forward(array, means, variances, weights, biases, float(eps), name, alpha, y)
+    return _restore(y, shape)
+
+
+def batch_norm_train(
+    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, eps: float = 1e-5
+) -> tuple[Array, Array, Array]:
+    """Batch normalisation with the statistics of this batch.
+
+    Parameters
+    ----------
+    x : array_like, (N, C), (N, C, L) or (N, C, H, W)
+    weight, bias : array_like (C,), optional
+    eps : float
+
+    Returns
+    -------
+    y : ndarray
+        Of x's shape and memory format.
+    mean, var : ndarray (C,)
+        Mean and biased variance over all axes but C. Note that running statistics conventionally take the unbiased
+        variance (torch), and that a momentum of 0.1 weighs the new batch.
+
+    Examples
+    --------
+    >>> y, mean, var = batch_norm_train(np.float32([[1.0], [3.0]]), eps=0.0)
+    >>> y.ravel(), mean, var
+    (array([-1.,  1.], dtype=float32), array([2.], dtype=float32), array([1.], dtype=float32))
+    """
+    op = "batch_norm_train"
+    array, shape = _features(op, "x", x)
+    c = array.shape[1]
+    weights, biases = _affine(op, weight, bias, c)
+    array, weights, biases = _same_dtype(array, weights, biases)
+    y = _K.empty(array.shape, array.dtype, not array.flags.c_contiguous)
+    mean, var = _K.empty((c,), array.dtype), _K.empty((c,), array.dtype)
+    if y.size:
+        _K.batch_norm_train_forward(array, weights, biases, float(eps), y, mean, var)
+    else:
+        mean[...] = var[...] = np.nan  # the mean of nothing, as in NumPy
+    return _restore(y, shape), mean, var
+
+
+def batch_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    mean: ArrayLike,
+    var: ArrayLike,
+    weight: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    frozen: bool = False,
+    into: tuple[Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """Gradient of `batch_norm_train`, or with ``frozen`` of `batch_norm`.
+
+    Parameters
+    ----------
+    dy, x : array_like, (N, C), (N, C, L) or (N, C, H, W)
+    mean, var : array_like (C,)
+        As `batch_norm_train` returned them, or with ``frozen`` the constants.
+    weight : array_like (C,), optional
+    into : (dweight, dbias), optional
+        Arrays to which the gradients are added, instead of new ones.
+
+    Returns
+    -------
+    dx : ndarray
+        Of x's shape and memory format.
+    dweight, dbias : ndarray (C,)
+
+    Examples
+    --------
+    >>> x = np.float32([[1.0], [3.0]])
+    >>> dx, dweight, dbias = batch_norm_backward(np.float32([[1], [1]]), x, np.float32([2]), np.float32([1]), eps=0.0)
+    >>> dx.ravel(), dbias  # a constant shift of y changes nothing before the normalisation
+    (array([0., 0.], dtype=float32), array([2.], dtype=float32))
+    """
+    op = "batch_norm_backward"
+    array, shape = _features(op, "x", x)
+    channels_last = not array.flags.c_contiguous
+    gradient, dy_shape = _features(op, "dy", dy, channels_last if len(shape) == 4 else None)
+    if dy_shape != shape:
+        raise ShapeError(f"{op}: dy and x must have the same shape, got {dy_shape} and {shape}")
+    c = array.shape[1]
+    means, variances = _vector(op, "mean", mean, c, "channel"), _vector(op, "var", var, c, "channel")
+    weights = _vector(op, "weight", weight, c, "channel")
+    gradient, array, means, variances, weights = _same_dtype(gradient, array, means, variances, weights)
+    dx = _K.empty(array.shape, array.dtype, channels_last)
+    dweight, dbias = into or (_K.empty((c,), array.dtype), _K.empty((c,), array.dtype))
+    if dx.size:
+        _K.batch_norm_backward(
+            gradient, array, means, variances, weights, float(eps), bool(frozen), into is not None, dx, dweight, dbias
+        )
+    elif into is None and dweight is not None and dbias is not None:
+        dweight[...] = dbias[...] = 0.0
+    return _restore(dx, shape), dweight, dbias
+
+
+# ---- pooling --------------------------------------------------------------------------------------------------------
+
+
+def _pool_geometry(
+    op: str,
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+    ceil_mode: bool,
+) -> tuple[Array, bool, tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    array, channels_last = _image(op, "x", x)
+    k = _pair(op, "kernel_size", kernel_size, 1)
+    s = k if stride is None else _pair(op, "stride", stride, 1)
+    p = _pair(op, "padding", padding, 0)
+    d = _pair(op, "dilation", dilation, 1)
+    if 2 * p[0] > d[0] * (k[0] - 1) + 1 or 2 * p[1] > d[1] * (k[1] - 1) + 1:
+        raise ValueError(f"{op}: padding must be at most half of the kernel, got padding {p} and kernel {k}")
+    if 0 in array.shape[2:]:
+        raise ShapeError(f"{op}: expected x with a height and a width of at least 1, got {array.shape}")
+    out_size = _output_size(op, array.shape[2:], k, s, p, d, ceil_mode)
+    return array, channels_last, k, s, p, d, out_size
+
+
+def _max_pool2d(
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+    ceil_mode: bool,
+    with_argmax: bool = True,
+) -> tuple[Array, Array | None]:
+    """y and the position of each maximum in its window (kh * KW + kw), one byte or, for large windows, int32."""
+    array, channels_last, k, s, p, d, out_size = _pool_geometry(
+        "max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
+    )
+    shape = (*array.shape[:2], *out_size)
+    y = _K.empty(shape, array.dtype, channels_last)
+    argmax = _K.empty(shape, _UINT8 if k[0] * k[1] <= 255 else _INT32, channels_last) if with_argmax else None
+    if y.size:
+        _K.max_pool2d_forward(array, k, s, p, d, out_size, y, argmax)
+    return y, argmax
+
+
+def _max_pool2d_backward(
+    dy: ArrayLike,
+    argmax: Array,
+    in_shape: tuple[int, ...],
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+) -> Array:
+    op = "max_pool2d_backward"
+    channels_last = not argmax.flags.c_contiguous
+    gradient, _ = _image(op, "dy", dy, channels_last)
+    if gradient.shape != argmax.shape:
+        raise ShapeError(f"{op}: expected dy of shape {argmax.shape}, that of the output, got {gradient.shape}")
+    k = _pair(op, "kernel_size", kernel_size, 1)
+    s = k if stride is None else _pair(op, "stride", stride, 1)
+    dx = _K.empty(in_shape, gradient.dtype, channels_last)
+    if dx.size:
+        _K.max_pool2d_backward(
+            gradient, argmax, k, s, _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1),
+            in_shape[2:], dx,
+        )  # fmt: skip
+    return dx
+
+
+def max_pool2d(
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Maximum over windows; padding never wins, NaN does.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, H, W)
+    kernel_size, stride, padding, dilation : int or (int, int)
+        stride defaults to kernel_size; padding is at most half of the kernel.
+    ceil_mode : bool
+        Keep a last partial window, if it starts inside the input or its leading padding.
+    return_indices : bool
+        Also return where each maximum was, as h * W + w (int64), the first one on ties.
+
+    Returns
+    -------
+    y : ndarray (N, C, OH, OW)
+        Of x's memory format; with ``return_indices`` the pair (y, indices).
+
+    Examples
+    --------
+    >>> max_pool2d(np.arange(16.0, dtype=np.float32).reshape(1, 1, 4, 4), 2)[0, 0]
+    array([[ 5.,  7.],
+           [13., 15.]], dtype=float32)
+    """
+    y, argmax = _max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+    if not return_indices:
+        return y
+    assert argmax is not None
+    op = "max_pool2d"
+    k = _pair(op, "kernel_size", kernel_size, 1)
+    s = k if stride is None else _pair(op, "stride", stride, 1)
+    p, d = _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
+    where = argmax.astype(_INT64)
+    row = np.arange(y.shape[2])[:, None] * s[0] - p[0] + where // k[1] * d[0]
+    column = np.arange(y.shape[3]) * s[1] - p[1] + where % k[1] * d[1]
+    return y, row * np.shape(x)[3] + column
+
+
+def max_pool2d_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Gradient of `max_pool2d` with respect to x: each dy goes to its maximum's place, summed where shared.
+
+    Finds the maxima again; the layer keeps them from its forward pass.
+
+    Examples
+    --------
+    >>> max_pool2d_backward(np.float32([[[[5]]]]), np.float32([[[[1, 2], [0, 1]]]]), 2)[0, 0]
+    array([[0., 5.],
+           [0., 0.]], dtype=float32)
+    """
+    array, gradient = _same_dtype(_array("max_pool2d_backward", "x", x), _array("max_pool2d_backward", "dy", dy))
+    _, argmax = _max_pool2d(array, kernel_size, stride, padding, dilation, ceil_mode)
+    assert argmax is not None
+    return _max_pool2d_backward(gradient, argmax, array.shape, kernel_size, stride, padding, dilation)
+
+
+def avg_pool2d(
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """Mean over windows.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, H, W)
+    kernel_size, stride, padding : int or (int, int)
+        stride defaults to kernel_size; padding is at most half of the kernel.
+    ceil_mode : bool
+        As in `max_pool2d`.
+    count_include_pad : bool
+        Whether padding counts as zeros in the mean or not at all.
+
+    Returns
+    -------
+    ndarray (N, C, OH, OW)
+        Of x's memory format.
+
+    Examples
+    --------
+    >>> avg_pool2d(np.arange(16.0, dtype=np.float32).reshape(1, 1, 4, 4), 2)[0, 0]
+    array([[ 2.5,  4.5],
+           [10.5, 12.5]], dtype=float32)
+    """
+    array, channels_last, k, s, p, _, out_size = _pool_geometry(
+        "avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode
+    )
+    y = _K.empty((*array.shape[:2], *out_size), array.dtype, channels_last)
+    if y.size:
+        _K.avg_pool2d_forward(array, k, s, p, out_size, bool(count_include_pad), y)
+    return y
+
+
+def avg_pool2d_backward(
+    dy: ArrayLike,
+    in_shape: tuple[int, ...],
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """Gradient of `avg_pool2d` for an input of shape ``in_shape`` (N, C, H, W).
+
+    Examples
+    --------
+    >>> avg_pool2d_backward(np.float32([[[[4]]]]), (1, 1, 2, 2), 2)[0, 0]
+    array([[1., 1.],
+           [1., 1.]], dtype=float32)
+    """
+    op = "avg_pool2d_backward"
+    gradient, channels_last = _image(op, "dy", dy)
+    k = _pair(op, "kernel_size", kernel_size, 1)
+    s = k if stride is None else _pair(op, "stride", stride, 1)
+    p = _pair(op, "padding", padding, 0)
+    shape = (*in_shape[:2], *_output_size(op, in_shape[2:], k, s, p, (1, 1), ceil_mode))  # type: ignore[arg-type]
+    if gradient.shape != shape:
+        raise ShapeError(f"{op}: expected dy of shape {shape} for an input of shape {in_shape}, got {gradient.shape}")
+    dx = _K.empty(tuple(in_shape), gradient.dtype, channels_last)
+    if dx.size:
+        _K.avg_pool2d_backward(gradient, k, s, p, bool(count_include_pad), tuple(in_shape[2:]), dx)
+    return dx
+
+
+def global_avg_pool2d(x: ArrayLike) -> Array:
+    """Mean over height and width: (N, C, H, W) -> (N, C, 1, 1).
+
+    Examples
+    --------
+    >>> global_avg_pool2d(np.ones((1, 2, 5, 5), np.float32)).ravel()
+    array([1., 1.], dtype=float32)
+    """
+    array, _ = _image("global_avg_pool2d", "x", x)
+    if 0 in array.shape[2:]:
+        raise ShapeError(f"global_avg_pool2d: expected x with a height and a width of at least 1, got {array.shape}")
+    y = _K.empty((*array.shape[:2], 1, 1), array.dtype)
+    if y.size:
+        _K.global_avg_pool2d_forward(array, y)
+    return y
+
+
+def global_avg_pool2d_backward(dy: ArrayLike, in_shape: tuple[int, ...], *, channels_last: bool = False) -> Array:
+    """Gradient of `global_avg_pool2d` for an input of shape ``in_shape``: dy / (H W) everywhere.
+
+    Examples
+    --------
+    >>> global_avg_pool2d_backward(np.float32([[[[4]]]]), (1, 1, 2, 2))[0, 0]
+    array([[1., 1.],
+           [1., 1.]], dtype=float32)
+    """
+    op = "global_avg_pool2d_backward"
+    gradient = _rowmajor(op, "dy", dy)
+    if gradient.shape != (*in_shape[:2], 1, 1):
+        raise ShapeError(f"{op}: expected dy of shape {(*in_shape[:2], 1, 1)}, got {gradient.shape}")
+    dx = _K.empty(tuple(in_shape), gradient.dtype, channels_last)
+    if dx.size:
+        _K.global_avg_pool2d_backward(gradient, tuple(in_shape[2:]), dx)
+    return dx
+
+
+# ---- convolution ----------------------------------------------------------------------------------------------------
+
+#: algorithm= of conv2d, the kernel that runs it, and the dtypes that it takes
+_ALGORITHMS: dict[str, tuple[str, tuple[np.dtype[Any], ...]]] = {
+    "im2col": ("conv2d_im2col_forward", (_FLOAT32, _FLOAT64)),
+    "amx": ("conv2d_amx_forward", (_FLOAT32,)),
+}
+
+
+def _conv_kernel(algorithm: str | None, dtype: np.dtype[Any]) -> Any:
+    """The kernel for ``algorithm``; None chooses."""
+    if algorithm is None or algorithm == "im2col":
+        return _K.conv2d_im2col_forward
+    if algorithm not in _ALGORITHMS:
+        raise ValueError(f"conv2d: unknown algorithm {algorithm!r}; expected one of {', '.join(_ALGORITHMS)}")
+    name, dtypes = _ALGORITHMS[algorithm]
+    if dtype not in dtypes:
+        raise ValueError(f"conv2d: algorithm {algorithm!r} computes {dtypes[0]}, not {dtype}")
+    from . import _backends
+
+    module = _backends.core()
+    if module is None or (algorithm == "amx" and module.isa() != "amx"):
+        here = _backends.name if module is None else module.isa()
+        raise RuntimeError(f"conv2d: algorithm {algorithm!r} needs the compiled kernels for amx; in use: {here!r}")
+    return getattr(_K, name)
+
+
+def _conv_geometry(
+    op: str, x: Array, weight: ArrayLike, stride: IntOrPair, padding: IntOrPair, dilation: IntOrPair, groups: int
+) -> tuple[Array, tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The weight, (stride, padding, dilation) as pairs, and the output's height and width."""
+    w = _rowmajor(op, "weight", weight)
+    if w.ndim != 4:
+        raise ShapeError(f"{op}: expected weight of shape (O, C / groups, kh, kw), got {w.shape}")
+    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
+        raise ValueError(f"{op}: groups must be a whole number of at least 1, got {groups!r}")
+    c, o = x.shape[1], w.shape[0]
+    if c % groups or o % groups:
+        raise ShapeError(f"{op}: groups must divide the channels; got {groups} groups for {c} in and {o} out")
+    if w.shape[1] * groups != c:
+        expects = f"{w.shape[1]} * {groups} groups = {w.shape[1] * groups}" if groups != 1 else f"{w.shape[1]}"
+        raise ShapeError(f"{op}: x has {c} channels (shape {x.shape}) but weight {w.shape} expects {expects}")
+    if 0 in w.shape[2:]:
+        raise ShapeError(f"{op}: expected a kernel of at least 1 x 1, got weight {w.shape}")
+    s, p, d = _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
+    return w, s, p, d, _output_size(op, x.shape[2:], w.shape[2:], s, p, d)  # type: ignore[arg-type]
+
+
+def conv2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    batch_norm: BatchNormStatistics | None = None,
+    residual: ArrayLike | None = None,
+    activation: Activation = None,
+    algorithm: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """2-D convolution (cross-correlation) with everything that may follow it, in one pass.
+
+    y = activation(batch_norm(conv(x, weight) + bias) + residual)
+
+    Parameters
+    ----------
+    x : array_like, (N, C, H, W)
+        C-contiguous and channels-last memory are both fast; anything else is copied first.
+    weight : array_like, (O, C / groups, kh, kw)
+    bias : array_like (O,), optional
+    stride, padding, dilation : int or (int, int)
+        padding is of zeros, on both sides.
+    groups : int
+        Divides C and O.
+    batch_norm : (gamma, beta, mean, var, eps), optional
+        Each an array (O,), gamma and beta may be None; as at test time.
+    residual : array_like, (N, O, OH, OW), optional
+    activation : str or (str, float), optional
+        "relu", ("leaky_relu", 0.01), "sigmoid", "tanh", "elu", "gelu", "gelu_tanh".
+    algorithm : str, optional
+        None chooses; "im2col" or "amx" forces, or raises where it cannot run.
+    out : ndarray (N, O, OH, OW), optional
+        Must not overlap an input.
+
+    Returns
+    -------
+    ndarray (N, O, OH, OW)
+        OH = floor((H + 2 padding - dilation (kh - 1) - 1) / stride) + 1; of x's memory format.
+
+    Examples
+    --------
+    >>> x = np.arange(9, dtype=np.float32).reshape(1, 1, 3, 3)
+    >>> conv2d(x, np.ones((1, 1, 2, 2), np.float32), activation="relu")[0, 0]
+    array([[ 8., 12.],
+           [20., 24.]], dtype=float32)
+    """
+    op = "conv2d"
+    name, alpha = _activation(op, activation)
+    array, channels_last = _image(op, "x", x)
+    w, s, p, d, (oh, ow) = _conv_geometry(op, array, weight, stride, padding, dilation, groups)
+    o = w.shape[0]
+    shape = (array.shape[0], o, oh, ow)
+    biases = _vector(op, "bias", bias, o, "output channel")
+    gamma = beta = mean = var = None
+    eps = 0.0
+    if batch_norm is not None:
+        if not isinstance(batch_norm, (tuple, list)) or len(batch_norm) != 5:
+            raise TypeError(f"{op}: batch_norm must be (gamma, beta, mean, var, eps)")
+        gamma, beta, mean, var = (
+            _vector(op, f"batch_norm's {part}", value, o, "output channel")  # type: ignore[arg-type]
+            for part, value in zip(("gamma", "beta", "mean", "var"), batch_norm[:4], strict=True)
+        )
+        if mean is None or var is None:
+            raise TypeError(f"{op}: batch_norm needs mean and var")
+        eps = float(batch_norm[4])
+    skip = None if residual is None else _image(op, "residual", residual)[0]
+    if skip is not None and skip.shape != shape:
+        raise ShapeError(f"{op}: expected residual of the output's shape {shape}, got {skip.shape}")
+    array, w, biases, gamma, beta, mean, var, skip = _same_dtype(array, w, biases, gamma, beta, mean, var, skip)
+    if skip is not None:
+        skip, _ = _image(op, "residual", skip, channels_last)
+    kernel = _conv_kernel(algorithm, array.dtype)
+    y = _out(op, out, shape, array.dtype, channels_last, array, w, biases, skip)
+    statistics = None if batch_norm is None else (gamma, beta, mean, var, eps)
+    if not y.size:
+        return y
+    if not array.size or not w.size:  # no channels to sum over: the specification does it
+        y[...] = reference.conv2d_im2col_forward(array, w, biases, s, p, d, groups, statistics, skip, name, alpha)
+        return y
+    kernel(array, w, biases, s, p, d, int(groups), statistics, skip, name, alpha, y)
+    return y
+
+
+def conv2d_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    groups: int = 1,
+    *,
+    need_dx: bool = True,
+    into: tuple[Array, Array | None] | None = None,
+) -> tuple[Array | None, Array, Array | None]:
+    """Gradients of conv(x, weight) + bias.
+
+    Parameters
+    ----------
+    dy : array_like, (N, O, OH, OW)
+    x : array_like, (N, C, H, W)
+    weight : array_like, (O, C / groups, kh, kw)
+    need_dx : bool
+        False leaves out dx (None), as in the first layer of a network.
+    into : (dweight, dbias), optional
+        Arrays to which the gradients are added, instead of new ones; dbias may be None.
+
+    Returns
+    -------
+    dx : ndarray (N, C, H, W)
+        Of x's memory format.
+    dweight : ndarray (O, C / groups, kh, kw)
+    dbias : ndarray (O,)
+
+    Examples
+    --------
+    >>> x, w = np.ones((1, 1, 2, 2), np.float32), np.ones((1, 1, 1, 1), np.float32)
+    >>> dx, dweight, dbias = conv2d_backward(np.full((1, 1, 2, 2), 0.5, np.float32), x, w)
+    >>> dweight.item(), dbias.item()
+    (2.0, 2.0)
+    """
+    op = "conv2d_backward"
+    array, channels_last = _image(op, "x", x)
+    w, s, p, d, (oh, ow) = _conv_geometry(op, array, weight, stride, padding, dilation, groups)
+    gradient, _ = _image(op, "dy", dy)
+    shape = (array.shape[0], w.shape[0], oh, ow)
+    if gradient.shape != shape:
+        raise ShapeError(f"{op}: expected dy of the output's shape {shape}, got {gradient.shape}")
+    gradient, array, w = _same_dtype(gradient, array, w)
+    gradient, _ = _image(op, "dy", gradient, channels_last)
+    dx = _K.empty(array.shape, array.dtype, channels_last) if need_dx else None
+    dweight, dbias = into or (_K.empty(w.shape, w.dtype), _K.empty((w.shape[0],), w.dtype))
+    accumulate = into is not None
+    if not gradient.size or not array.size or not w.size:  # sums over nothing: the specification does it
+        results = reference.conv2d_backward(gradient, array, w, s, p, d, groups)
+        for target, result in zip((dx, dweight, dbias), results, strict=True):
+            if target is not None:
+                target[...] = result + target if accumulate and target is not dx else result
+        return dx, dweight, dbias
+    _K.conv2d_backward(gradient, array, w, s, p, d, int(groups), accumulate, dx, dweight, dbias)
+    return dx, dweight, dbias
+
+
+def _columns_geometry(
+    op: str, shape: Sequence[int], kernel_size: IntOrPair, stride: IntOrPair, padding: IntOrPair, dilation: IntOrPair
+) -> tuple[tuple[int, int], ...]:
+    k, s = _pair(op, "kernel_size", kernel_size, 1), _pair(op, "stride", stride, 1)
+    p, d = _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
+    return k, s, p, d, _output_size(op, (shape[-2], shape[-1]), k, s, p, d)
+
+
+def im2col(
+    x: ArrayLike, kernel_size: IntOrPair, stride: IntOrPair = 1, padding: IntOrPair = 0, dilation: IntOrPair = 1
+) -> Array:
+    """The patches of x as columns: (N, C, H, W) -> (N, C kh kw, OH OW), as torch's ``unfold``.
+
+    A convolution is weight.reshape(O, -1) @ im2col(x). Channels-last input is copied first.
+
+    Examples
+    --------
+    >>> im2col(np.arange(4.0).reshape(1, 1, 2, 2), 2)[0].ravel()
+    array([0., 1., 2., 3.])
+    """
+    op = "im2col"
+    array, _ = _image(op, "x", x, channels_last=False)
+    k, s, p, d, (oh, ow) = _columns_geometry(op, array.shape, kernel_size, stride, padding, dilation)
+    n, c = array.shape[:2]
+    y = _K.empty((n, c * k[0] * k[1], oh * ow), array.dtype)
+    if y.size:
+        _K.im2col_forward(array, k, s, p, d, y)
+    return y
+
+
+def col2im(
+    cols: ArrayLike,
+    output_size: IntOrPair,
+    kernel_size: IntOrPair,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+) -> Array:
+    """The transpose of `im2col`: columns (N, C kh kw, OH OW) are summed into images (N, C, *output_size).
+
+    Examples
+    --------
+    >>> col2im(np.ones((1, 4, 4)), 3, 2)[0, 0]  # how many 2 x 2 windows hold each pixel
+    array([[1., 2., 1.],
+           [2., 4., 2.],
+           [1., 2., 1.]])
+    """
+    op = "col2im"
+    array = _rowmajor(op, "cols", cols)
+    size = _pair(op, "output_size", output_size, 0)
+    k, s, p, d, (oh, ow) = _columns_geometry(op, size, kernel_size, stride, padding, dilation)
+    taps = k[0] * k[1]
+    if array.ndim != 3 or array.shape[1] % taps or array.shape[2] != oh * ow:
+        raise ShapeError(f"{op}: expected cols of shape (N, C * {taps}, {oh} * {ow}), got {array.shape}")
+    x = _K.empty((array.shape[0], array.shape[1] // taps, *size), array.dtype)
+    if x.size:
+        _K.col2im_forward(array, size, k, s, p, d, x)
+    return x
+
+
+# ---- linear ---------------------------------------------------------------------------------------------------------
+
+
+def _linear_arrays(op: str, x: ArrayLike, weight: ArrayLike) -> tuple[Array, Array]:
+    array, w = _rowmajor(op, "x", x), _rowmajor(op, "weight", weight)
+    if w.ndim != 2:
+        raise ShapeError(f"{op}: expected weight of shape (out, in), got {w.shape}")
+    if array.ndim < 1 or array.shape[-1] != w.shape[1]:
+        raise ShapeError(f"{op}: expected x of shape (N, {w.shape[1]}) for weight {w.shape}, got {array.shape}")
+    return array, w
+
+
+def linear(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    activation: Activation = None,
+    out: Array | None = None,
+) -> Array:
+    """activation(x @ weight.T + bias).
+
+    Parameters
+    ----------
+    x : array_like, (..., in)
+    weight : array_like, (out, in)
+    bias : array_like (out,), optional
+    activation : str or (str, float), optional
+    out : ndarray (..., out), optional
+
+    Returns
+    -------
+    ndarray (..., out)
+
+    Examples
+    --------
+    >>> linear(np.float32([[1, 2]]), np.float32([[1, 1], [0, -1]]), activation="relu")
+    array([[3., 0.]], dtype=float32)
+    """
+    op = "linear"
+    name, alpha = _activation(op, activation)
+    array, w = _linear_arrays(op, x, weight)
+    biases = _vector(op, "bias", bias, w.shape[0], "output")
+    array, w, biases = _same_dtype(array, w, biases)
+    shape = (*array.shape[:-1], w.shape[0])
+    y = _out(op, out, shape, array.dtype, False, array, w, biases)
+    if not y.size:
+        return y
+    rows = array.reshape(y.size // w.shape[0], w.shape[1])
+    if not rows.size:
+        y[...] = reference.linear_forward(rows, w, biases, name, alpha).reshape(shape)
+        return y
+    _K.linear_forward(rows, w, biases, name, alpha, y.reshape(rows.shape[0], w.shape[0]))
+    return y
+
+
+def linear_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    *,
+    need_dx: bool = True,
+    into: tuple[Array, Array | None] | None = None,
+) -> tuple[Array | None, Array, Array | None]:
+    """Gradients of x @ weight.T + bias: dy @ weight, dy.T @ x, and the column sums of dy.
+
+    Parameters
+    ----------
+    dy : array_like, (..., out)
+    x : array_like, (..., in)
+    weight : array_like, (out, in)
+    need_dx : bool
+        False leaves out dx (None).
+    into : (dweight, dbias), optional
+        Arrays to which the gradients are added, instead of new ones; dbias may be None.
+
+    Returns
+    -------
+    dx : ndarray (..., in)
+    dweight : ndarray (out, in)
+    dbias : ndarray (out,)
+
+    Examples
+    --------
+    >>> dx, dweight, dbias = linear_backward(np.float32([[1]]), np.float32([[2, 3]]), np.float32([[4, 5]]))
+    >>> dx, dweight, dbias
+    (array([[4., 5.]], dtype=float32), array([[2., 3.]], dtype=float32), array([1.], dtype=float32))
+    """
+    op = "linear_backward"
+    array, w = _linear_arrays(op, x, weight)
+    gradient = _rowmajor(op, "dy", dy)
+    if gradient.shape != (*array.shape[:-1], w.shape[0]):
+        raise ShapeError(f"{op}: expected dy of shape {(*array.shape[:-1], w.shape[0])}, got {gradient.shape}")
+    gradient, array, w = _same_dtype(gradient, array, w)
+    dx = _K.empty(array.shape, array.dtype) if need_dx else None
+    dweight, dbias = into or (_K.empty(w.shape, w.dtype), _K.empty((w.shape[0],), w.dtype))
+    accumulate = into is not None
+    n = int(np.prod(array.shape[:-1]))
+    rows, drows = array.reshape(n, w.shape[1]), gradient.reshape(n, w.shape[0])
+    if not rows.size or not drows.size:  # sums over nothing
+        for target in (dx, None if accumulate else dweight, None if accumulate else dbias):
+            if target is not None:
+                target[...] = 0.0
+        if drows.size and dbias is not None:
+            dbias[...] = drows.sum(0) + (dbias if accumulate else 0.0)
+        return dx, dweight, dbias
+    dx_rows = None if dx is None else dx.reshape(n, w.shape[1])
+    _K.linear_backward(drows, rows, w, accumulate, dx_rows, dweight, dbias)
+    return dx, dweight, dbias
