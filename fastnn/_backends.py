@@ -2,7 +2,8 @@
 
 A backend is a set of functions with the names of ``OUTPUTS`` below, called with inputs and options, then output arrays.
 ``functional.py`` is their only caller and reaches them through ``kernels``. To add an op: its line in ``OUTPUTS``, a
-function in ``reference.py`` that returns the outputs, the kernel and its binding, and where it pays one in ``_numba.py``.
+function in ``reference.py`` that returns the outputs, the kernel and its binding, and, where it pays,
+one in ``_numba.py``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Every op as a function: arrays in, arrays out. This is the one place that checks and allocates.
 
 Shapes are (N, C, H, W), weights (O, C / groups, kh, kw), linear weights (out, in); names and argument order are
-those of ``torch.nn.functional``. Any array-like works: float32 and float64 are computed as they are, integers, booleans and
-float16 as float32, mixtures as NumPy promotes them. Channels-last memory (the strides of an n h w c array seen as
+those of ``torch.nn.functional``. Any array-like works: float32 and float64 are computed as they are, integers, booleans
+and float16 as float32, mixtures as NumPy promotes them. Channels-last memory (the strides of an n h w c array seen as
 n c h w) is a fast path and outputs keep it; arrays with gaps, negative strides or Fortran order are copied first where
 the docstring does not say otherwise. Shapes that do not fit raise `ShapeError`, dtypes that are no numbers TypeError.
 

@@ -390,15 +390,27 @@ def _channel_sum(x: Array) -> Array:
 
 @_ieee
 def batch_norm_forward(
-    x: Array, mean: Array, var: Array, weight: Array, bias: Array, eps: float, activation: str | None, alpha: float
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    activation: str | None,
+    alpha: float,
 ) -> Array:
     """y = activation((x - mean) / sqrt(var + eps) * weight + bias); x and y are (n, c, h, w), the vectors (c,)."""
-    y = (x - _per_channel(mean)) * _per_channel(weight / np.sqrt(var + eps)) + _per_channel(bias)
+    scale = (1 if weight is None else weight) / np.sqrt(var + eps)
+    y = (x - _per_channel(mean)) * _per_channel(scale)
+    if bias is not None:
+        y = y + _per_channel(bias)
     return _activate(y, activation, alpha)
 
 
 @_ieee
-def batch_norm_train_forward(x: Array, weight: Array, bias: Array, eps: float) -> tuple[Array, Array, Array]:
+def batch_norm_train_forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array, Array]:
     """batch_norm_forward by the batch's own statistics.
 
     Returns
@@ -416,7 +428,7 @@ def batch_norm_train_forward(x: Array, weight: Array, bias: Array, eps: float) -
 
 @_ieee
 def batch_norm_backward(
-    dy: Array, x: Array, mean: Array, var: Array, weight: Array, eps: float, frozen: bool
+    dy: Array, x: Array, mean: Array, var: Array, weight: Array | None, eps: float, frozen: bool
 ) -> tuple[Array, Array, Array]:
     """With xhat = (x - mean) / sqrt(var + eps), m = n * h * w and sums per channel: db = sum(dy), dw = sum(dy * xhat);
 
@@ -436,7 +448,8 @@ def batch_norm_backward(
     if not frozen:
         count = np.float64(n * h * w)
         dx = dy - _per_channel((db / count).astype(x.dtype)) - xhat * _per_channel((dw / count).astype(x.dtype))
-    return dx * _per_channel(weight * inverse), dw.astype(x.dtype), db.astype(x.dtype)
+    scale = inverse if weight is None else weight * inverse
+    return dx * _per_channel(scale), dw.astype(x.dtype), db.astype(x.dtype)
 
 
 # --- Windows: pooling, im2col, convolution ----------------------------------------------------------------------------
