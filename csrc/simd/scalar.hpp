@@ -245,22 +245,53 @@ FASTNN_INLINE T reduce_min(Vec<T> a) {
   return r;
 }
 
-// ---- v * 2^e: in three steps, since one exponent field holds less than the range of e (e is clamped to it) ----
-FASTNN_INLINE Vec<float> power_of_two(Vec<float> e) {
-  const i32x4 n = __builtin_convertvector(e.v, i32x4);
-  return {reinterpret_cast<f32x4>((n + 127) << 23)};
+// ---- exponents: v * 2^e in two steps, since one exponent field holds half the range of e. Adding 1.5 * 2^23 (2^52)
+// leaves a whole number in the low bits. ----
+FASTNN_INLINE i32x4 whole(Vec<float> e) {
+  return reinterpret_cast<i32x4>(e.v + set1(12582912.0f).v) - reinterpret_cast<i32x4>(set1(12582912.0f).v);
 }
-FASTNN_INLINE Vec<double> power_of_two(Vec<double> e) {
-  const i64x2 n = __builtin_convertvector(e.v, i64x2);
-  return {reinterpret_cast<f64x2>((n + 1023) << 52)};
+FASTNN_INLINE i64x2 whole(Vec<double> e) {
+  return reinterpret_cast<i64x2>(e.v + set1(6755399441055744.0).v) -
+         reinterpret_cast<i64x2>(set1(6755399441055744.0).v);
+}
+FASTNN_INLINE Vec<float> power2(i32x4 n) { return {reinterpret_cast<f32x4>((n + 127) << 23)}; }
+FASTNN_INLINE Vec<double> power2(i64x2 n) { return {reinterpret_cast<f64x2>((n + 1023) << 52)}; }
+template <class T>
+FASTNN_INLINE Vec<T> power2(Vec<T> e) {
+  return power2(whole(e));
 }
 template <class T>
 FASTNN_INLINE Vec<T> scale2(Vec<T> a, Vec<T> e) {
-  const Vec<T> limit = set1(T(sizeof(T) == 4 ? 126 : 1022));
-  const Vec<T> n = min(max(e, set1(T(-3)) * limit), set1(T(3)) * limit);
-  const Vec<T> n1 = max(min(n, limit), -limit);
-  const Vec<T> n2 = max(min(n - n1, limit), -limit);
-  return a * power_of_two(n1) * power_of_two(n2) * power_of_two(n - n1 - n2);
+  const auto n = whole(e), half = n >> 1;
+  return a * power2(half) * power2(n - half);
+}
+// Subtracting sqrt(1/2)'s bits before the exponent is taken puts the mantissa around 1.
+FASTNN_INLINE Vec<float> split_exponent(Vec<float> a, Vec<float>& e) {
+  const i32x4 n = (reinterpret_cast<i32x4>(a.v) - 0x3f3504f3) >> 23;
+  e.v = __builtin_convertvector(n, f32x4);
+  return {reinterpret_cast<f32x4>(reinterpret_cast<i32x4>(a.v) - (n << 23))};
+}
+FASTNN_INLINE Vec<double> split_exponent(Vec<double> a, Vec<double>& e) {
+  const i64x2 n = (reinterpret_cast<i64x2>(a.v) - 0x3fe6a09e667f3bcd) >> 52;
+  e.v = __builtin_convertvector(n, f64x2);
+  return {reinterpret_cast<f64x2>(reinterpret_cast<i64x2>(a.v) - (n << 52))};
+}
+
+// ---- products and quotients ----
+template <class T>
+FASTNN_INLINE Vec<T> reciprocal(Vec<T> a) {
+  return set1(T(1)) / a;
+}
+// Without fma: the product of two halves of a mantissa is exact (Veltkamp, Dekker).
+template <class T>
+FASTNN_INLINE Vec<T> high_half(Vec<T> a) {
+  const Vec<T> c = set1(T(sizeof(T) == 4 ? 4097.0 : 134217729.0)) * a;
+  return c - (c - a);
+}
+template <class T>
+FASTNN_INLINE Vec<T> mul_error(Vec<T> a, Vec<T> b, Vec<T> product) {
+  const Vec<T> a1 = high_half(a), b1 = high_half(b), a2 = a - a1, b2 = b - b1;
+  return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
 }
 
 // ---- unsigned 32-bit lanes ----

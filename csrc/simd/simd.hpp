@@ -3,23 +3,32 @@
 // Everything here is inside namespace fastnn::<isa>::(unnamed), so that two instruction sets can be linked together
 // and no inline function of one is ever used by another. The interface that every set's header provides:
 //
-//   Vec<T>               T is float or double: `lanes`, operators + - * / and unary -, +=
-//   Mask<T>              result of lt le gt ge eq ne (false for NaN, ne is true) and is_nan; & | ~; any(m), all(m),
-//   bits(m) load<T>(p) store(p, v)                     unaligned load_partial<T>(p, n) store_partial(p, v, n)   the
-//   first n lanes, 0 <= n <= lanes; the other lanes load as 0 stream(p, v)                               non-temporal,
-//   p aligned to the vector; end a run with stream_fence() set1<T>(s) zero<T>()                       broadcast
-//   load1<T>(p)                                broadcast from memory
-//   fma(a, b, c) = a * b + c, fnma(a, b, c) = c - a * b    one rounding (scalar set: two)
-//   max(a, b), min(a, b)                       as x86: the second operand when either is NaN
-//   abs sqrt round (to nearest even) floor     per lane
-//   select(m, a, b)                            m ? a : b
-//   scale2(v, e)                               v * 2^e for whole-number e in [-2100, 2100], result may be denormal or
-//   inf bit_and bit_or bit_xor bit_andnot(a, b) = ~a & b reduce_add reduce_max reduce_min           over lanes, in a
-//   fixed tree order U32                                        unsigned 32-bit lanes, as many as Vec<float>: + ^ & |
-//   << >>, set1_u32,
-//                                              load_u32 store_u32, mul_wide (low and high halves of 32 x 32 products)
-//   bit_cast_u32(Vec<float>), bit_cast_f32(U32), mask_from_bits<T>(bits): lane i is true when bit i is set
-//   convert<double>(half of a Vec<float>) ...  widen_low, widen_high, narrow(low, high)
+//   Vec<T>, Mask<T>, U32           T is float or double; Vec<T>::lanes of them; U32: unsigned 32-bit lanes, as many as
+//                                  Vec<float> has
+//   load(p) store(p, v)            unaligned
+//   load_partial(p, n) store_partial(p, v, n)    the first n lanes, 0 <= n <= lanes; the others load as 0
+//   stream(p, v)                   non-temporal, p aligned to the vector; end a run of them with stream_fence()
+//   set1(s) load1(p) zero<T>()     broadcast a value, a value in memory, 0
+//   + - * / unary - +=
+//   fma(a, b, c) = a * b + c       one rounding (scalar set: two)
+//   fnma(a, b, c) = c - a * b      likewise
+//   mul_error(a, b, a * b)         the rest a * b - product, exact on every set, |a|, |b| < 2^100 (2^900)
+//   max(a, b) min(a, b)            as x86: the second operand when either is NaN or both are zeros
+//   abs sqrt round floor           round: to nearest even
+//   reciprocal(v)                  1 / v within 1 ulp, 2^-126 <= |v| <= 2^126 (2^1022); else 0, inf or NaN
+//   power2(e)                      2^e for whole e in [-126, 127] ([-1022, 1023])
+//   scale2(v, e)                   v * 2^e, rounded once, for whole e in [-252, 252] ([-2044, 2044]), while v and
+//                                  v * 2^(e / 2) are normal, 0, inf or NaN
+//   m = split_exponent(v, e)       v = m * 2^e with m in [sqrt(1/2), sqrt(2)], for normal positive v
+//   lt le gt ge eq ne is_nan       -> Mask<T>; false for NaN, but ne is true
+//   & | ~ any(m) all(m) bits(m)    lane i is bit i of bits(m); mask_from_bits<T>(bits) is its inverse
+//   select(m, a, b)                m ? a : b
+//   bit_and bit_or bit_xor bit_andnot(a, b) = ~a & b
+//   reduce_add reduce_max reduce_min             over lanes, in a fixed tree order
+//   widen_low(v) widen_high(v) narrow(low, high) Vec<float> <-> two Vec<double>
+//   U32: + - ^ & | shift_left<n> shift_right<n> set1_u32 load_u32 store_u32, mul_wide(a, b, low, high),
+//        bits_ge(a, b), bit_cast_u32(Vec<float>) bit_cast_f32(U32), to_u32 (signed, nearest) from_u32 (signed)
+//   prefetch(p)
 //
 // The file for one set says only how that set spells it; algorithms (math.hpp, kernels) name no instruction.
 #pragma once

@@ -1,0 +1,67 @@
+// Element-wise kernels besides the activations: exp, add (with an activation), scale_add, fill. In place works.
+// exp flushes denormals, and so does add when its activation is an exponential; the others keep them.
+#include "kernels/elementwise.hpp"
+
+#include "kernels/activation.hpp"
+#include "runtime/fp_state.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+template <class T>
+void exp_forward_of(const UnaryArgs& a) {
+  const runtime::FlushDenormals flush;
+  map_array(
+      a.size, 800, static_cast<T*>(a.y), [](Vec<T> x) __attribute__((always_inline)) { return exp(x); },
+      static_cast<const T*>(a.x));
+}
+
+template <class T>
+void add_forward_of(const AddArgs& a) {
+  const Vec<T> alpha = set1(static_cast<T>(a.alpha));
+  const auto run = [&](auto tag) {
+    map_array(
+        a.size, is_exponential(tag.value) ? 1000 : 500, static_cast<T*>(a.y),
+        [=](Vec<T> va, Vec<T> vb) __attribute__((always_inline)) { return activate<tag.value>(va + vb, alpha); },
+        static_cast<const T*>(a.a), static_cast<const T*>(a.b));
+  };
+  if (is_exponential(a.activation)) {
+    const runtime::FlushDenormals flush;
+    with_activation(a.activation, run);
+  } else {
+    with_activation(a.activation, run);
+  }
+}
+
+template <class T>
+void scale_add_of(const ScaleAddArgs& a) {
+  const Vec<T> sx = set1(static_cast<T>(a.scale_x)), sy = set1(static_cast<T>(a.scale_y));
+  T* y = static_cast<T*>(a.y);
+  const T* x = static_cast<const T*>(a.x);
+  if (a.scale_y == 0) {
+    map_array(a.size, 400, y, [=](Vec<T> vx) __attribute__((always_inline)) { return sx * vx; }, x);
+  } else if (a.scale_y == 1) {
+    map_array(
+        a.size, 500, y, [=](Vec<T> vx, Vec<T> vy) __attribute__((always_inline)) { return fma(sx, vx, vy); }, x,
+        static_cast<const T*>(y));
+  } else {
+    map_array(
+        a.size, 500, y, [=](Vec<T> vx, Vec<T> vy) __attribute__((always_inline)) { return fma(sx, vx, sy * vy); }, x,
+        static_cast<const T*>(y));
+  }
+}
+
+template <class T>
+void fill_of(const FillArgs& a) {
+  const Vec<T> value = set1(static_cast<T>(a.value));
+  map_array(a.size, 200, static_cast<T*>(a.y), [=]() __attribute__((always_inline)) { return value; });
+}
+
+}  // namespace
+
+FASTNN_DEFINE(exp_forward, UnaryArgs)
+FASTNN_DEFINE(add_forward, AddArgs)
+FASTNN_DEFINE(scale_add, ScaleAddArgs)
+FASTNN_DEFINE(fill, FillArgs)
+
+}  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,244 @@
+// exp, log, tanh, sigmoid and the normal distribution on one vector, float and double, for every instruction set.
+//
+// The algorithms name no instruction. Errors are the largest seen against a reference of higher precision, in units of
+// the last place (ulp) of the result, over the whole domain (tests/native/test_math.cpp repeats the measurement).
+// They hold where results are normal numbers; kernels that use these functions flush denormal inputs and results to
+// zero (runtime/fp_state.hpp). NaN gives NaN everywhere. Polynomials are minimax (Remez) for the relative error.
+#pragma once
+#include "simd/simd.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+// c[0] + c[1] x + ... by Horner's rule.
+template <class T, size_t n>
+FASTNN_INLINE Vec<T> polynomial(Vec<T> x, const T (&c)[n]) {
+  Vec<T> r = set1(c[n - 1]);
+  for (size_t i = n - 1; i-- > 0;) r = fma(r, x, set1(c[i]));
+  return r;
+}
+
+template <class T>
+struct Constants;
+template <>
+struct Constants<float> {
+  static constexpr float log2_e = 1.44269504f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr float magic = 12582912.0f;                       // 1.5 * 2^23: adding it rounds to a whole number
+  static constexpr float exp_low = -104.0f, exp_high = 89.0f;       // below 2^-150, above 2^128
+  static constexpr float expm1_low = -20.0f;                        // -1 to half an ulp
+  static constexpr float tanh_high = 10.0f;                         // 1 to half an ulp
+  static constexpr float cdf_high = 15.0f, gelu_tanh_high = 11.5f;  // the tail is below 2^-150 even times x
+  // 2 sqrt(2 / pi) and 0.044715 times it, each in two parts
+  static constexpr float gelu_c1 = 1.59576916695f, gelu_c1_low = -4.534068042e-08f;
+  static constexpr float gelu_c3 = 0.0713548138738f, gelu_c3_low = 2.398832396e-09f;
+  // (expm1(r) - r) / r^2 on [-ln2 / 2, ln2 / 2]; relative error of expm1 2^-31.8
+  static constexpr float expm1[] = {0.5f, 0.16666667f, 0.04166632638f, 0.008333220f, 0.0013943252f, 0.000199621604f};
+  // (2 atanh(s) - 2 s) / s^3 in s^2; relative error 2^-29
+  static constexpr float atanh[] = {0.66666776413f, 0.39977537248f, 0.29871855057f};
+  // (1 - Phi(t)) exp(t^2 / 2), a quotient for t in [0, 15]; relative error 2^-27.2
+  static constexpr float tail_p[] = {0.5f, 0.43929351f, 0.18397660f, 0.040883637f, 0.0041535959f};
+  static constexpr float tail_q[] = {1.0f, 1.67647203f, 1.20557930f, 0.47142838f, 0.10248619f, 0.010411409f};
+};
+template <>
+struct Constants<double> {
+  static constexpr double log2_e = 1.4426950408889634, ln2_high = 6.93147180369123816490e-01,
+                          ln2_low = 1.90821492927058770002e-10;
+  static constexpr double magic = 6755399441055744.0;          // 1.5 * 2^52
+  static constexpr double exp_low = -746.0, exp_high = 710.0;  // below 2^-1075, above 2^1024
+  static constexpr double expm1_low = -40.0, tanh_high = 20.0;
+  static constexpr double cdf_high = 39.0, gelu_tanh_high = 22.0;
+  static constexpr double gelu_c1 = 1.5957691216057308, gelu_c1_low = -9.96930880911092e-17;
+  static constexpr double gelu_c3 = 0.07135481627260025, gelu_c3_low = -6.175149918155315e-19;
+  // relative error 2^-58
+  static constexpr double expm1[] = {0.5000000000000001,    0.1666666666666667,     0.041666666666652245,
+                                     0.00833333333332613,   0.0013888888895613194,  0.0001984126987484516,
+                                     2.480157451773088e-05, 2.7557255360320983e-06, 2.756793565128087e-07,
+                                     2.510523644631019e-08, 1.7687732588220323e-09};
+  // relative error 2^-58
+  static constexpr double atanh[] = {0.6666666666666734,  0.39999999999414354, 0.28571428742468624, 0.22222198564045123,
+                                     0.18183564840316718, 0.15314036467180506, 0.1479609934831412};
+  // t in [0, 39]; relative error 2^-59.9
+  static constexpr double tail_p[] = {0.5,
+                                      0.8279902260895833,
+                                      0.6797131703569533,
+                                      0.35742667241824855,
+                                      0.13208697490755034,
+                                      0.035681908097275984,
+                                      0.007126366323936044,
+                                      0.0010403336502428512,
+                                      0.00010664862877956043,
+                                      6.9818963791399575e-06,
+                                      2.2441167798992476e-07};
+  static constexpr double tail_q[] = {1.0,
+                                      2.453865012982032,
+                                      2.8173273488665846,
+                                      2.001784353001535,
+                                      0.9803367740818271,
+                                      0.34842705835200566,
+                                      0.0920140077261453,
+                                      0.01812935474897936,
+                                      0.0026252307618270876,
+                                      0.0002678909850035213,
+                                      1.7501018874525783e-05,
+                                      5.625166572068048e-07};
+};
+
+// min and max that keep a NaN in x
+template <class T>
+FASTNN_INLINE Vec<T> at_most(T high, Vec<T> x) {
+  return min(set1(high), x);
+}
+template <class T>
+FASTNN_INLINE Vec<T> at_least(T low, Vec<T> x) {
+  return max(set1(low), x);
+}
+
+// x = n ln2 + r, |r| <= ln2 / 2 (a little more after rounding); returns r. n * ln2_high is exact.
+template <class T>
+FASTNN_INLINE Vec<T> reduce_ln2(Vec<T> x, Vec<T>& n) {
+  using C = Constants<T>;
+  n = fma(x, set1(C::log2_e), set1(C::magic)) - set1(C::magic);
+  return fnma(n, set1(C::ln2_low), fnma(n, set1(C::ln2_high), x));
+}
+
+// expm1(r) for |r| <= ln2 / 2
+template <class T>
+FASTNN_INLINE Vec<T> expm1_reduced(Vec<T> r) {
+  return fma(r * r, polynomial(r, Constants<T>::expm1), r);
+}
+
+// exp(x + low) as a mantissa in [0.7, 1.42] and a power of two, for x in [-2000 ln2, ...] that needs no clamping
+template <class T>
+FASTNN_INLINE Vec<T> exp_split(Vec<T> x, Vec<T> low, Vec<T>& n) {
+  const Vec<T> r = reduce_ln2(x, n) + low;
+  return set1(T(1)) + expm1_reduced(r);
+}
+
+// e^x for all x.
+template <class T>
+FASTNN_INLINE Vec<T> exp(Vec<T> x) {
+  using C = Constants<T>;
+  x = at_most(C::exp_high, at_least(C::exp_low, x));
+  Vec<T> n;
+  const Vec<T> r = reduce_ln2(x, n);
+  return scale2(set1(T(1)) + expm1_reduced(r), n);
+}
+
+// e^x - 1 for x <= 0 (and up to 88, 709).
+template <class T>
+FASTNN_INLINE Vec<T> expm1(Vec<T> x) {
+  x = at_least(Constants<T>::expm1_low, x);
+  Vec<T> n;
+  const Vec<T> p = expm1_reduced(reduce_ln2(x, n)), s = power2(n);
+  return fma(s, p, s - set1(T(1)));
+}
+
+// Natural logarithm: -inf at 0, NaN below.
+template <class T>
+FASTNN_INLINE Vec<T> log(Vec<T> x) {
+  using C = Constants<T>;
+  const Vec<T> one = set1(T(1)), half = set1(T(0.5));
+  Vec<T> n;
+  const Vec<T> f = split_exponent(x, n) - one, s = f / (f + set1(T(2))), z = s * s;
+  const Vec<T> square = half * f * f, r = z * polynomial(z, C::atanh);
+  const Vec<T> rest = fma(s, square + r, n * set1(C::ln2_low));
+  Vec<T> y = fma(n, set1(C::ln2_high), f - (square - rest));
+  const Vec<T> infinity = set1(T(__builtin_inf()));
+  y = select(lt(x, infinity), y, x + x);  // inf and NaN stay
+  y = select(gt(x, zero<T>()), y, select(eq(x, zero<T>()), -infinity, (x - x) / zero<T>()));
+  return select(is_nan(x), x, y);
+}
+
+// 1 / (1 + e^-x).
+template <class T>
+FASTNN_INLINE Vec<T> sigmoid(Vec<T> x) {
+  using C = Constants<T>;
+  // beyond these the result is 0 or 1; the exponential stays within the domain of reciprocal()
+  const Vec<T> t = at_most(-C::exp_low, at_least(-C::exp_high + T(2), x));
+  Vec<T> n;
+  const Vec<T> r = reduce_ln2(-t, n);
+  return reciprocal(set1(T(1)) + scale2(set1(T(1)) + expm1_reduced(r), n));
+}
+
+// (e^2t - 1) / (e^2t + 1), t = |x|, where the numerator comes from expm1 without cancellation.
+template <class T>
+FASTNN_INLINE Vec<T> tanh(Vec<T> x) {
+  using C = Constants<T>;
+  const Vec<T> sign = bit_and(x, set1(T(-0.0))), t = at_most(C::tanh_high, bit_andnot(set1(T(-0.0)), x));
+  Vec<T> n;
+  const Vec<T> p = expm1_reduced(reduce_ln2(t + t, n)), s = power2(n);
+  const Vec<T> numerator = fma(s, p, s - set1(T(1)));
+  return bit_or(numerator / (numerator + set1(T(2))), sign);
+}
+
+// The upper tail of the normal distribution, 1 - Phi(t) = quotient * mantissa * 2^n for 0 <= t <= cdf_high, in parts,
+// so that a product with it is rounded to a denormal only once. The square in the exponential is exact to twice the
+// precision: its rounding alone would cost t^2 / 4 ulp.
+template <class T>
+struct NormalTail {
+  Vec<T> quotient, mantissa, n;
+};
+template <class T>
+FASTNN_INLINE NormalTail<T> normal_tail(Vec<T> t) {
+  using C = Constants<T>;
+  const Vec<T> square = t * t, half = set1(T(-0.5));
+  NormalTail<T> r;
+  r.mantissa = exp_split(half * square, half * mul_error(t, t, square), r.n);
+  r.quotient = polynomial(t, C::tail_p) / polynomial(t, C::tail_q);
+  return r;
+}
+
+// x Phi(x). NaN at -inf, as the formula gives.
+template <class T>
+FASTNN_INLINE Vec<T> gelu(Vec<T> x) {
+  const Vec<T> t = at_most(Constants<T>::cdf_high, abs(x));
+  const NormalTail<T> tail = normal_tail(t);
+  const Vec<T> small = scale2(t * tail.quotient * tail.mantissa, tail.n);  // |x| (1 - Phi(|x|))
+  return x * select(lt(x, zero<T>()), zero<T>(), set1(T(1))) - small;
+}
+
+// Phi(x) + x phi(x). NaN at +-inf, as the formula gives.
+template <class T>
+FASTNN_INLINE Vec<T> gelu_slope(Vec<T> x) {
+  const Vec<T> one = set1(T(1)), t = at_most(Constants<T>::cdf_high, abs(x));
+  const NormalTail<T> tail = normal_tail(t);
+  const Vec<T> phi = set1(T(0.398942280401432677940));
+  const Vec<T> q = fma(abs(x), phi, -tail.quotient) * scale2(tail.mantissa, tail.n);
+  return select(lt(x, zero<T>()), -q, one + q);
+}
+
+// e^-w of gelu_tanh, w = 2 sqrt(2 / pi) (t + 0.044715 t^3), t >= 0, as mantissa and power of two; w to twice the
+// precision, for the reason given at normal_tail.
+template <class T>
+FASTNN_INLINE Vec<T> gelu_tanh_split(Vec<T> t, Vec<T>& n) {
+  using C = Constants<T>;
+  const Vec<T> c1 = set1(-C::gelu_c1), c1_low = set1(-C::gelu_c1_low);
+  const Vec<T> c3 = set1(-C::gelu_c3), c3_low = set1(-C::gelu_c3_low);
+  const Vec<T> square = t * t, square_low = mul_error(t, t, square);
+  const Vec<T> a = c3 * square, a_low = fma(c3_low, square, fma(c3, square_low, mul_error(c3, square, a)));
+  const Vec<T> b = a + c1, a_part = b - c1, b_low = ((a - a_part) + (c1 - (b - a_part))) + (a_low + c1_low);
+  const Vec<T> w = b * t, w_low = fma(b_low, t, mul_error(b, t, w));
+  return exp_split(w, w_low, n);
+}
+
+// x / (1 + e^-w) = 0.5 x (1 + tanh(w / 2)). NaN at -inf, as the formula gives.
+template <class T>
+FASTNN_INLINE Vec<T> gelu_tanh(Vec<T> x) {
+  const Vec<T> t = at_most(Constants<T>::gelu_tanh_high, abs(x));
+  Vec<T> n;
+  const Vec<T> m = gelu_tanh_split(t, n), small = scale2(t * m * reciprocal(set1(T(1)) + scale2(m, n)), n);
+  return x * select(lt(x, zero<T>()), zero<T>(), set1(T(1))) - small;
+}
+
+template <class T>
+FASTNN_INLINE Vec<T> gelu_tanh_slope(Vec<T> x) {
+  const Vec<T> one = set1(T(1)), t = at_most(Constants<T>::gelu_tanh_high, abs(x));
+  Vec<T> n;
+  const Vec<T> e = scale2(gelu_tanh_split(t, n), n), d = reciprocal(one + e);
+  const Vec<T> dw = fma(t * t, set1(3 * Constants<T>::gelu_c3), set1(Constants<T>::gelu_c1));
+  const Vec<T> q = fma(abs(x) * d, dw, -one) * (e * d);
+  return select(lt(x, zero<T>()), -q, one + q);
+}
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA
