@@ -278,6 +278,59 @@ FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
   return {_mm256_set_m128(_mm256_cvtpd_ps(high.v), _mm256_cvtpd_ps(low.v))};
 }
 
+// ---- moving lanes ----
+FASTNN_INLINE Vec<float> load_where(Vec<float> v, uint32_t bits, const float* p) {
+  const Mask<float> mask = mask_from_bits<float>(bits);
+  return {_mm256_blendv_ps(v.v, _mm256_maskload_ps(p, _mm256_castps_si256(mask.m)), mask.m)};
+}
+FASTNN_INLINE Vec<double> load_where(Vec<double> v, uint32_t bits, const double* p) {
+  const Mask<double> mask = mask_from_bits<double>(bits);
+  return {_mm256_blendv_pd(v.v, _mm256_maskload_pd(p, _mm256_castpd_si256(mask.m)), mask.m)};
+}
+FASTNN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
+  const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(pairs, 0xd8))};
+}
+FASTNN_INLINE Vec<double> even_lanes(Vec<double> a, Vec<double> b) {
+  return {_mm256_permute4x64_pd(_mm256_unpacklo_pd(a.v, b.v), 0xd8)};
+}
+// Halves of a register come from rows 4 (2 for double) apart, so that one exchange inside the halves is all.
+FASTNN_INLINE __m256 load_halves(const float* p, int64_t ld) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), _mm_loadu_ps(p + ld), 1);
+}
+FASTNN_INLINE __m256d load_halves(const double* p, int64_t ld) {
+  return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(p + ld), 1);
+}
+FASTNN_INLINE void transpose(const float* x, int64_t ldx, float* y, int64_t ldy) {
+  for (int j = 0; j < 8; j += 4, x += 4, y += 4 * ldy) {
+    const __m256 r0 = load_halves(x, 4 * ldx), r1 = load_halves(x + ldx, 4 * ldx);
+    const __m256 r2 = load_halves(x + 2 * ldx, 4 * ldx), r3 = load_halves(x + 3 * ldx, 4 * ldx);
+    const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1));
+    const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+    const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1));
+    const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+    _mm256_storeu_ps(y, _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)));
+    _mm256_storeu_ps(y + ldy, _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)));
+    _mm256_storeu_ps(y + 2 * ldy, _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)));
+    _mm256_storeu_ps(y + 3 * ldy, _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)));
+  }
+}
+FASTNN_INLINE void transpose(const double* x, int64_t ldx, double* y, int64_t ldy) {
+  for (int j = 0; j < 4; j += 2, x += 2, y += 2 * ldy) {
+    const __m256d r0 = load_halves(x, 2 * ldx), r1 = load_halves(x + ldx, 2 * ldx);
+    _mm256_storeu_pd(y, _mm256_unpacklo_pd(r0, r1));
+    _mm256_storeu_pd(y + ldy, _mm256_unpackhi_pd(r0, r1));
+  }
+}
+FASTNN_INLINE Vec<float> opaque(Vec<float> a) {
+  __asm__("" : "+x"(a.v));
+  return a;
+}
+FASTNN_INLINE Vec<double> opaque(Vec<double> a) {
+  __asm__("" : "+x"(a.v));
+  return a;
+}
+
 FASTNN_INLINE void stream_fence() { _mm_sfence(); }
 FASTNN_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 

@@ -220,6 +220,63 @@ FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
   return {_mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low.v)), _mm512_cvtpd_ps(high.v), 1)};
 }
 
+// ---- moving lanes ----
+FASTNN_INLINE Vec<float> load_where(Vec<float> v, uint32_t bits, const float* p) {
+  return {_mm512_mask_loadu_ps(v.v, static_cast<__mmask16>(bits), p)};
+}
+FASTNN_INLINE Vec<double> load_where(Vec<double> v, uint32_t bits, const double* p) {
+  return {_mm512_mask_loadu_pd(v.v, static_cast<__mmask8>(bits), p)};
+}
+FASTNN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
+  const __m512i index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  return {_mm512_permutex2var_ps(a.v, index, b.v)};
+}
+FASTNN_INLINE Vec<double> even_lanes(Vec<double> a, Vec<double> b) {
+  return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b.v)};
+}
+// Quarters of a register come from rows 4 (2 for double) apart, so that one exchange inside the quarters is all.
+FASTNN_INLINE __m512 load_quarters(const float* p, int64_t ld) {
+  __m512 r = _mm512_castps128_ps512(_mm_loadu_ps(p));
+  r = _mm512_insertf32x4(r, _mm_loadu_ps(p + ld), 1);
+  r = _mm512_insertf32x4(r, _mm_loadu_ps(p + 2 * ld), 2);
+  return _mm512_insertf32x4(r, _mm_loadu_ps(p + 3 * ld), 3);
+}
+FASTNN_INLINE __m512d load_quarters(const double* p, int64_t ld) {
+  __m512d r = _mm512_castpd128_pd512(_mm_loadu_pd(p));
+  r = _mm512_insertf64x2(r, _mm_loadu_pd(p + ld), 1);
+  r = _mm512_insertf64x2(r, _mm_loadu_pd(p + 2 * ld), 2);
+  return _mm512_insertf64x2(r, _mm_loadu_pd(p + 3 * ld), 3);
+}
+FASTNN_INLINE void transpose(const float* x, int64_t ldx, float* y, int64_t ldy) {
+  for (int j = 0; j < 16; j += 4, x += 4, y += 4 * ldy) {
+    const __m512 r0 = load_quarters(x, 4 * ldx), r1 = load_quarters(x + ldx, 4 * ldx);
+    const __m512 r2 = load_quarters(x + 2 * ldx, 4 * ldx), r3 = load_quarters(x + 3 * ldx, 4 * ldx);
+    const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1));
+    const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+    const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1));
+    const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+    _mm512_storeu_ps(y, _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23)));
+    _mm512_storeu_ps(y + ldy, _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23)));
+    _mm512_storeu_ps(y + 2 * ldy, _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23)));
+    _mm512_storeu_ps(y + 3 * ldy, _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)));
+  }
+}
+FASTNN_INLINE void transpose(const double* x, int64_t ldx, double* y, int64_t ldy) {
+  for (int j = 0; j < 8; j += 2, x += 2, y += 2 * ldy) {
+    const __m512d r0 = load_quarters(x, 2 * ldx), r1 = load_quarters(x + ldx, 2 * ldx);
+    _mm512_storeu_pd(y, _mm512_unpacklo_pd(r0, r1));
+    _mm512_storeu_pd(y + ldy, _mm512_unpackhi_pd(r0, r1));
+  }
+}
+FASTNN_INLINE Vec<float> opaque(Vec<float> a) {
+  __asm__("" : "+v"(a.v));
+  return a;
+}
+FASTNN_INLINE Vec<double> opaque(Vec<double> a) {
+  __asm__("" : "+v"(a.v));
+  return a;
+}
+
 FASTNN_INLINE void stream_fence() { _mm_sfence(); }
 FASTNN_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 

@@ -346,6 +346,31 @@ FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
                 static_cast<float>(high.v[1])}};
 }
 
+// ---- moving lanes ----
+template <class T>
+FASTNN_INLINE Vec<T> load_where(Vec<T> v, uint32_t bits, const T* p) {
+  if (bits == (1u << Vec<T>::lanes) - 1u) return load(p);
+  for (int i = 0; i < Vec<T>::lanes; ++i)
+    if (bits >> i & 1) v.v[i] = p[i];
+  return v;
+}
+template <class T>
+FASTNN_INLINE Vec<T> even_lanes(Vec<T> a, Vec<T> b) {
+  constexpr int half = Vec<T>::lanes / 2;
+  Vec<T> r;
+  for (int i = 0; i < half; ++i) r.v[i] = a.v[2 * i], r.v[half + i] = b.v[2 * i];
+  return r;
+}
+template <class T>
+FASTNN_INLINE void transpose(const T* x, int64_t ldx, T* y, int64_t ldy) {
+  for (int i = 0; i < Vec<T>::lanes; ++i)
+    for (int j = 0; j < Vec<T>::lanes; ++j) y[j * ldy + i] = x[i * ldx + j];
+}
+template <class T>
+FASTNN_INLINE Vec<T> opaque(Vec<T> a) {
+  return a;
+}
+
 FASTNN_INLINE void stream_fence() {}
 FASTNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
 

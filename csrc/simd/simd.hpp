@@ -29,6 +29,10 @@
 //   U32: + - ^ & | shift_left<n> shift_right<n> set1_u32 load_u32 store_u32, mul_wide(a, b, low, high),
 //        bits_ge(a, b), bit_cast_u32(Vec<float>) bit_cast_f32(U32), to_u32 (signed, nearest) from_u32 (signed)
 //   prefetch(p)
+//   load_where(v, bits, p)                     v with lane i replaced by p[i] where bit i is set; reads no other p[i]
+//   even_lanes(a, b)                           lanes 0, 2, 4, ... of a, then of b
+//   transpose(x, ldx, y, ldy)                  y[j * ldy + i] = x[i * ldx + j] for i, j < lanes
+//   opaque(v)                                  v, where the compiler must take it from a register, not from memory
 //
 // The file for one set says only how that set spells it; algorithms (math.hpp, kernels) name no instruction.
 #pragma once
