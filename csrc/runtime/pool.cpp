@@ -1,13 +1,21 @@
 // See pool.hpp.
 #include "runtime/pool.hpp"
 
-#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <mutex>
+
+#include "runtime/cgroup.hpp"
+#include "runtime/fork.hpp"
+#if defined(__has_feature)  // clang
+#if __has_feature(address_sanitizer)
+#define __SANITIZE_ADDRESS__ 1
+#endif
+#endif
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
@@ -39,7 +47,7 @@ constexpr SizeClass size_class(size_t bytes) {
   return {4 * (doubling - 8) + 4 + static_cast<int>(steps) - 5,
           rounded < kHuge ? rounded : (rounded + kHuge - 1) / kHuge * kHuge};
 }
-constexpr size_t kLargest = size_t{1} << 47;  // the address space; more is refused
+constexpr size_t kLargest = size_t{1} << 46;  // half the address space; more is refused
 constexpr int kClasses = size_class(kLargest).index + 1;
 
 // A cached block describes itself, in its own first cache line: the list of its class (last freed, first reused, since
@@ -53,18 +61,22 @@ struct Block {
 std::mutex g_mutex;
 Block* g_class[kClasses];
 Block *g_oldest, *g_newest;
-size_t g_cached;
+size_t g_cached, g_limit;
 
-// How much may lie idle: a quarter of the machine's memory, at most 4 GB. A training step of a ResNet at batch 32 frees
-// and takes again about 1 GB, which must fit; a process that has gone on to other things must not sit on the machine.
+static_assert(sizeof(Block) <= kLine);
+
+// How much may lie idle: a quarter of the memory that the machine or the container has, at most 4 GB. A training step
+// of a ResNet at batch 32 frees and takes again about 1 GB, which must fit; a process that has gone on to other things
+// must not sit on the machine. The oldest blocks go first, so sizes that are no longer asked for leave. The lock is
+// held.
 size_t cache_limit() {
-  static const size_t limit = [] {
-    const uint64_t memory =
-        static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-    const uint64_t most = uint64_t{4} << 30;
-    return static_cast<size_t>(memory / 4 < most ? memory / 4 : most);
-  }();
-  return limit;
+  if (g_limit == 0) {
+    const uint64_t pages = static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES));
+    const uint64_t machine = pages * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+    const uint64_t memory = std::min(machine, cgroup_memory_limit());
+    g_limit = static_cast<size_t>(std::min(memory / 4, uint64_t{4} << 30));
+  }
+  return g_limit;
 }
 
 void* take_from_system(size_t bytes) {
@@ -90,6 +102,13 @@ void give_to_system(void* block, size_t bytes) {
     munmap(block, bytes);
 }
 
+[[maybe_unused]] const bool g_fork_handlers = register_fork_handlers();
+
+// Under the address sanitizer what was not asked for is out of bounds.
+void guard_tail(void* block, size_t asked, size_t bytes) {
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(block) + asked, bytes - asked);
+}
+
 void unlink(Block* block) {
   (block->class_previous ? block->class_previous->class_next : g_class[block->index]) = block->class_next;
   if (block->class_next) block->class_next->class_previous = block->class_previous;
@@ -110,10 +129,6 @@ void link(Block* block) {
   g_cached += block->bytes;
 }
 
-// A fork while another thread is inside the pool would leave the child a lock that nobody opens.
-[[maybe_unused]] const int g_fork_handlers =
-    pthread_atfork([] { g_mutex.lock(); }, [] { g_mutex.unlock(); }, [] { g_mutex.unlock(); });
-
 }  // namespace
 
 void* pool_allocate(size_t bytes) {
@@ -125,17 +140,25 @@ void* pool_allocate(size_t bytes) {
     if (block != nullptr) {
       unlink(block);
       ASAN_UNPOISON_MEMORY_REGION(block, size.bytes);
+      guard_tail(block, bytes, size.bytes);
       return block;
     }
   }
-  return take_from_system(size.bytes);
+  void* block = take_from_system(size.bytes);
+  if (block == nullptr && pool_cached_bytes() > 0) {
+    pool_release();
+    block = take_from_system(size.bytes);
+  }
+  if (block != nullptr) guard_tail(block, bytes, size.bytes);
+  return block;
 }
 
 void pool_free(void* pointer, size_t bytes) {
   if (pointer == nullptr) return;
   const SizeClass size = size_class(bytes);
-  if (size.bytes > cache_limit()) return give_to_system(pointer, size.bytes);
+  ASAN_UNPOISON_MEMORY_REGION(pointer, size.bytes);
   const std::lock_guard<std::mutex> lock(g_mutex);
+  if (size.bytes > cache_limit()) return give_to_system(pointer, size.bytes);
   while (g_cached + size.bytes > cache_limit()) {
     Block* block = g_oldest;
     unlink(block);
@@ -147,6 +170,14 @@ void pool_free(void* pointer, size_t bytes) {
   link(block);
   // The whole block but its own description is out of bounds until it is handed out again.
   ASAN_POISON_MEMORY_REGION(static_cast<char*>(pointer) + sizeof(Block), size.bytes - sizeof(Block));
+}
+
+void pool_before_fork() { g_mutex.lock(); }
+void pool_after_fork() { g_mutex.unlock(); }
+
+size_t pool_limit() {
+  const std::lock_guard<std::mutex> lock(g_mutex);
+  return cache_limit();
 }
 
 size_t pool_cached_bytes() {

@@ -9,6 +9,7 @@ namespace fastnn::runtime {
 void* pool_allocate(size_t bytes);
 void pool_free(void* block, size_t bytes);  // the bytes it was asked for
 size_t pool_cached_bytes();                 // held for reuse
+size_t pool_limit();                        // the most that is held: a quarter of memory, at most 4 GB
 void pool_release();                        // gives all cached blocks back to the system
 
 }  // namespace fastnn::runtime
