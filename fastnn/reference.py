@@ -28,7 +28,7 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 Size: TypeAlias = tuple[int, ...]  # (rows, columns)
-BatchNorm: TypeAlias = tuple[Array, Array, Array, Array, float]  # gamma, beta, mean, var, eps
+BatchNorm: TypeAlias = tuple[Array | None, Array | None, Array, Array, float]  # gamma, beta, mean, var, eps
 
 _ieee = np.errstate(all="ignore")  # a decorator: infinity and NaN are results here, not accidents
 
@@ -637,7 +637,7 @@ def conv2d_im2col_forward(
     x : (n, c, h, w)
     weight : (o, c / g, kh, kw)
     bias : (o,), or None
-    batch_norm : (gamma, beta, mean, var, eps) with vectors (o,), or None
+    batch_norm : (gamma, beta, mean, var, eps) with vectors (o,), gamma and beta or None; or None
     residual : (n, o, oh, ow), or None
 
     Returns

@@ -18,9 +18,9 @@ def get_num_threads() -> int:
     if core is not None:
         return int(core.num_threads())
     if _backends.name == "numba":
-        import numba
+        from . import _numba
 
-        return int(numba.get_num_threads())
+        return _numba.num_threads()
     return 1
 
 

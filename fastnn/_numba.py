@@ -1,0 +1,990 @@
+"""The fallback where the extension is missing and Numba is there; loaded only then, or when forced.
+
+Functions take the inputs of their namesakes in reference.py, which say what they compute (where weights have gradients,
+`accumulate` too), then the arrays that receive the outputs. What is absent here runs in reference.py. No checks.
+
+Each op has a compiled loop over a range [lo, hi) of independent tasks (elements, planes, channels) that releases the
+interpreter lock; `_parallel` hands ranges to threads. No result depends on the cut: any number of threads, same bits.
+The threads are Python's: Numba's own end the process after a fork or when two threads call at once. Matrix products are
+NumPy's, by its BLAS and that library's threads. Activations are computed in float64 and rounded once. Arrays that are
+not C-contiguous are copied on the way, except channels-last ones in element-wise ops.
+
+To add an op: the loop, `_name`, and under it the plain function of reference.py's name and arguments.
+
+Dimensions: see reference.py; planes = n * c images of one channel each, (planes, h, w).
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numba
+import numpy as np
+
+from .reference import Array, BatchNorm, Size, _out_size
+
+Window: TypeAlias = tuple[Size, Size, Size, Size]  # kernel_size, stride, padding, dilation
+
+_ieee = np.errstate(all="ignore")  # a decorator, for what NumPy does here
+
+
+def _jit(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile without Python's ZeroDivisionError and with IEEE semantics; on disk where there is a place to keep it."""
+    try:
+        return numba.njit(nogil=True, error_model="numpy", cache=True)(function)
+    except RuntimeError:  # Numba finds no writable directory
+        return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+# --- Threads ----------------------------------------------------------------------------------------------------------
+
+_SERIAL_BELOW = 1 << 15  # elements; 30 us of work, about what it costs to wake a thread
+_MAX_THREADS = 1024
+
+
+def _cpu_quota() -> float:
+    """The processors' worth of time that the container may use (cgroup version 2, or 1 as containers mount it)."""
+    quotas = [math.inf]
+    root = Path("/sys/fs/cgroup")
+    with suppress(OSError):
+        own = Path("/proc/self/cgroup").read_text().partition("0::/")[2].partition("\n")[0]
+        for folder in (root / own, *(root / own).parents):
+            with suppress(OSError, ValueError):  # no such file; "max", no limit
+                quota, period = map(float, (folder / "cpu.max").read_text().split())
+                quotas.append(quota / period)
+    with suppress(OSError, ValueError):
+        quota, period = (float((root / "cpu" / f"cpu.cfs_{part}_us").read_text()) for part in ("quota", "period"))
+        if quota > 0:  # -1: no limit
+            quotas.append(quota / period)
+    return min(quotas)
+
+
+def _choose_threads(environment: Mapping[str, str], affinity: int, quota: float) -> tuple[int, str]:
+    """FASTNN_NUM_THREADS if set, else the smallest of affinity, quota and OMP_NUM_THREADS; and why."""
+    forced = environment.get("FASTNN_NUM_THREADS")
+    if forced:
+        if not forced.strip().isdecimal() or not 1 <= int(forced) <= _MAX_THREADS:
+            raise ValueError(f"FASTNN_NUM_THREADS must be a whole number from 1 to {_MAX_THREADS}, got {forced!r}")
+        return int(forced), f"FASTNN_NUM_THREADS={int(forced)}"
+    choices = [(min(affinity, _MAX_THREADS), f"processors that this process may run on: {affinity}")]
+    if quota < affinity:
+        choices.append((max(1, math.ceil(quota)), f"CPU quota of the container: {quota:.4g}"))
+    omp = environment.get("OMP_NUM_THREADS", "").partition(",")[0].strip()  # "4,2": one number per level of nesting
+    if omp.isdecimal() and int(omp) > 0:
+        choices.append((int(omp), f"OMP_NUM_THREADS={omp}"))
+    return min(choices, key=lambda choice: choice[0])
+
+
+_affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+_threads, _threads_why = _choose_threads(os.environ, _affinity, _cpu_quota())
+_pool: ThreadPoolExecutor | None = None
+
+
+def num_threads() -> int:
+    """How many threads compute, the caller among them."""
+    return _threads
+
+
+def threads_why() -> str:
+    """What this number comes from."""
+    return _threads_why
+
+
+def set_num_threads(n: int) -> None:
+    """Use n threads from now on."""
+    global _threads, _threads_why
+    _threads, _threads_why = n, "set_num_threads"
+
+
+def _drop_pool() -> None:
+    """A forked child has none of its parent's threads; it starts its own when it needs them."""
+    global _pool
+    _pool = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_drop_pool)
+
+
+def _parallel(loop: Callable[..., Any], tasks: int, elements: int, *args: Any) -> None:
+    """loop(lo, hi, *args) over disjoint ranges that together make [0, tasks)."""
+    global _pool
+    parts = min(_threads, tasks, 1 + elements // _SERIAL_BELOW)
+    if parts <= 1:
+        loop(0, tasks, *args)
+        return
+    if _pool is None:
+        _pool = ThreadPoolExecutor(os.cpu_count(), "fastnn-numba")
+    cuts = [tasks * i // parts for i in range(parts + 1)]
+    others = [_pool.submit(loop, lo, hi, *args) for lo, hi in pairwise(cuts[1:])]
+    loop(cuts[0], cuts[1], *args)
+    for other in others:
+        other.result()
+
+
+# --- Arrays -----------------------------------------------------------------------------------------------------------
+
+
+def _input(x: Array) -> Array:
+    """x C-contiguous and aligned, as a read-only view: so one compiled variant serves writable and read-only input."""
+    view = x.view() if x.flags.c_contiguous and x.flags.aligned else x.copy("C")
+    view.flags.writeable = False
+    return view
+
+
+@contextmanager
+def _output(y: Array) -> Iterator[Array]:
+    """y itself if it is C-contiguous and aligned, else an array that is copied into y at the end."""
+    if y.flags.carray:
+        yield y
+    else:
+        buffer = np.empty(y.shape, y.dtype)
+        yield buffer
+        y[...] = buffer
+
+
+def _in_memory_order(y: Array, *inputs: Array) -> tuple[Array, ...]:
+    """The same arrays with axes (n, h, w, c) if y is channels-last: element-wise ops then need no copy."""
+    if y.ndim == 4 and not y.flags.c_contiguous and y.transpose(0, 2, 3, 1).flags.c_contiguous:
+        return tuple(a.transpose(0, 2, 3, 1) for a in (y, *inputs))
+    return (y, *inputs)
+
+
+def _planes(x: Array) -> Array:
+    """(n, c, h, w) -> (n * c, h, w), of a C-contiguous array."""
+    n, c, h, w = x.shape
+    return x.reshape(n * c, h, w)
+
+
+# --- exp, the base of all activations ---------------------------------------------------------------------------------
+
+_LOG2_E = 1 / math.log(2)
+_LN2_HIGH = float.fromhex("0x1.62e42fefa0000p-1")  # 16 zeros at the end: exact when multiplied by |n| <= 1024
+_LN2_LOW = float.fromhex("0x1.cf79abc9e3b39p-40")
+_ROUND = 1.5 * 2.0**52  # z + _ROUND has round(z) in its last bits
+_C2, _C3, _C4, _C5, _C6, _C7, _C8, _C9, _C10, _C11, _C12, _C13 = (1 / math.factorial(k) for k in range(2, 14))
+_EXP_LOW = -708.0  # below the result is no longer a normal number
+
+
+@_jit
+def _exp_parts(x: float) -> tuple[float, float]:
+    """p, s with exp(x) = 2 * (s * p + s): x = n ln 2 + r with |r| <= ln(2) / 2, p = exp(r) - 1 (Taylor), s = 2^(n - 1).
+
+    Plain arithmetic and bit patterns only, so that the compiler makes vector instructions of it. x in [-708, 709.9].
+    """
+    x = min(max(x, _EXP_LOW), 709.9)
+    rounded = x * _LOG2_E + _ROUND
+    n = rounded - _ROUND
+    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
+    p = _C13
+    p = p * r + _C12
+    p = p * r + _C11
+    p = p * r + _C10
+    p = p * r + _C9
+    p = p * r + _C8
+    p = p * r + _C7
+    p = p * r + _C6
+    p = p * r + _C5
+    p = p * r + _C4
+    p = p * r + _C3
+    p = p * r + _C2
+    p = (p * r) * r + r
+    bits = np.int64((np.float64(rounded).view(np.int64) + np.int64(1022)) << np.int64(52))
+    return p, np.int64(bits).view(np.float64)
+
+
+@_jit
+def _exp(x: float) -> float:
+    """exp(x) within 1.5 ulp; below -708 it is 0."""
+    p, s = _exp_parts(x)
+    y = 2 * (s * p + s) if x >= _EXP_LOW else 0.0
+    return y if x == x else x
+
+
+@_jit
+def _expm1(x: float) -> float:
+    """exp(x) - 1 within 3 ulp."""
+    p, s = _exp_parts(x)
+    y = 2 * (s * p + (s - 0.5))
+    return y if x == x else x
+
+
+# --- Activations ------------------------------------------------------------------------------------------------------
+
+_RELU, _LEAKY_RELU, _SIGMOID, _TANH, _ELU, _GELU, _GELU_TANH, _EXP = range(8)
+_CODES = {
+    None: -1,
+    "relu": _RELU,
+    "leaky_relu": _LEAKY_RELU,
+    "sigmoid": _SIGMOID,
+    "tanh": _TANH,
+    "elu": _ELU,
+    "gelu": _GELU,
+    "gelu_tanh": _GELU_TANH,
+}
+_SQRT_HALF = math.sqrt(0.5)
+_DENSITY = 1 / math.sqrt(2 * math.pi)
+_GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
+_GELU_CUBIC = 0.044715 * _GELU_LINEAR
+
+
+@_jit
+def _activation(lo: int, hi: int, x: Array, y: Array, code: int, alpha: float) -> None:
+    """y = f(x), f by its code; one loop each, so that each becomes vector instructions (but gelu: erfc is a call)."""
+    if code == _RELU:
+        for i in range(lo, hi):
+            y[i] = 0 if x[i] <= 0 else x[i]
+    elif code == _LEAKY_RELU:
+        for i in range(lo, hi):
+            y[i] = x[i] if x[i] > 0 else alpha * x[i]
+    elif code == _SIGMOID:
+        for i in range(lo, hi):
+            y[i] = 1 / (1 + _exp(-np.float64(x[i])))
+    elif code == _TANH:
+        for i in range(lo, hi):
+            t = _expm1(-2 * abs(np.float64(x[i])))
+            t = t / (2 + t)
+            y[i] = t if x[i] < 0 else -t
+    elif code == _ELU:
+        for i in range(lo, hi):
+            t = alpha * _expm1(np.float64(x[i]))
+            y[i] = x[i] if x[i] > 0 else t
+    elif code == _GELU:
+        for i in range(lo, hi):
+            v = np.float64(x[i])
+            y[i] = v * (0.5 * math.erfc(-v * _SQRT_HALF))
+    elif code == _GELU_TANH:
+        for i in range(lo, hi):
+            v = np.float64(x[i])
+            y[i] = v / (1 + _exp(-v * (_GELU_LINEAR + _GELU_CUBIC * (v * v))))
+    elif code == _EXP:
+        for i in range(lo, hi):
+            y[i] = _exp(np.float64(x[i]))
+
+
+@_jit
+def _activation_backward(lo: int, hi: int, dy: Array, x: Array, dx: Array, code: int, alpha: float) -> None:
+    """dx = dy * f'(x). s(x) * s(-x) is e / (1 + e)^2 with e = exp(-|x|)."""
+    if code == _RELU:
+        for i in range(lo, hi):
+            dx[i] = dy[i] if x[i] > 0 else 0
+    elif code == _LEAKY_RELU:
+        for i in range(lo, hi):
+            dx[i] = dy[i] if x[i] > 0 else alpha * dy[i]
+    elif code == _SIGMOID:
+        for i in range(lo, hi):
+            e = _exp(-abs(np.float64(x[i])))
+            dx[i] = dy[i] * (e / ((1 + e) * (1 + e)))
+    elif code == _TANH:
+        for i in range(lo, hi):
+            e = _exp(-2 * abs(np.float64(x[i])))
+            dx[i] = dy[i] * (4 * e / ((1 + e) * (1 + e)))
+    elif code == _ELU:
+        for i in range(lo, hi):
+            t = dy[i] * (alpha * _exp(np.float64(x[i])))
+            dx[i] = dy[i] if x[i] > 0 else t
+    elif code == _GELU:
+        for i in range(lo, hi):
+            v = np.float64(x[i])
+            dx[i] = dy[i] * (0.5 * math.erfc(-v * _SQRT_HALF) + v * (_DENSITY * _exp(-0.5 * v * v)))
+    elif code == _GELU_TANH:
+        for i in range(lo, hi):
+            v = np.float64(x[i])
+            u = v * (_GELU_LINEAR + _GELU_CUBIC * (v * v))
+            slope = _GELU_LINEAR + 3 * _GELU_CUBIC * (v * v)
+            e = _exp(-abs(u))
+            s = (1 if u > 0 else e) / (1 + e)
+            dx[i] = dy[i] * (s + v * (e / ((1 + e) * (1 + e))) * slope)
+
+
+def _run_activation(x: Array, y: Array, code: int, alpha: float) -> None:
+    y, x = _in_memory_order(y, x)
+    with _output(y) as out:
+        flat = _input(x).reshape(x.size)
+        _parallel(_activation, x.size, x.size, flat, out.reshape(x.size), code, float(x.dtype.type(alpha)))
+
+
+def _run_activation_backward(dy: Array, x: Array, dx: Array, code: int, alpha: float) -> None:
+    dx, dy, x = _in_memory_order(dx, dy, x)
+    with _output(dx) as out:
+        flat_dy, flat_x = _input(dy).reshape(x.size), _input(x).reshape(x.size)
+        alpha = float(x.dtype.type(alpha))
+        _parallel(_activation_backward, x.size, x.size, flat_dy, flat_x, out.reshape(x.size), code, alpha)
+
+
+def relu_forward(x: Array, y: Array) -> None:
+    _run_activation(x, y, _RELU, 0.0)
+
+
+def relu_backward(dy: Array, x: Array, dx: Array) -> None:
+    _run_activation_backward(dy, x, dx, _RELU, 0.0)
+
+
+def leaky_relu_forward(x: Array, alpha: float, y: Array) -> None:
+    _run_activation(x, y, _LEAKY_RELU, alpha)
+
+
+def leaky_relu_backward(dy: Array, x: Array, alpha: float, dx: Array) -> None:
+    _run_activation_backward(dy, x, dx, _LEAKY_RELU, alpha)
+
+
+def sigmoid_forward(x: Array, y: Array) -> None:
+    _run_activation(x, y, _SIGMOID, 0.0)
+
+
+def sigmoid_backward(dy: Array, x: Array, dx: Array) -> None:
+    _run_activation_backward(dy, x, dx, _SIGMOID, 0.0)
+
+
+def tanh_forward(x: Array, y: Array) -> None:
+    _run_activation(x, y, _TANH, 0.0)
+
+
+def tanh_backward(dy: Array, x: Array, dx: Array) -> None:
+    _run_activation_backward(dy, x, dx, _TANH, 0.0)
+
+
+def elu_forward(x: Array, alpha: float, y: Array) -> None:
+    _run_activation(x, y, _ELU, alpha)
+
+
+def elu_backward(dy: Array, x: Array, alpha: float, dx: Array) -> None:
+    _run_activation_backward(dy, x, dx, _ELU, alpha)
+
+
+def gelu_forward(x: Array, y: Array) -> None:
+    _run_activation(x, y, _GELU, 0.0)
+
+
+def gelu_backward(dy: Array, x: Array, dx: Array) -> None:
+    _run_activation_backward(dy, x, dx, _GELU, 0.0)
+
+
+def gelu_tanh_forward(x: Array, y: Array) -> None:
+    _run_activation(x, y, _GELU_TANH, 0.0)
+
+
+def gelu_tanh_backward(dy: Array, x: Array, dx: Array) -> None:
+    _run_activation_backward(dy, x, dx, _GELU_TANH, 0.0)
+
+
+def exp_forward(x: Array, y: Array) -> None:
+    _run_activation(x, y, _EXP, 0.0)
+
+
+# --- Dropout ----------------------------------------------------------------------------------------------------------
+
+_CHUNK = 512  # elements of one task: whole mask bytes, whole Philox blocks, and their draws lie in L1
+_U32 = np.uint64(32)
+_U16 = np.uint64(16)
+_LOW32 = np.uint64(0xFFFFFFFF)
+_LOW16 = np.uint64(0xFFFF)
+_M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
+_W0, _W1 = np.uint64(0x9E3779B9), np.uint64(0xBB67AE85)
+
+
+@_jit
+def _draw(first_block: int, blocks: int, key: Array, halves: bool, draws: Array) -> None:
+    """The words (with `halves`, the 16-bit halves) of consecutive Philox4x32-10 blocks; see reference.philox4x32."""
+    for j in range(blocks):
+        block = np.uint64(first_block + j)
+        c0, c1, c2, c3 = block & _LOW32, block >> _U32, key[1] & _LOW32, key[1] >> _U32
+        k0, k1 = key[0] & _LOW32, key[0] >> _U32
+        for _ in range(10):
+            a, b = c0 * _M0, c2 * _M1
+            c0, c1, c2, c3 = (b >> _U32) ^ c1 ^ k0, b & _LOW32, (a >> _U32) ^ c3 ^ k1, a & _LOW32
+            k0, k1 = (k0 + _W0) & _LOW32, (k1 + _W1) & _LOW32
+        if halves:
+            draws[8 * j + 0], draws[8 * j + 1] = c0 & _LOW16, c0 >> _U16
+            draws[8 * j + 2], draws[8 * j + 3] = c1 & _LOW16, c1 >> _U16
+            draws[8 * j + 4], draws[8 * j + 5] = c2 & _LOW16, c2 >> _U16
+            draws[8 * j + 6], draws[8 * j + 7] = c3 & _LOW16, c3 >> _U16
+        else:
+            draws[4 * j + 0], draws[4 * j + 1], draws[4 * j + 2], draws[4 * j + 3] = c0, c1, c2, c3
+
+
+@_jit
+def _random_bits(lo: int, hi: int, key: Array, out: Array) -> None:
+    draws = np.empty(_CHUNK, np.uint32)
+    for task in range(lo, hi):
+        begin = task * _CHUNK
+        size = min(_CHUNK, out.size - begin)
+        _draw(begin // 4, (size + 3) // 4, key, False, draws)
+        for i in range(size):
+            out[begin + i] = draws[i]
+
+
+@_jit
+def _dropout(
+    lo: int, hi: int, x: Array, key: Array, halves: bool, threshold: int, scale: float, y: Array, mask: Array
+) -> None:
+    draws = np.empty(_CHUNK, np.uint32)
+    for task in range(lo, hi):
+        begin = task * _CHUNK
+        size = min(_CHUNK, x.size - begin)
+        per_block = 8 if halves else 4
+        _draw(begin // per_block, (size + per_block - 1) // per_block, key, halves, draws)
+        for i in range(size):
+            y[begin + i] = x[begin + i] * scale if draws[i] >= threshold else 0
+        for i in range(0, size, 8):
+            byte = 0
+            for bit in range(min(8, size - i)):
+                byte |= (draws[i + bit] >= threshold) << bit
+            mask[(begin + i) // 8] = byte
+
+
+@_jit
+def _dropout_backward(lo: int, hi: int, dy: Array, mask: Array, scale: float, dx: Array) -> None:
+    for task in range(lo, hi):
+        for i in range(task * _CHUNK, min(task * _CHUNK + _CHUNK, dy.size)):
+            dx[i] = dy[i] * scale if (mask[i >> 3] >> (i & 7)) & 1 else 0
+
+
+def _chunks(size: int) -> int:
+    return (size + _CHUNK - 1) // _CHUNK
+
+
+def _scale(x: Array, p: float) -> Any:
+    return x.dtype.type(1 / (1 - p) if p < 1 else 0)
+
+
+def random_bits(key: Array, size: int, out: Array) -> None:
+    with _output(out) as words:
+        _parallel(_random_bits, _chunks(size), size, _input(key), words)
+
+
+def dropout_forward(x: Array, key: Array, p: float, y: Array, mask: Array) -> None:
+    halves = float(p * 2**16).is_integer()
+    threshold = int(p * 2**16) if halves else min(round(p * 2**32), 2**32 - 1)
+    with _output(y) as out, _output(mask) as bits:
+        args = (_input(x).reshape(x.size), _input(key), halves, threshold, _scale(x, p), out.reshape(x.size), bits)
+        _parallel(_dropout, _chunks(x.size), x.size, *args)
+
+
+def dropout_backward(dy: Array, mask: Array, p: float, dx: Array) -> None:
+    with _output(dx) as out:
+        args = (_input(dy).reshape(dy.size), _input(mask), _scale(dy, p), out.reshape(dy.size))
+        _parallel(_dropout_backward, _chunks(dy.size), dy.size, *args)
+
+
+# --- Sums over a channel, in float64 ----------------------------------------------------------------------------------
+
+
+@_jit
+def _sum(row: Array) -> float:
+    """Eight chains of additions, always the same: one chain would wait 4 cycles for each element."""
+    s0 = s1 = s2 = s3 = s4 = s5 = s6 = s7 = 0.0
+    whole = row.size - row.size % 8
+    for i in range(0, whole, 8):
+        s0 += row[i]
+        s1 += row[i + 1]
+        s2 += row[i + 2]
+        s3 += row[i + 3]
+        s4 += row[i + 4]
+        s5 += row[i + 5]
+        s6 += row[i + 6]
+        s7 += row[i + 7]
+    for i in range(whole, row.size):
+        s0 += row[i]
+    return ((s0 + s1) + (s2 + s3)) + ((s4 + s5) + (s6 + s7))
+
+
+@_jit
+def _channel_sum(lo: int, hi: int, x: Array, out: Array) -> None:
+    """x (n, c, size) -> out (c,)."""
+    for c in range(lo, hi):
+        total = 0.0
+        for n in range(x.shape[0]):
+            total += _sum(x[n, c])
+        out[c] = total
+
+
+@_jit
+def _channel_moments(lo: int, hi: int, x: Array, mean: Array, var: Array) -> None:
+    """x (n, c, size) -> mean and biased variance (c,), in two passes."""
+    count = x.shape[0] * x.shape[2]
+    squares = np.empty(x.shape[2])
+    for c in range(lo, hi):
+        total = 0.0
+        for n in range(x.shape[0]):
+            total += _sum(x[n, c])
+        centre = total / count
+        total = 0.0
+        for n in range(x.shape[0]):
+            for i in range(x.shape[2]):
+                squares[i] = (x[n, c, i] - centre) * (x[n, c, i] - centre)
+            total += _sum(squares)
+        mean[c] = centre
+        var[c] = total / count
+
+
+@_jit
+def _channel_gradients(
+    lo: int, hi: int, dy: Array, x: Array, mean: Array, inverse: Array, dweight: Array, dbias: Array
+) -> None:
+    """dbias = sum(dy), dweight = sum(dy * (x - mean) * inverse) of x, dy (n, c, size)."""
+    products = np.empty(x.shape[2])
+    for c in range(lo, hi):
+        dw = db = 0.0
+        for n in range(x.shape[0]):
+            for i in range(x.shape[2]):
+                products[i] = dy[n, c, i] * ((x[n, c, i] - mean[c]) * inverse[c])
+            dw += _sum(products)
+            db += _sum(dy[n, c])
+        dweight[c] = dw
+        dbias[c] = db
+
+
+# --- Batch normalisation ----------------------------------------------------------------------------------------------
+
+
+@_jit
+def _affine(
+    lo: int, hi: int, x: Array, bias: Array, mean: Array, scale: Array, shift: Array, residual: Array, add: bool,
+    code: int, alpha: float, y: Array,
+) -> None:  # fmt: skip
+    """y = activation(((x + bias) - mean) * scale + shift + residual), x and y (planes, size); `add`: with residual."""
+    for plane in range(lo, hi):
+        c = plane % bias.size
+        for i in range(x.shape[1]):
+            y[plane, i] = ((x[plane, i] + bias[c]) - mean[c]) * scale[c] + shift[c]
+        if add:
+            for i in range(x.shape[1]):
+                y[plane, i] += residual[plane, i]
+        _activation(0, x.shape[1], y[plane], y[plane], code, alpha)
+
+
+def _run_affine(
+    x: Array,
+    bias: Array | None,
+    batch_norm: BatchNorm | None,
+    residual: Array | None,
+    activation: str | None,
+    alpha: float,
+    y: Array,
+) -> None:
+    """_affine of (n, c, h, w) arrays; y is C-contiguous and may be x. What is None leaves the values as they are."""
+    n, c, h, w = x.shape
+    zeros, ones = np.zeros(c, x.dtype), np.ones(c, x.dtype)
+    gamma, beta, mean, var, eps = batch_norm or (None, None, zeros, ones, 0.0)
+    scale = (1 if gamma is None else gamma) / np.sqrt(var + eps)
+    vectors = [zeros if bias is None else bias, mean, scale, zeros if beta is None else beta]
+    shape = (n * c, h * w)
+    _parallel(
+        _affine, n * c, 2 * x.size, _input(x).reshape(shape), *(_input(v.astype(x.dtype)) for v in vectors),
+        _input(x if residual is None else residual).reshape(shape), residual is not None,
+        _CODES[activation], float(x.dtype.type(alpha)), y.reshape(shape),
+    )  # fmt: skip
+
+
+@_ieee
+def batch_norm_forward(
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    activation: str | None,
+    alpha: float,
+    y: Array,
+) -> None:
+    with _output(y) as out:
+        _run_affine(x, None, (weight, bias, mean, var, eps), None, activation, alpha, out)
+
+
+@_ieee
+def batch_norm_train_forward(
+    x: Array, weight: Array | None, bias: Array | None, eps: float, y: Array, mean: Array, var: Array
+) -> None:
+    n, c, h, w = x.shape
+    x = _input(x)
+    mean64, var64 = np.empty(c), np.empty(c)
+    _parallel(_channel_moments, c, 4 * x.size, x.reshape(n, c, h * w), mean64, var64)
+    mean[...], var[...] = mean64, var64
+    batch_norm_forward(x, mean, var, weight, bias, eps, None, 0.0, y)
+
+
+@_jit
+def _batch_norm_backward(
+    lo: int, hi: int, dy: Array, x: Array, mean: Array, inverse: Array, dw: Array, db: Array, scale: Array, dx: Array
+) -> None:
+    """dx = (dy - db - xhat * dw) * scale, plane by plane; dw and db are means here, zeros with frozen statistics."""
+    for plane in range(lo, hi):
+        c = plane % mean.size
+        for i in range(x.shape[1]):
+            xhat = (x[plane, i] - mean[c]) * inverse[c]
+            dx[plane, i] = (dy[plane, i] - db[c] - xhat * dw[c]) * scale[c]
+
+
+@_jit
+def _scale_planes(lo: int, hi: int, dy: Array, scale: Array, dx: Array) -> None:
+    for plane in range(lo, hi):
+        for i in range(dy.shape[1]):
+            dx[plane, i] = dy[plane, i] * scale[plane % scale.size]
+
+
+@_ieee
+def batch_norm_backward(
+    dy: Array,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None,
+    eps: float,
+    frozen: bool,
+    accumulate: bool,
+    dx: Array,
+    dweight: Array,
+    dbias: Array,
+) -> None:
+    n, c, h, w = x.shape
+    dy, x = _input(dy), _input(x)
+    inverse = _input((1 / np.sqrt(var + eps)).astype(x.dtype))
+    mean = _input(mean.astype(x.dtype))
+    scale = inverse if weight is None else _input((weight * inverse).astype(x.dtype))
+    dw, db = np.empty(c), np.empty(c)
+    rows, planes = (n, c, h * w), (n * c, h * w)
+    _parallel(_channel_gradients, c, 4 * x.size, dy.reshape(rows), x.reshape(rows), mean, inverse, dw, db)
+    with _output(dx) as out:
+        if frozen:
+            _parallel(_scale_planes, n * c, x.size, dy.reshape(planes), scale, out.reshape(planes))
+        else:
+            means = ((d / np.float64(n * h * w)).astype(x.dtype) for d in (dw, db))
+            args = (dy.reshape(planes), x.reshape(planes), mean, inverse, *means, scale, out.reshape(planes))
+            _parallel(_batch_norm_backward, n * c, 2 * x.size, *args)
+    _put(dw, accumulate, dweight)
+    _put(db, accumulate, dbias)
+
+
+def _put(gradient: Array, accumulate: bool, out: Array) -> None:
+    """out = gradient, or out + gradient."""
+    out[...] = gradient.astype(out.dtype) + out if accumulate else gradient
+
+
+# --- Pooling ----------------------------------------------------------------------------------------------------------
+
+
+@_jit
+def _max_pool2d(lo: int, hi: int, x: Array, window: Window, y: Array, argmax: Array) -> None:
+    """x (planes, h, w), y and argmax (planes, oh, ow)."""
+    (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = window
+    h, w = x.shape[1:]
+    for plane in range(lo, hi):
+        for oh in range(y.shape[1]):
+            for ow in range(y.shape[2]):
+                best, position = -np.inf, -1
+                for kh in range(kernel_h):
+                    ih = oh * stride_h - pad_h + kh * dilation_h
+                    if ih < 0 or ih >= h:
+                        continue
+                    for kw in range(kernel_w):
+                        iw = ow * stride_w - pad_w + kw * dilation_w
+                        if iw < 0 or iw >= w:
+                            continue
+                        v = x[plane, ih, iw]
+                        if v > best or position < 0 or (v != v and best == best):
+                            best, position = v, kh * kernel_w + kw
+                y[plane, oh, ow] = best
+                argmax[plane, oh, ow] = max(position, 0)
+
+
+@_jit
+def _max_pool2d_backward(lo: int, hi: int, dy: Array, argmax: Array, window: Window, dx: Array) -> None:
+    """Windows from last to first: each dx then adds its dy in the order of the taps, and so the reference's bits."""
+    (_, kernel_w), (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = window
+    h, w = dx.shape[1:]
+    for plane in range(lo, hi):
+        dx[plane] = 0
+        for oh in range(dy.shape[1] - 1, -1, -1):
+            for ow in range(dy.shape[2] - 1, -1, -1):
+                kh, kw = divmod(np.int64(argmax[plane, oh, ow]), kernel_w)
+                ih = oh * stride_h - pad_h + kh * dilation_h
+                iw = ow * stride_w - pad_w + kw * dilation_w
+                if 0 <= ih < h and 0 <= iw < w:
+                    dx[plane, ih, iw] += dy[plane, oh, ow]
+
+
+@_jit
+def _span(out: int, size: int, taps: int, stride: int, padding: int, include_pad: bool) -> tuple[int, int, int]:
+    """Begin and end of an average window inside x, and the length that counts; see reference._divisor."""
+    begin = out * stride - padding
+    end = min(begin + taps, size + padding)
+    length = end - begin
+    begin, end = max(begin, 0), min(end, size)
+    return begin, end, length if include_pad else end - begin
+
+
+@_jit
+def _avg_pool2d(lo: int, hi: int, x: Array, window: Window, include_pad: bool, y: Array) -> None:
+    (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w), _ = window
+    h, w = x.shape[1:]
+    for plane in range(lo, hi):
+        for oh in range(y.shape[1]):
+            top, bottom, rows = _span(oh, h, kernel_h, stride_h, pad_h, include_pad)
+            for ow in range(y.shape[2]):
+                left, right, cols = _span(ow, w, kernel_w, stride_w, pad_w, include_pad)
+                total = 0.0
+                for ih in range(top, bottom):
+                    for iw in range(left, right):
+                        total += x[plane, ih, iw]
+                y[plane, oh, ow] = total / max(max(rows, 0) * max(cols, 0), 1)
+
+
+@_jit
+def _avg_pool2d_backward(lo: int, hi: int, dy: Array, window: Window, include_pad: bool, dx: Array) -> None:
+    (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w), _ = window
+    h, w = dx.shape[1:]
+    for plane in range(lo, hi):
+        dx[plane] = 0
+        for oh in range(dy.shape[1]):
+            top, bottom, rows = _span(oh, h, kernel_h, stride_h, pad_h, include_pad)
+            for ow in range(dy.shape[2]):
+                left, right, cols = _span(ow, w, kernel_w, stride_w, pad_w, include_pad)
+                share = dy[plane, oh, ow] / max(max(rows, 0) * max(cols, 0), 1)
+                for ih in range(top, bottom):
+                    for iw in range(left, right):
+                        dx[plane, ih, iw] += share
+
+
+@_jit
+def _mean_planes(lo: int, hi: int, x: Array, y: Array) -> None:
+    for plane in range(lo, hi):
+        y[plane] = _sum(x[plane]) / x.shape[1]
+
+
+@_jit
+def _spread_planes(lo: int, hi: int, dy: Array, dx: Array) -> None:
+    for plane in range(lo, hi):
+        dx[plane] = dy[plane] / dx.shape[1]
+
+
+def max_pool2d_forward(
+    x: Array,
+    kernel_size: Size,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    out_size: Size,
+    y: Array,
+    argmax: Array | None,
+) -> None:
+    """argmax may be None: not wanted."""
+    if argmax is None:
+        argmax = np.empty(y.shape, np.uint8 if math.prod(kernel_size) <= 255 else np.int32)
+    with _output(y) as out, _output(argmax) as positions:
+        window = (kernel_size, stride, padding, dilation)
+        args = (_planes(_input(x)), window, _planes(out), _planes(positions))
+        _parallel(_max_pool2d, x.shape[0] * x.shape[1], y.size * math.prod(kernel_size), *args)
+
+
+def max_pool2d_backward(
+    dy: Array,
+    argmax: Array,
+    kernel_size: Size,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    in_size: Size,
+    dx: Array,
+) -> None:
+    with _output(dx) as out:
+        window = (kernel_size, stride, padding, dilation)
+        args = (_planes(_input(dy)), _planes(_input(argmax)), window, _planes(out))
+        _parallel(_max_pool2d_backward, dx.shape[0] * dx.shape[1], dx.size + 4 * dy.size, *args)
+
+
+def avg_pool2d_forward(
+    x: Array, kernel_size: Size, stride: Size, padding: Size, out_size: Size, count_include_pad: bool, y: Array
+) -> None:
+    with _output(y) as out:
+        window = (kernel_size, stride, padding, (1, 1))
+        args = (_planes(_input(x)), window, count_include_pad, _planes(out))
+        _parallel(_avg_pool2d, x.shape[0] * x.shape[1], y.size * math.prod(kernel_size), *args)
+
+
+def avg_pool2d_backward(
+    dy: Array, kernel_size: Size, stride: Size, padding: Size, count_include_pad: bool, in_size: Size, dx: Array
+) -> None:
+    with _output(dx) as out:
+        window = (kernel_size, stride, padding, (1, 1))
+        args = (_planes(_input(dy)), window, count_include_pad, _planes(out))
+        _parallel(_avg_pool2d_backward, dx.shape[0] * dx.shape[1], dy.size * math.prod(kernel_size), *args)
+
+
+def global_avg_pool2d_forward(x: Array, y: Array) -> None:
+    n, c, h, w = x.shape
+    with _output(y) as out:
+        _parallel(_mean_planes, n * c, x.size, _input(x).reshape(n * c, h * w), out.reshape(n * c))
+
+
+def global_avg_pool2d_backward(dy: Array, in_size: Size, dx: Array) -> None:
+    n, c, h, w = dx.shape
+    with _output(dx) as out:
+        _parallel(_spread_planes, n * c, dx.size, _input(dy).reshape(n * c), out.reshape(n * c, h * w))
+
+
+# --- im2col and convolution -------------------------------------------------------------------------------------------
+
+_BLOCK = 1 << 18  # elements of the im2col matrix made at a time: 1 MB of float32, half of a core's L2
+
+
+@_jit
+def _inside(offset: int, stride: int, size: int, out: int) -> tuple[int, int]:
+    """Begin and end of the windows in [0, out) whose position i * stride + offset lies in [0, size)."""
+    begin = max(0, -(offset // stride))
+    return min(begin, out), max(min(out, (size - 1 - offset) // stride + 1), min(begin, out))
+
+
+@_jit
+def _im2col(lo: int, hi: int, x: Array, first: int, window: Window, cols: Array) -> None:
+    """x (planes, h, w) -> cols (planes, kh * kw, rows, ow), which begin at output row `first`."""
+    (_, kernel_w), (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = window
+    h, w = x.shape[1:]
+    rows, ow = cols.shape[2:]
+    for plane in range(lo, hi):
+        for tap in range(cols.shape[1]):
+            kh, kw = divmod(tap, kernel_w)
+            offset = kw * dilation_w - pad_w
+            begin, end = _inside(offset, stride_w, w, ow)
+            for row in range(rows):
+                ih = (first + row) * stride_h - pad_h + kh * dilation_h
+                to = cols[plane, tap, row]
+                if ih < 0 or ih >= h:
+                    to[:] = 0
+                    continue
+                to[:begin] = 0
+                to[end:] = 0
+                if stride_w == 1:
+                    to[begin:end] = x[plane, ih, begin + offset : end + offset]
+                else:
+                    for i in range(begin, end):
+                        to[i] = x[plane, ih, i * stride_w + offset]
+
+
+@_jit
+def _col2im(lo: int, hi: int, cols: Array, first: int, window: Window, x: Array) -> None:
+    """The transpose of _im2col: adds cols to x, tap by tap."""
+    (_, kernel_w), (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = window
+    h, w = x.shape[1:]
+    rows, ow = cols.shape[2:]
+    for plane in range(lo, hi):
+        for tap in range(cols.shape[1]):
+            kh, kw = divmod(tap, kernel_w)
+            offset = kw * dilation_w - pad_w
+            begin, end = _inside(offset, stride_w, w, ow)
+            for row in range(rows):
+                ih = (first + row) * stride_h - pad_h + kh * dilation_h
+                if 0 <= ih < h:
+                    for i in range(begin, end):
+                        x[plane, ih, i * stride_w + offset] += cols[plane, tap, row, i]
+
+
+def im2col_forward(x: Array, kernel_size: Size, stride: Size, padding: Size, dilation: Size, y: Array) -> None:
+    n, c = x.shape[:2]
+    window = (kernel_size, stride, padding, dilation)
+    with _output(y) as out:
+        cols = out.reshape(n * c, math.prod(kernel_size), *_out_size(x.shape[2:], *window))
+        _parallel(_im2col, n * c, y.size, _planes(_input(x)), 0, window, cols)
+
+
+def col2im_forward(
+    cols: Array, out_size: Size, kernel_size: Size, stride: Size, padding: Size, dilation: Size, x: Array
+) -> None:
+    n, c = x.shape[:2]
+    window = (kernel_size, stride, padding, dilation)
+    with _output(x) as out:
+        out[...] = 0
+        windows = _input(cols).reshape(n * c, math.prod(kernel_size), *_out_size(out_size, *window))
+        _parallel(_col2im, n * c, cols.size, windows, 0, window, _planes(out))
+
+
+def _row_blocks(c: int, kernel_size: Size, out_size: Size) -> Iterator[tuple[int, int]]:
+    """(first, end) rows of output whose im2col columns make one block."""
+    rows = max(1, _BLOCK // max(1, c * math.prod(kernel_size) * out_size[1]))
+    for first in range(0, out_size[0], rows):
+        yield first, min(first + rows, out_size[0])
+
+
+@_ieee
+def conv2d_im2col_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    groups: int,
+    batch_norm: BatchNorm | None,
+    residual: Array | None,
+    activation: str | None,
+    alpha: float,
+    y: Array,
+) -> None:
+    x = _input(x)
+    (n, c), (o, _, kh, kw), (oh, ow) = x.shape[:2], weight.shape, y.shape[2:]
+    k = c // groups * kh * kw
+    w = weight.reshape(groups, o // groups, k)
+    window = ((kh, kw), stride, padding, dilation)
+    pointwise = (kh, kw, *stride, *padding) == (1, 1, 1, 1, 0, 0)  # im2col would be a copy
+    with _output(y) as out:
+        matrix = out.reshape(n, groups, o // groups, oh * ow)
+        for i in range(n):
+            for first, end in _row_blocks(c, (kh, kw), (oh, ow)):
+                if pointwise:
+                    cols = x[i, :, first:end]
+                else:
+                    cols = np.empty((c, kh * kw, end - first, ow), x.dtype)
+                    _parallel(_im2col, c, cols.size, x[i], first, window, cols)
+                part = slice(first * ow, end * ow)
+                np.matmul(w, cols.reshape(groups, k, (end - first) * ow), out=matrix[i, :, :, part])
+        if bias is not None or batch_norm is not None or residual is not None or activation is not None:
+            _run_affine(out, bias, batch_norm, residual, activation, alpha, out)
+
+
+@_ieee
+def conv2d_backward(
+    dy: Array,
+    x: Array,
+    weight: Array,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    groups: int,
+    accumulate: bool,
+    dx: Array | None,
+    dweight: Array | None,
+    dbias: Array | None,
+) -> None:
+    """dx, dweight and dbias may be None: not wanted."""
+    dy, x = _input(dy), _input(x)
+    (n, c), (o, _, kh, kw), (oh, ow) = x.shape[:2], weight.shape, dy.shape[2:]
+    k = c // groups * kh * kw
+    w_transposed = weight.reshape(groups, o // groups, k).swapaxes(1, 2)
+    dy_matrix = dy.reshape(n, groups, o // groups, oh * ow)
+    total = np.zeros((groups, o // groups, k), dy.dtype)
+    window = ((kh, kw), stride, padding, dilation)
+    with _output(np.empty(0) if dx is None else dx) as out:
+        out[...] = 0
+        for i in range(n):
+            for first, end in _row_blocks(c, (kh, kw), (oh, ow)):
+                dy_part = dy_matrix[i, :, :, first * ow : end * ow]
+                cols = np.empty((c, kh * kw, end - first, ow), x.dtype)
+                matrix = cols.reshape(groups, k, (end - first) * ow)
+                if dweight is not None:
+                    _parallel(_im2col, c, cols.size, x[i], first, window, cols)
+                    total += dy_part @ matrix.swapaxes(1, 2)
+                if dx is not None:
+                    np.matmul(w_transposed, dy_part, out=matrix)
+                    _parallel(_col2im, c, cols.size, cols, first, window, out[i])
+    if dweight is not None:
+        _put(total.reshape(weight.shape), accumulate, dweight)
+    if dbias is not None:
+        sums = np.empty(o)
+        _parallel(_channel_sum, o, dy.size, dy.reshape(n, o, oh * ow), sums)
+        _put(sums, accumulate, dbias)
