@@ -35,6 +35,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_train",
     "col2im",
+    "concat",
     "conv2d",
     "conv2d_backward",
     "cross_entropy",
@@ -62,6 +63,7 @@ __all__ = [
     "sigmoid_backward",
     "softmax",
     "softmax_backward",
+    "split",
     "tanh",
     "tanh_backward",
 ]
@@ -97,13 +99,18 @@ def _array(op: str, name: str, x: ArrayLike) -> Array:
 def _dense(op: str, name: str, x: ArrayLike) -> Array:
     """x without gaps, in any order of its axes."""
     array = _array(op, name, x)
-    return array if _K.layout(array) < 3 else np.ascontiguousarray(array)
+    return array if _K.layout(array) < 3 else _contiguous(array)
 
 
 def _rowmajor(op: str, name: str, x: ArrayLike) -> Array:
     """x C-contiguous."""
     array = _array(op, name, x)
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else _contiguous(array)
+
+
+def _contiguous(x: Array) -> Array:
+    """A C-contiguous copy of a ready array."""
+    return _in_format(x, False) if x.ndim <= 4 else np.ascontiguousarray(x)
 
 
 def _image(op: str, name: str, x: ArrayLike, channels_last: bool | None = None) -> tuple[Array, bool]:
@@ -115,7 +122,7 @@ def _image(op: str, name: str, x: ArrayLike, channels_last: bool | None = None) 
     if channels_last is None:
         if layout < 2:
             return array, layout == 1
-        return np.ascontiguousarray(array), False
+        return _contiguous(array), False
     fits = _is_channels_last(array) if channels_last else layout == 0
     return array if fits else _in_format(array, channels_last), channels_last
 
@@ -129,6 +136,11 @@ def _in_format(x: Array, channels_last: bool) -> Array:
     y = _K.empty(x.shape, x.dtype, channels_last)
     _K.copy(x, False, y)
     return y
+
+
+def _prefers_channels_last(x: ArrayLike) -> bool:
+    """Whether the output for x is channels-last."""
+    return isinstance(x, np.ndarray) and x.ndim == 4 and not x.flags.c_contiguous and _is_channels_last(x)
 
 
 def _same_dtype(*arrays: Array | None) -> tuple[Any, ...]:
@@ -509,6 +521,52 @@ def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array
     return y
 
 
+def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
+    """Arrays side by side along ``axis``; at most four dimensions, channels-last where the first is.
+
+    Examples
+    --------
+    >>> concat([np.float32([[1]]), np.float32([[2, 3]])])
+    array([[1., 2., 3.]], dtype=float32)
+    """
+    op = "concat"
+    arrays = _same_dtype(*(_array(op, f"xs[{i}]", x) for i, x in enumerate(xs)))
+    first = arrays[0]
+    if not 0 <= axis < first.ndim or first.ndim > 4:
+        raise ShapeError(f"{op}: axis {axis} does not fit arrays of shape {first.shape} (at most four dimensions)")
+    shapes = [a.shape for a in arrays]
+    if any(s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
+        raise ShapeError(f"{op}: shapes must be equal but for axis {axis}, got {shapes}")
+    sizes = [s[axis] for s in shapes]
+    y = _K.empty((*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]), first.dtype, _prefers_channels_last(first))
+    for part, array in zip(_slices(y, sizes, axis), arrays, strict=True):
+        _K.copy(array, False, part)
+    return y
+
+
+def split(x: ArrayLike, sizes: Sequence[int], axis: int = 1) -> list[Array]:
+    """The inverse of `concat`: new arrays of the given sizes along ``axis``.
+
+    Examples
+    --------
+    >>> split(np.float32([[1, 2, 3]]), [1, 2])
+    [array([[1.]], dtype=float32), array([[2., 3.]], dtype=float32)]
+    """
+    op = "split"
+    array = _array(op, "x", x)
+    if not 0 <= axis < array.ndim or array.ndim > 4 or sum(sizes) != array.shape[axis]:
+        raise ShapeError(f"{op}: sizes {list(sizes)} do not add up to axis {axis} of {array.shape}")
+    channels_last = _prefers_channels_last(array)
+    return [_in_format(part, channels_last) for part in _slices(array, sizes, axis)]
+
+
+def _slices(x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
+    """Views of x that share it out along ``axis``."""
+    ends = np.cumsum(sizes).tolist()
+    before = (slice(None),) * axis
+    return [x[(*before, slice(end - size, end))] for end, size in zip(ends, sizes, strict=True)]
+
+
 # ---- softmax and its loss -------------------------------------------------------------------------------------------
 
 
@@ -745,7 +803,7 @@ def dropout(x: ArrayLike, p: float = 0.5, *, rng: RNG) -> tuple[Array, Array]:
     p = _probability("dropout", p)
     key = _dropout_key(rng)
     array = _array("dropout", "x", x)
-    flat = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    flat = array if array.flags.c_contiguous else _contiguous(array)
     y = _K.empty(flat.shape, flat.dtype)
     mask = _K.empty(((flat.size + 7) // 8,), _UINT8)
     _K.dropout_forward(flat, key, p, y, mask)
@@ -767,7 +825,7 @@ def dropout_backward(dy: ArrayLike, mask: Array, p: float = 0.5) -> Array:
     """
     p = _probability("dropout_backward", p)
     array = _array("dropout_backward", "dy", dy)
-    flat = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    flat = array if array.flags.c_contiguous else _contiguous(array)
     if not isinstance(mask, np.ndarray) or mask.dtype != _UINT8 or mask.shape != ((flat.size + 7) // 8,):
         raise ShapeError(f"dropout_backward: expected the mask of {flat.size} elements as dropout returned it")
     dx = _K.empty(flat.shape, flat.dtype)
@@ -785,7 +843,7 @@ def _features(op: str, name: str, x: ArrayLike, channels_last: bool | None = Non
         return _image(op, name, array, channels_last)[0], array.shape
     if array.ndim not in (2, 3):
         raise ShapeError(f"{op}: expected {name} of shape (N, C), (N, C, L) or (N, C, H, W), got {array.shape}")
-    array = np.ascontiguousarray(array)
+    array = array if array.flags.c_contiguous else _contiguous(array)
     shape = array.shape
     return array.reshape(shape + (1,) * (4 - array.ndim)), shape
 
@@ -939,6 +997,12 @@ def batch_norm_backward(
     elif into is None and dweight is not None and dbias is not None:
         dweight[...] = dbias[...] = 0.0
     return _restore(dx, shape), dweight, dbias
+
+
+def _move_average(running: Array, batch: Array, momentum: float, factor: float = 1.0) -> None:
+    """running = (1 - momentum) running + momentum factor batch, in place; momentum weighs the new batch."""
+    batch = batch.astype(running.dtype, copy=False)
+    _K.scale_add(batch, momentum * factor, 1.0 - momentum, running)
 
 
 # ---- pooling --------------------------------------------------------------------------------------------------------
