@@ -28,6 +28,7 @@ Activation: TypeAlias = "str | tuple[str, float] | None"
 BatchNormStatistics: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, ArrayLike, ArrayLike, float]"
 
 __all__ = [
+    "adam_step",
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
@@ -59,6 +60,7 @@ __all__ = [
     "max_pool2d_backward",
     "relu",
     "relu_backward",
+    "sgd_step",
     "sigmoid",
     "sigmoid_backward",
     "softmax",
@@ -1619,3 +1621,108 @@ def linear_backward(
     dx_rows = None if dx is None else dx.reshape(n, w.shape[1])
     _K.linear_backward(drows, rows, w, accumulate, dx_rows, dweight, dbias)
     return dx, dweight, dbias
+
+
+# ---- optimizer steps ------------------------------------------------------------------------------------------------
+
+
+def _step_arrays(op: str, grad: Array, hyper: Array, n_hyper: int, segments: Array, **written: Array | None) -> int:
+    """Check the arrays of an optimizer step, none of which may be copied; return the number of parameters."""
+    size = None
+    for name, array in (("grad", grad), *written.items()):
+        if array is None:
+            continue
+        if _K.layout(array) != 0 or array.ndim != 1:
+            came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ShapeError(
+                f"{op}: expected {name} as a contiguous float32 or float64 array of shape (size,), got {came}"
+            )
+        if array.shape != grad.shape or array.dtype != grad.dtype:
+            raise ShapeError(
+                f"{op}: {name} must have grad's shape {grad.shape} and dtype {grad.dtype}, "
+                f"got {array.shape} and {array.dtype}"
+            )
+        size = array.size
+        if name != "grad" and not array.flags.writeable:
+            raise ValueError(f"{op}: {name} is read-only, and the step writes it")
+    distinct = [("grad", grad), *((name, array) for name, array in written.items() if array is not None)]
+    for i, (name, array) in enumerate(distinct):
+        for other_name, other in distinct[:i]:
+            if np.may_share_memory(array, other):
+                raise ValueError(f"{op}: {name} overlaps {other_name}")
+    for name, array, shape in (("hyper", hyper, (n_hyper,)), ("segments", segments, ("n", 4))):
+        ready = isinstance(array, np.ndarray) and array.dtype == _FLOAT64 and _K.layout(array) == 0
+        if not ready or array.ndim != len(shape) or array.shape[-1] != shape[-1]:
+            came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            expected = str(shape).replace("'", "")
+            raise ShapeError(f"{op}: expected {name} as a contiguous float64 array of shape {expected}, got {came}")
+    assert size is not None
+    bounds = segments[:, :2].ravel()
+    if not np.isfinite(segments).all() or (bounds != np.floor(bounds)).any():
+        raise ValueError(f"{op}: segments must be finite, and begin and end whole numbers")
+    if bounds.size and (bounds[0] < 0 or bounds[-1] > size or (np.diff(bounds) < 0).any()):
+        raise ValueError(f"{op}: segments must follow one another within 0 and {size}, got {segments[:, :2].tolist()}")
+    return size
+
+
+def sgd_step(grad: Array, hyper: Array, segments: Array, param: Array, velocity: Array | None = None) -> None:
+    """One step of stochastic gradient descent over a flat buffer; param and velocity change in place.
+
+    g = grad + decay * param;  velocity = momentum * velocity + g;  param -= lr * rate * velocity, or with Nesterov's
+    momentum param -= lr * rate * (g + momentum * velocity). Equal to torch.optim.SGD without dampening.
+
+    Parameters
+    ----------
+    grad, param : ndarray (size,)
+        float32 or float64, contiguous; neither these nor the following are converted, because they are written or kept.
+    hyper : ndarray (4,) of float64
+        [lr, momentum, nesterov (0 or 1), weight-decay factor].
+    segments : ndarray (n, 4) of float64
+        Rows (begin, end, rate, decay), in order; a rate of 0 freezes the segment. The decay of a segment is its own
+        times the weight-decay factor.
+    velocity : ndarray (size,), optional
+        None leaves out momentum.
+
+    Examples
+    --------
+    >>> param, grad = np.float32([1, 2]), np.float32([10, 10])
+    >>> sgd_step(grad, np.array([0.1, 0, 0, 1]), np.array([[0, 1, 1, 0], [1, 2, 0, 0.0]]), param)
+    >>> param  # the second is frozen
+    array([0., 2.], dtype=float32)
+    """
+    if _step_arrays("sgd_step", grad, hyper, 4, segments, param=param, velocity=velocity):
+        _K.sgd_step(grad, hyper, segments, param, velocity)
+
+
+def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array, v: Array) -> None:
+    """One step of Adam or AdamW over a flat buffer; param, m and v change in place.
+
+    g = grad + decay * param, or decoupled: g = grad and param -= lr * rate * decay * param;
+    m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+    param -= lr * rate * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
+
+    Parameters
+    ----------
+    grad, param, m, v : ndarray (size,)
+        float32 or float64, contiguous; not converted, as in `sgd_step`.
+    hyper : ndarray (6,) of float64
+        [lr, beta1, beta2, eps, step (from 1), decoupled (0 or 1)].
+    segments : ndarray (n, 4) of float64
+        As in `sgd_step`.
+
+    References
+    ----------
+    Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019.
+
+    Examples
+    --------
+    >>> param, m, v = np.array([1.0]), np.zeros(1), np.zeros(1)
+    >>> adam_step(np.array([3.0]), np.array([0.1, 0.9, 0.999, 0, 1, 0]), np.array([[0, 1, 1, 0.0]]), param, m, v)
+    >>> param.round(6)  # the first step is lr long, whatever the gradient
+    array([0.9])
+    """
+    size = _step_arrays("adam_step", grad, hyper, 6, segments, param=param, m=m, v=v)
+    if not hyper[4] >= 1:
+        raise ValueError(f"adam_step: hyper[4] is the number of the step, from 1, got {hyper[4]}")
+    if size:
+        _K.adam_step(grad, hyper, segments, param, m, v)
