@@ -188,10 +188,12 @@ int have_workers(int count) {
   if (!take_seat(0)) return 0;
   stay_loaded();
   g_processors = usable_processors();
-  // Signals are for the program's own threads.
-  sigset_t all, before;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before);
+  // Signals are for the program's own threads, but for those that an instruction raises: blocked, they would end the
+  // process without the handler that is to report them (Python's faulthandler).
+  sigset_t others, before;
+  sigfillset(&others);
+  for (int raised : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP}) sigdelset(&others, raised);
+  pthread_sigmask(SIG_SETMASK, &others, &before);
   while (g_workers < count) {
     const int self = g_workers + 1;
     if (!take_seat(self)) break;
