@@ -1,0 +1,496 @@
+// The convolution on tiles: its machine code (on the tile unit, or emulated where there is none) and its portable twins
+// give the same bits, and these agree with float64 within the bound that the arithmetic has.
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "check.hpp"
+
+#if defined(__x86_64__) && defined(__linux__)
+
+#include <xmmintrin.h>
+
+#include "amx_emulator.hpp"
+#include "runtime/cpu.hpp"
+#include "runtime/dispatch.hpp"
+#include "runtime/team.hpp"
+
+#define TILE_PROBE(isa)                                    \
+  void tile_split_##isa(const float*, uint16_t*, int64_t); \
+  void tile_dot_##isa(float*, const uint16_t*, const uint16_t*, float*);
+TILE_PROBE(scalar)
+TILE_PROBE(avx2)
+TILE_PROBE(avx512)
+TILE_PROBE(amx)
+void tile_dot_by_vectors(float*, const uint16_t*, const uint16_t*);
+
+namespace {
+
+using fastnn::Conv2dArgs;
+using Floats = std::vector<float>;
+
+bool g_vectors;  // VCVTNE2PS2BF16 and VDPBF16PS can be had
+bool g_amx;      // the amx set can run, in one way or the other
+bool g_emulated;
+
+struct Set {
+  const char* isa;
+  const fastnn::KernelTable* table;
+  void (*split)(const float*, uint16_t*, int64_t);
+  void (*dot)(float*, const uint16_t*, const uint16_t*, float*);
+};
+std::vector<Set> g_sets;  // that run here; scalar first, amx last
+
+void find_sets() {
+  using fastnn::runtime::cpu_lacks;
+  using fastnn::runtime::cpu_supports;
+  const char* lacking = cpu_lacks("amx");
+  __builtin_cpu_init();
+  g_vectors = cpu_supports("avx512") && __builtin_cpu_supports("avx512bf16");
+  g_emulated = lacking != nullptr && g_vectors;
+  g_amx = lacking == nullptr || g_emulated;
+  if (g_emulated) amx_emulator::install();
+  const Set sets[] = {{"scalar", nullptr, tile_split_scalar, tile_dot_scalar},
+                      {"avx2", nullptr, tile_split_avx2, tile_dot_avx2},
+                      {"avx512", nullptr, tile_split_avx512, tile_dot_avx512},
+                      {"amx", nullptr, tile_split_amx, tile_dot_amx}};
+  for (Set set : sets) {
+    set.table = fastnn::runtime::table_named(set.isa);
+    if (cpu_supports(set.isa) || (std::strcmp(set.isa, "amx") == 0 && g_amx)) g_sets.push_back(set);
+  }
+  std::printf("       amx: %s%s\n", lacking ? lacking : "on the tile unit",
+              g_emulated ? "; its instructions are emulated" : "");
+}
+
+float float_of(uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+// Equal bits; any NaN equals any other.
+template <class T>
+int64_t differences(const std::vector<T>& a, const std::vector<T>& b) {
+  int64_t count = 0;
+  for (size_t i = 0; i < a.size(); ++i)
+    count += std::memcmp(&a[i], &b[i], sizeof(T)) != 0 && !(a[i] != a[i] && b[i] != b[i]);
+  return count;
+}
+float normal() {  // a sum of four has tails enough
+  double sum = 0.0;
+  for (int i = 0; i < 4; ++i) sum += static_cast<double>(test::random() >> 11) * 0x1p-53 - 0.5;
+  return static_cast<float>(sum * 1.7320508);
+}
+
+// ---- tile.hpp ----
+
+void splits_are_the_instruction_s() {
+  // Every 4099th bit pattern (a prime: all lower halves occur), and the borders of every kind of number.
+  Floats x;
+  for (uint64_t u = test::random() % 4099; u < uint64_t{1} << 32; u += 4099)
+    x.push_back(float_of(static_cast<uint32_t>(u)));
+  for (uint32_t sign : {0u, 0x80000000u})
+    for (uint32_t u : {0u, 0x007fffffu, 0x00800000u, 0x00808000u, 0x3f808000u, 0x3f818000u, 0x3f807fffu, 0x7f7f7fffu,
+                       0x7f7f8000u, 0x7f7fffffu, 0x7f800000u, 0x7f800001u, 0x7fc00000u})
+      x.push_back(float_of(u | sign));
+  while (x.size() % 32 != 0) x.push_back(0.0f);
+  const int64_t size = static_cast<int64_t>(x.size());
+  std::vector<uint16_t> first(x.size() * 3), parts(x.size() * 3);
+  g_sets[0].split(x.data(), first.data(), size);
+  for (const Set& set : g_sets) {
+    set.split(x.data(), parts.data(), size);
+    CHECK(differences(parts, first) == 0, "%s: %lld parts", set.isa, static_cast<long long>(differences(parts, first)));
+  }
+  int64_t inexact = 0;  // what is large enough for three parts and small enough to be rounded is their sum
+  for (int64_t i = 0; i < size; ++i) {
+    if (!(std::fabs(x[i]) >= 0x1p-100f && std::fabs(x[i]) < 0x1.fep127f)) continue;
+    double sum = 0.0;
+    for (int64_t part = 0; part < 3; ++part) sum += float_of(static_cast<uint32_t>(first[part * size + i]) << 16);
+    inexact += sum != x[i];
+  }
+  CHECK(inexact == 0, "%lld floats are not the sum of their parts", static_cast<long long>(inexact));
+}
+
+void products_are_the_manual_s() {
+  enum Kind { kPlain, kTiny, kDenormal, kAny, kKinds };
+  for (int i = 0; i < 400; ++i) {
+    const int kind = i % kKinds;
+    const auto element = [&] {
+      const uint64_t r = test::random();
+      const uint32_t sign_and_fraction = r & 0x807f, pick = r >> 32 & 0xffff;
+      uint32_t exponent = 119 + pick % 16;
+      if (kind == kTiny) exponent = 58 + pick % 12;  // products about 2^-126
+      if (kind == kDenormal) exponent = pick % 3 == 0 ? 0 : pick % 3 == 1 ? 127 : pick % 20;
+      if (kind == kAny) exponent = pick % 255;
+      return static_cast<uint16_t>(sign_and_fraction | exponent << 7);
+    };
+    std::vector<uint16_t> a(512), b(512);
+    Floats c(256);
+    for (auto& v : a) v = element();
+    for (auto& v : b) v = element();
+    for (auto& v : c) {
+      const uint32_t u = static_cast<uint32_t>(test::random());
+      v = float_of(kind == kTiny || kind == kDenormal ? u & 0x83ffffffu : (u & 0x807fffffu) | 0x3f800000u);
+    }
+    Floats first = c, first_spaced(512);
+    g_sets[0].dot(first.data(), a.data(), b.data(), first_spaced.data());
+    for (const Set& set : g_sets) {
+      Floats y = c, spaced(512);
+      set.dot(y.data(), a.data(), b.data(), spaced.data());
+      CHECK(differences(y, first) == 0 && differences(spaced, first_spaced) == 0, "%s, kind %d", set.isa, kind);
+    }
+    if (g_vectors) {
+      Floats y = c;
+      tile_dot_by_vectors(y.data(), a.data(), b.data());
+      CHECK(differences(y, first) == 0, "by vectors, kind %d", kind);
+    }
+  }
+}
+
+// ---- convolutions ----
+
+struct Shape {
+  int64_t n, c, h, w, o, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, channels_last;
+};
+
+struct Case {
+  Shape s;
+  int64_t oh, ow;
+  bool bias = false, batch_norm = false, residual = false;
+  int64_t activation = fastnn::kIdentity;
+  Floats x, w, b, gamma, beta, mean, var, r;
+
+  explicit Case(const Shape& shape) : s(shape) {
+    oh = (s.h + 2 * s.pad_h - s.dilation_h * (s.kh - 1) - 1) / s.stride_h + 1;
+    ow = (s.w + 2 * s.pad_w - s.dilation_w * (s.kw - 1) - 1) / s.stride_w + 1;
+    fill(x, s.n * s.c * s.h * s.w, 1.0f);
+    fill(w, s.o * s.c * s.kh * s.kw, std::sqrt(2.0f / static_cast<float>(s.c * s.kh * s.kw)));
+    for (Floats* v : {&b, &gamma, &beta, &mean, &var}) fill(*v, s.o, 1.0f);
+    for (float& v : var) v = std::fabs(v) + 0.5f;
+    fill(r, size(), 1.0f);
+  }
+  static void fill(Floats& v, int64_t size, float scale) {
+    v.resize(static_cast<size_t>(size));
+    for (float& e : v) e = scale * normal();
+  }
+  int64_t size() const { return s.n * s.o * oh * ow; }
+
+  Conv2dArgs args(float* y) const {
+    Conv2dArgs q = {};
+    q.x = x.data(), q.weight = w.data(), q.y = y;
+    if (bias) q.bias = b.data();
+    if (batch_norm) q.gamma = gamma.data(), q.beta = beta.data(), q.mean = mean.data(), q.var = var.data();
+    if (residual) q.residual = r.data();
+    q.n = s.n, q.c = s.c, q.h = s.h, q.w = s.w, q.o = s.o, q.kh = s.kh, q.kw = s.kw, q.oh = oh, q.ow = ow;
+    q.stride_h = s.stride_h, q.stride_w = s.stride_w, q.pad_h = s.pad_h, q.pad_w = s.pad_w;
+    q.dilation_h = s.dilation_h, q.dilation_w = s.dilation_w, q.groups = 1;
+    q.channels_last = s.channels_last, q.dtype = fastnn::kFloat32;
+    q.activation = activation, q.eps = 1e-5, q.alpha = 0.125;
+    return q;
+  }
+  Floats run(const Set& set) const {
+    Floats y(static_cast<size_t>(size()), std::numeric_limits<float>::quiet_NaN());
+    set.table->conv2d_amx_forward(args(y.data()));
+    return y;
+  }
+  std::string name() const {
+    char text[200];
+    std::snprintf(text, sizeof text, "n%d c%d %dx%d o%d k%dx%d s%dx%d p%dx%d d%dx%d%s%s%s%s act%d", int(s.n), int(s.c),
+                  int(s.h), int(s.w), int(s.o), int(s.kh), int(s.kw), int(s.stride_h), int(s.stride_w), int(s.pad_h),
+                  int(s.pad_w), int(s.dilation_h), int(s.dilation_w), s.channels_last ? " last" : "",
+                  bias ? " bias" : "", batch_norm ? " bn" : "", residual ? " residual" : "", int(activation));
+    return text;
+  }
+
+  // body(place in y, output channel, sum of products, sum of their magnitudes, plain float32 chain)
+  template <class Body>
+  void each(const Body& body) const {
+    for (int64_t n = 0; n < s.n; ++n)
+      for (int64_t o = 0; o < s.o; ++o)
+        for (int64_t i = 0; i < oh; ++i)
+          for (int64_t j = 0; j < ow; ++j) {
+            double sum = 0.0, magnitude = 0.0;
+            float chain = 0.0f;
+            for (int64_t c = 0; c < s.c; ++c)
+              for (int64_t a = 0; a < s.kh; ++a)
+                for (int64_t b = 0; b < s.kw; ++b) {
+                  const int64_t row = i * s.stride_h + a * s.dilation_h - s.pad_h;
+                  const int64_t column = j * s.stride_w + b * s.dilation_w - s.pad_w;
+                  if (row < 0 || row >= s.h || column < 0 || column >= s.w) continue;
+                  const float vx = x[static_cast<size_t>(s.channels_last ? ((n * s.h + row) * s.w + column) * s.c + c
+                                                                         : ((n * s.c + c) * s.h + row) * s.w + column)];
+                  const float vw = w[static_cast<size_t>(((o * s.c + c) * s.kh + a) * s.kw + b)];
+                  sum += static_cast<double>(vx) * vw;
+                  magnitude += std::fabs(static_cast<double>(vx) * vw);
+                  chain = std::fma(vx, vw, chain);
+                }
+            body(s.channels_last ? ((n * oh + i) * ow + j) * s.o + o : ((n * s.o + o) * oh + i) * ow + j, o, sum,
+                 magnitude, chain);
+          }
+  }
+
+  // How many elements of y are further from float64 than the arithmetic can bring them. With u = 2^-24 and S the sum of
+  // the magnitudes of the products: the sum is rounded six times a step, the sum of 32 products inside a tile 18 times
+  // (times 1 + 5 / 256 for the smaller parts), and 2^-26 S is dropped: (6 steps + 19) u S. Each of the 204 operations a
+  // step and each part may flush up to 2^-126. The end rounds scale, shift and up to three results: 5 u of its terms.
+  int64_t outliers(const Floats& y) const {
+    const double u = 0x1p-24, steps = static_cast<double>((s.c + 31) / 32 * s.kh * s.kw);
+    int64_t count = 0;
+    each([&](int64_t at, int64_t o, double sum, double magnitude, float) {
+      const size_t i = static_cast<size_t>(at), c = static_cast<size_t>(o);
+      double error = (6 * steps + 19) * u * magnitude + 204 * steps * 0x1p-126 + magnitude * 0x1p-100;
+      double scale = 1.0, shift = bias ? b[c] : 0.0;
+      if (batch_norm) {
+        scale = gamma[c] / std::sqrt(static_cast<double>(var[c]) + 1e-5);
+        shift = (shift - mean[c]) * scale + beta[c];
+      }
+      const double add = residual ? r[i] : 0.0;
+      error = error * std::fabs(scale) + 5 * u * (std::fabs(sum * scale) + std::fabs(shift) + std::fabs(add));
+      double expected = sum * scale + shift + add;
+      if (expected < 0.0 && activation == fastnn::k_relu) expected = 0.0;
+      if (expected < 0.0 && activation == fastnn::k_leaky_relu) expected *= 0.125;
+      count += !(std::fabs(y[i] - expected) <= error);
+    });
+    return count;
+  }
+};
+
+// Every set gives the bits of the first, and these are near float64. Scalar has no fused multiply-add, which batch norm
+// ends with: there the next set is the first.
+void check_case(const Case& q, bool with_amx = true) {
+  Floats first;
+  for (const Set& set : g_sets) {
+    const bool is_scalar = std::strcmp(set.isa, "scalar") == 0, is_amx = std::strcmp(set.isa, "amx") == 0;
+    if (is_amx && !with_amx) continue;
+    const Floats y = q.run(set);
+    CHECK(q.outliers(y) == 0, "%s, %s: %lld elements are too far off", set.isa, q.name().c_str(),
+          static_cast<long long>(q.outliers(y)));
+    if (is_scalar && q.batch_norm) continue;
+    if (first.empty()) first = y;
+    CHECK(differences(y, first) == 0, "%s, %s: %lld of %lld elements differ from the first set", set.isa,
+          q.name().c_str(), static_cast<long long>(differences(y, first)), static_cast<long long>(q.size()));
+  }
+}
+
+void shapes_with_edges() {
+  const Shape shapes[] = {
+      {1, 32, 8, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 0},    // nothing left over
+      {2, 33, 7, 7, 31, 3, 3, 1, 1, 1, 1, 1, 1, 0},    // blocks of channels not whole
+      {1, 16, 1, 1, 1, 1, 1, 1, 1, 0, 0, 1, 1, 0},     // one of everything
+      {1, 70, 10, 9, 65, 1, 1, 1, 1, 0, 0, 1, 1, 0},   // no padding to share
+      {1, 40, 15, 13, 40, 3, 3, 2, 2, 1, 1, 1, 1, 0},  // four phases
+      {1, 17, 17, 20, 37, 5, 3, 2, 3, 2, 0, 1, 2, 0},  // everything different in height and width
+      {1, 20, 9, 9, 20, 3, 3, 4, 4, 5, 5, 1, 1, 0},    // phases without taps, rows and columns of padding alone
+      {1, 16, 12, 40, 8, 2, 4, 3, 2, 1, 2, 3, 3, 0},   // stride and dilation share a factor in one direction
+      {1, 20, 12, 12, 20, 3, 3, 1, 1, 2, 2, 2, 2, 0},  // dilated
+      {3, 24, 2, 3, 24, 2, 3, 1, 1, 1, 2, 1, 1, 0},    // the kernel as large as the image
+      {1, 64, 14, 14, 64, 3, 3, 1, 1, 1, 1, 1, 1, 0},  // several tasks, shadow work in several steps
+  };
+  for (Shape shape : shapes)
+    for (int64_t channels_last : {0, 1}) {
+      shape.channels_last = channels_last;
+      Case q(shape);
+      check_case(q, channels_last == 0 || shape.c < 64);
+      q.bias = true, q.residual = channels_last, q.activation = channels_last ? fastnn::k_leaky_relu : fastnn::k_relu;
+      check_case(q, shape.c < 40);
+      q.batch_norm = true, q.residual = true, q.activation = fastnn::k_relu;
+      check_case(q, shape.c < 40);
+    }
+}
+
+void random_shapes() {
+  const auto draw = [](int64_t low, int64_t high) { return test::random(low, high); };
+  for (int i = 0; i < 60; ++i) {
+    Shape s = {draw(1, 2), draw(16, 72), draw(1, 12), draw(1, 40), draw(1, 70), draw(1, 4), draw(1, 4),
+               draw(1, 3), draw(1, 3),   draw(0, 3),  draw(0, 3),  draw(1, 3),  draw(1, 3), draw(0, 1)};
+    s.h = std::max(s.h, (s.kh - 1) * s.dilation_h + 1 - 2 * s.pad_h);
+    s.w = std::max(s.w, (s.kw - 1) * s.dilation_w + 1 - 2 * s.pad_w);
+    Case q(s);
+    q.bias = draw(0, 1), q.batch_norm = draw(0, 1), q.residual = draw(0, 1);
+    check_case(q, i % 10 == 0);
+  }
+}
+
+// Large enough for bands, panels in groups and the budget of L2; on the twin alone, an emulated one takes seconds.
+void large_shapes() {
+  for (const Shape& shape :
+       {Shape{1, 64, 56, 56, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1}, Shape{1, 512, 7, 7, 96, 3, 3, 1, 1, 1, 1, 1, 1, 0},
+        Shape{1, 256, 3, 300, 33, 3, 3, 1, 2, 1, 1, 1, 1, 1}}) {
+    Case q(shape);
+    q.bias = true, q.activation = fastnn::k_relu;
+    Floats first;
+    for (const Set& set : g_sets) {
+      if (set.isa[0] != 'a' || (g_emulated && std::strcmp(set.isa, "amx") == 0)) continue;
+      const Floats y = q.run(set);
+      if (first.empty()) CHECK(q.outliers(y) == 0, "%s, %s", set.isa, q.name().c_str());
+      if (first.empty()) first = y;
+      CHECK(differences(y, first) == 0, "%s, %s", set.isa, q.name().c_str());
+    }
+  }
+}
+
+// The promise of float32, as root mean square: no worse than a plain chain of fused multiply-adds.
+void no_worse_than_a_chain() {
+  for (int64_t c : {16, 32, 33, 64, 256})
+    for (int64_t k : {1, 3})
+      for (bool dense : {true, false}) {
+        Case q({1, c, 14, 14, 32, k, k, 1, 1, k / 2, k / 2, 1, 1, 0});
+        if (!dense)
+          for (float& v : q.x) v = std::max(v, 0.0f);
+        const Floats y = q.run(g_sets.back());  // all sets have the same bits
+        double six = 0.0, plain = 0.0;
+        q.each([&](int64_t at, int64_t, double sum, double, float chain) {
+          six += (y[static_cast<size_t>(at)] - sum) * (y[static_cast<size_t>(at)] - sum);
+          plain += (chain - sum) * (chain - sum);
+        });
+        CHECK(six > 0.0 && six <= plain, "%s: %.2f of the chain's error", q.name().c_str(), std::sqrt(six / plain));
+      }
+}
+
+// An image that has them is what im2col makes of it; the others of the batch do not notice.
+void infinity_nan_and_overflow() {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const int64_t image = 32 * 6 * 6;
+  for (int64_t channels_last : {0, 1})
+    for (const Set& set : g_sets) {
+      Case q({3, 32, 6, 6, 40, 3, 3, 1, 1, 1, 1, 1, 1, channels_last});
+      q.bias = q.residual = true;
+      const Floats clean = q.run(set);
+      const int64_t y_image = q.size() / 3;
+      // 3.4e38 rounds to infinity as bfloat16; 2^127 times 1.9 is a number whose largest part, 2^127 * 2, is not.
+      for (float special : {inf, -inf, nan, FLT_MAX, -3.4e38f, 0x1.fffp127f}) {
+        Case bad = q;
+        bad.x[static_cast<size_t>(image + 100)] = special;
+        const Floats y = bad.run(set);
+        Floats expected = clean;
+        Conv2dArgs one = bad.args(expected.data() + y_image);
+        one.x = bad.x.data() + image, one.residual = bad.r.data() + y_image, one.n = 1;
+        set.table->conv2d_im2col_forward(one);
+        CHECK(differences(y, expected) == 0, "%s, x has %g", set.isa, static_cast<double>(special));
+        CHECK(differences(y, clean) > 0, "%s, x has %g and nothing shows it", set.isa, static_cast<double>(special));
+      }
+      for (float special : {inf, nan, FLT_MAX}) {
+        Case bad = q;
+        bad.w[500] = special;
+        const Floats y = bad.run(set);
+        Floats expected(y.size());
+        for (int64_t i = 0; i < 3; ++i) {  // as the images are done one by one
+          Conv2dArgs one = bad.args(expected.data() + i * y_image);
+          one.x = bad.x.data() + i * image, one.residual = bad.r.data() + i * y_image, one.n = 1;
+          set.table->conv2d_im2col_forward(one);
+        }
+        CHECK(differences(y, expected) == 0, "%s, w has %g", set.isa, static_cast<double>(special));
+      }
+    }
+}
+
+void numbers_near_the_ends_of_float32() {
+  for (const Set& set : g_sets) {
+    // One product each, of numbers that round up to infinity or to a product beyond float32: a chain gives the number.
+    for (const float x : {FLT_MAX, -FLT_MAX, 0x1.ffp127f, 0x1.fep127f}) {
+      for (const float w : {0.5f, 1.0f, 0x1.ffcp-1f}) {
+        Case q({1, 16, 3, 3, 16, 1, 1, 1, 1, 0, 0, 1, 1, 0});
+        std::fill(q.x.begin(), q.x.end(), 0.0f);
+        std::fill(q.w.begin(), q.w.end(), w);
+        q.x[0] = x;
+        CHECK(std::fabs(q.run(set)[0] / (x * w) - 1.0f) <= 0x1p-22f, "%s: %a * %a", set.isa, static_cast<double>(x),
+              static_cast<double>(w));
+      }
+    }
+    // Scaled down until parts, products and sums are flushed: the bound has room for that and no more.
+    for (const float scale : {1e-15f, 1e-18f, 1e-19f, 1e-20f}) {
+      Case q({1, 32, 5, 5, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1});
+      for (float& v : q.x) v *= scale;
+      for (float& v : q.w) v *= scale;
+      CHECK(q.outliers(q.run(set)) == 0, "%s: scale %g", set.isa, static_cast<double>(scale));
+      CHECK(differences(q.run(set), q.run(g_sets[0])) == 0, "%s: scale %g", set.isa, static_cast<double>(scale));
+    }
+  }
+}
+
+void what_tiles_do_not_do_goes_to_im2col() {
+  for (const Set& set : g_sets) {
+    Case q({2, 8, 6, 6, 8, 3, 3, 1, 1, 1, 1, 1, 1, 0});
+    Floats y(static_cast<size_t>(q.size())), expected(y.size());
+    set.table->conv2d_amx_forward(q.args(y.data()));
+    set.table->conv2d_im2col_forward(q.args(expected.data()));
+    CHECK(differences(y, expected) == 0, "%s: few channels", set.isa);
+    Case wide({1, 32, 6, 6, 32, 3, 3, 1, 1, 1, 1, 1, 1, 0});
+    Floats grouped(static_cast<size_t>(wide.size())), grouped_expected(grouped.size());
+    Conv2dArgs a = wide.args(grouped.data()), b = wide.args(grouped_expected.data());
+    a.groups = b.groups = 2;
+    set.table->conv2d_amx_forward(a);
+    set.table->conv2d_im2col_forward(b);
+    CHECK(differences(grouped, grouped_expected) == 0, "%s: groups", set.isa);
+  }
+}
+
+// Workers have tiles of their own, and the bits do not depend on how many there are. The caller's state comes back.
+void threads_and_state() {
+  const int before = fastnn::runtime::num_threads();
+  for (const Set& set : g_sets) {
+    Case q({2, 32, 14, 14, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1});
+    fastnn::runtime::set_num_threads(1);
+    const Floats one = q.run(set);
+    for (int threads : {2, 3}) {
+      fastnn::runtime::set_num_threads(threads);
+      const unsigned state = _mm_getcsr();
+      const Floats y = q.run(set);
+      CHECK(_mm_getcsr() == state, "%s: the floating-point state changed", set.isa);
+      CHECK(differences(y, one) == 0, "%s: %d threads", set.isa, threads);
+      CHECK(!amx_emulator::configured(), "%s: tiles are still configured", set.isa);
+    }
+  }
+  fastnn::runtime::set_num_threads(before);
+}
+
+// What is executed for one block of 32 pixels x 32 channels x 18 steps, counted: 24 products and 14 loads a step, four
+// stores of results, one of every fourth step to keep the stores awake. A check on the speed that no clock can falsify.
+void machine_code_is_the_planned() {
+  if (!g_emulated) {
+    std::printf("       not counted: amx %s\n", g_amx ? "runs on the unit itself" : "cannot run here");
+    return;
+  }
+  const Case q({1, 64, 2, 15, 32, 3, 3, 1, 1, 1, 1, 1, 1, 0});  // 2 rows of 16 flat pixels less one: one block
+  amx_emulator::reset_counts();
+  q.run(g_sets.back());
+  const amx_emulator::Counts n = amx_emulator::counts();
+  CHECK(n.configure == 1 && n.release == 1, "%d, %d", int(n.configure), int(n.release));
+  CHECK(n.zero == 4 && n.dot == 18 * 24 && n.load == 18 * 14, "%d %d %d", int(n.zero), int(n.dot), int(n.load));
+  CHECK(n.store == 4 + 18 / 4, "%d", int(n.store));
+}
+
+}  // namespace
+
+int main() {
+  find_sets();
+  const int failed = test::run({{"splits_are_the_instruction_s", splits_are_the_instruction_s},
+                                {"products_are_the_manual_s", products_are_the_manual_s},
+                                {"shapes_with_edges", shapes_with_edges},
+                                {"random_shapes", random_shapes},
+                                {"large_shapes", large_shapes},
+                                {"no_worse_than_a_chain", no_worse_than_a_chain},
+                                {"infinity_nan_and_overflow", infinity_nan_and_overflow},
+                                {"numbers_near_the_ends_of_float32", numbers_near_the_ends_of_float32},
+                                {"what_tiles_do_not_do_goes_to_im2col", what_tiles_do_not_do_goes_to_im2col},
+                                {"threads_and_state", threads_and_state},
+                                {"machine_code_is_the_planned", machine_code_is_the_planned}});
+  if (failed) return failed;
+  if (!g_amx) {
+    std::printf("skipped: amx's machine code ran nowhere: it needs AVX-512 with BF16, with tiles or emulated ones\n");
+    return 77;
+  }
+  return 0;
+}
+
+#else
+
+int main() {
+  std::printf("skipped: the amx set is compiled for x86-64 Linux alone\n");
+  return 77;
+}
+
+#endif
