@@ -341,6 +341,7 @@ cdef class _Block:
 cdef object wrap(object base, void* data, int ndim, cnp.npy_intp* shape, cnp.npy_intp* strides, cnp.dtype dtype):
     array = PyArray_NewFromDescr(cnp.ndarray, dtype, ndim, shape, strides, data,
                                  cnp.NPY_ARRAY_WRITEABLE | cnp.NPY_ARRAY_ALIGNED, None)
+    Py_INCREF(base)  # this one too
     PyArray_SetBaseObject(array, base)
     return array
 

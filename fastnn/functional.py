@@ -657,22 +657,19 @@ def cross_entropy(
     >>> round(loss, 4)  # log C for uniform scores
     1.3863
     """
-    rows, hard, soft, weights, samples, loss, dscores = _cross_entropy_arrays(
-        scores, labels, weight, sample_weight, label_smoothing, ignore_index
-    )
-    _K.cross_entropy(rows, hard, soft, weights, samples, int(ignore_index), float(label_smoothing), loss, dscores)
+    loss, dscores = _cross_entropy(scores, labels, weight, sample_weight, label_smoothing, ignore_index)
     return float(loss[0]), dscores
 
 
-def _cross_entropy_arrays(
+def _cross_entropy(
     scores: ArrayLike,
     labels: ArrayLike,
-    weight: ArrayLike | None,
-    sample_weight: ArrayLike | None,
-    label_smoothing: float,
-    ignore_index: int,
-) -> tuple[Any, ...]:
-    """The checked inputs of the kernel and its outputs."""
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+) -> tuple[Array, Array]:
+    """The loss as an array of one float64, which a program can hold, and dscores."""
     op = "cross_entropy"
     array = _rowmajor(op, "scores", scores)
     if array.ndim != 2 or array.shape[1] == 0:
@@ -691,8 +688,9 @@ def _cross_entropy_arrays(
     weights = _vector(op, "weight", weight, c, "class")
     samples = _vector(op, "sample_weight", sample_weight, n, "row")
     array, soft, weights, samples = _same_dtype(array, soft, weights, samples)
-    loss = _K.empty((1,), _FLOAT64)
-    return array, hard, soft, weights, samples, loss, _K.empty(array.shape, array.dtype)
+    loss, dscores = _K.empty((1,), _FLOAT64), _K.empty(array.shape, array.dtype)
+    _K.cross_entropy(array, hard, soft, weights, samples, int(ignore_index), float(label_smoothing), loss, dscores)
+    return loss, dscores
 
 
 # ---- dropout --------------------------------------------------------------------------------------------------------

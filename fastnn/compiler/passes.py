@@ -1,0 +1,116 @@
+"""Rewrites of a graph for inference: each merges nodes into an earlier one and leaves the result the same.
+
+All arithmetic on weights is done in float64. The passes copy what they change, so a program is a snapshot of the model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..layers.activation import _Activation
+from ..layers.container import Add, Identity
+from ..layers.dropout import Dropout
+from ..layers.linear import Conv2d, Linear
+from ..layers.norm import _BatchNorm
+from .graph import Graph, Node, Value
+
+__all__ = ["optimise"]
+
+
+def optimise(graph: Graph) -> Graph:
+    """Drop what does nothing at inference, fold batch norm, fuse residual sums and activations."""
+    _snapshot(graph)
+    _drop_identities(graph)
+    for merge in (_fold_batch_norm, _fuse_residual, _fuse_activation):
+        _merge_all(graph, merge)
+    return graph
+
+
+def _snapshot(graph: Graph) -> None:
+    for node in graph.nodes:
+        for attribute in (*node.layer.parameters, *node.layer.statistics):
+            value = getattr(node.layer, attribute)
+            node.arrays[attribute] = None if value is None else np.array(value, order="C")
+
+
+def _drop_identities(graph: Graph) -> None:
+    same: dict[Value, Value] = {}
+    kept = []
+    for node in graph.nodes:
+        node.inputs = [same.get(value, value) for value in node.inputs]
+        if isinstance(node.layer, (Identity, Dropout)):
+            same[node.output] = node.inputs[0]
+        else:
+            kept.append(node)
+    graph.nodes = kept
+    graph.output = same.get(graph.output, graph.output)
+
+
+def _merge_all(graph: Graph, merge: object) -> None:
+    """Offer every node with the nodes before it to ``merge``, which returns the node that swallowed it, or None."""
+    consumers = graph.consumers()
+    before: dict[Value, Node] = {}
+    order: dict[Value, int] = {graph.input: -1}
+    kept: list[Node] = []
+    for node in graph.nodes:
+        # A value that only this node reads may be overwritten by what this node makes of it.
+        private = {v: before[v] for v in node.inputs if v in before and consumers[v] == 1}
+        into: Node | None = merge(node, private, order)  # type: ignore[operator]
+        if into is None:
+            kept.append(node)
+            into = node
+            order[node.output] = len(order)
+        else:
+            order[node.output] = order[into.output]
+            into.output = node.output
+            into.merged.append(node.layer.label())
+        before[into.output] = into
+    graph.nodes = kept
+
+
+def _fold_batch_norm(node: Node, private: dict[Value, Node], order: dict[Value, int]) -> Node | None:
+    """conv or linear, then batch norm: scale = gamma / sqrt(var + eps); w *= scale; b = (b - mean) scale + beta."""
+    into = private.get(node.inputs[0])
+    if not isinstance(node.layer, _BatchNorm) or into is None or not isinstance(into.layer, (Conv2d, Linear)):
+        return None
+    weight, bias = into.arrays["weight"], into.arrays["bias"]
+    mean, var = node.arrays["running_mean"], node.arrays["running_var"]
+    gamma, beta = node.arrays["weight"], node.arrays["bias"]
+    assert weight is not None and mean is not None and var is not None
+    scale = 1.0 / np.sqrt(var.astype(np.float64) + node.layer.eps)
+    if gamma is not None:
+        scale *= gamma
+    shift = -mean * scale if bias is None else (bias.astype(np.float64) - mean) * scale
+    if beta is not None:
+        shift += beta
+    into.arrays["weight"] = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
+    into.arrays["bias"] = shift.astype(weight.dtype)
+    return into
+
+
+def _fuse_residual(node: Node, private: dict[Value, Node], order: dict[Value, int]) -> Node | None:
+    """A sum whose one side is a convolution that comes after the other side: the convolution adds it."""
+    if not isinstance(node.layer, Add) or node.inputs[0] is node.inputs[1]:
+        return None
+    for value, other in (node.inputs, node.inputs[::-1]):
+        into = private.get(value)
+        if (
+            into is not None
+            and isinstance(into.layer, Conv2d)
+            and into.residual is None
+            and order[other] < order[value]
+        ):
+            into.residual = other
+            return into
+    return None
+
+
+def _fuse_activation(node: Node, private: dict[Value, Node], order: dict[Value, int]) -> Node | None:
+    """An activation after a node whose kernel ends with one."""
+    into = private.get(node.inputs[0])
+    if not isinstance(node.layer, _Activation) or into is None or into.activation is not None:
+        return None
+    if not isinstance(into.layer, (Conv2d, Linear, Add, _BatchNorm)):
+        return None
+    into.activation = node.layer.fused()
+    return into
