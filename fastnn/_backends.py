@@ -201,6 +201,9 @@ def choose() -> None:
             RuntimeWarning,
             stacklevel=3,
         )
+    module = core()
+    if module is not None and module.default_threads()[0] == 0:
+        raise ValueError(module.default_threads()[1])
     isa = os.environ.get("FASTNN_ISA")
     if name == "compiled":
         set_isa(isa, "FASTNN_ISA") if isa else set_isa(_best_isa(), "the best that this processor runs")

@@ -11,6 +11,7 @@ To bind a new kernel: its struct in the extern block, and a ``def`` that fills i
 cimport cython
 cimport numpy as cnp
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 cnp.import_array()
@@ -270,6 +271,10 @@ cdef extern from "runtime/team.hpp" namespace "fastnn::runtime" nogil:
     int c_num_threads "fastnn::runtime::num_threads"()
     void c_set_num_threads "fastnn::runtime::set_num_threads"(int)
 
+cdef extern from "runtime/threads.hpp" namespace "fastnn::runtime" nogil:
+    int c_default_threads "fastnn::runtime::default_threads"(const char**)
+    int kMaxThreads
+
 cdef extern from "runtime/pool.hpp" namespace "fastnn::runtime" nogil:
     void* pool_allocate(size_t)
     void pool_free(void*, size_t)
@@ -339,6 +344,7 @@ cdef class _Block:
 
 
 cdef object wrap(object base, void* data, int ndim, cnp.npy_intp* shape, cnp.npy_intp* strides, cnp.dtype dtype):
+    Py_INCREF(dtype)  # the call steals it
     array = PyArray_NewFromDescr(cnp.ndarray, dtype, ndim, shape, strides, data,
                                  cnp.NPY_ARRAY_WRITEABLE | cnp.NPY_ARRAY_ALIGNED, None)
     Py_INCREF(base)  # this one too
@@ -942,6 +948,16 @@ def set_isa(str name):
 
 def num_threads():
     return c_num_threads()
+
+
+def default_threads():
+    """(count, why); a count of 0 says that FASTNN_NUM_THREADS is wrong, and why is the error."""
+    cdef const char* why
+    cdef int n = c_default_threads(&why)
+    return n, why.decode()
+
+
+MAX_THREADS = kMaxThreads
 
 
 def set_num_threads(int n):

@@ -236,64 +236,66 @@ _GELU_CUBIC = 0.044715 * _GELU_LINEAR
 @_jit
 def _activation(lo: int, hi: int, x: Array, y: Array, code: int, alpha: float) -> None:
     """y = f(x), f by its code; one loop each, so that each becomes vector instructions (but gelu: erfc is a call)."""
+    x, y = x[lo:hi], y[lo:hi]  # indices from 0 are known not to be negative: else Python's wrap-around forbids vectors
     if code == _RELU:
-        for i in range(lo, hi):
+        for i in range(x.size):
             y[i] = 0 if x[i] <= 0 else x[i]
     elif code == _LEAKY_RELU:
-        for i in range(lo, hi):
+        for i in range(x.size):
             y[i] = x[i] if x[i] > 0 else alpha * x[i]
     elif code == _SIGMOID:
-        for i in range(lo, hi):
+        for i in range(x.size):
             y[i] = 1 / (1 + _exp(-np.float64(x[i])))
     elif code == _TANH:
-        for i in range(lo, hi):
+        for i in range(x.size):
             t = _expm1(-2 * abs(np.float64(x[i])))
             t = t / (2 + t)
             y[i] = t if x[i] < 0 else -t
     elif code == _ELU:
-        for i in range(lo, hi):
+        for i in range(x.size):
             t = alpha * _expm1(np.float64(x[i]))
             y[i] = x[i] if x[i] > 0 else t
     elif code == _GELU:
-        for i in range(lo, hi):
+        for i in range(x.size):
             v = np.float64(x[i])
             y[i] = v * (0.5 * math.erfc(-v * _SQRT_HALF))
     elif code == _GELU_TANH:
-        for i in range(lo, hi):
+        for i in range(x.size):
             v = np.float64(x[i])
             y[i] = v / (1 + _exp(-v * (_GELU_LINEAR + _GELU_CUBIC * (v * v))))
     elif code == _EXP:
-        for i in range(lo, hi):
+        for i in range(x.size):
             y[i] = _exp(np.float64(x[i]))
 
 
 @_jit
 def _activation_backward(lo: int, hi: int, dy: Array, x: Array, dx: Array, code: int, alpha: float) -> None:
     """dx = dy * f'(x). s(x) * s(-x) is e / (1 + e)^2 with e = exp(-|x|)."""
+    dy, x, dx = dy[lo:hi], x[lo:hi], dx[lo:hi]
     if code == _RELU:
-        for i in range(lo, hi):
+        for i in range(x.size):
             dx[i] = dy[i] if x[i] > 0 else 0
     elif code == _LEAKY_RELU:
-        for i in range(lo, hi):
+        for i in range(x.size):
             dx[i] = dy[i] if x[i] > 0 else alpha * dy[i]
     elif code == _SIGMOID:
-        for i in range(lo, hi):
+        for i in range(x.size):
             e = _exp(-abs(np.float64(x[i])))
             dx[i] = dy[i] * (e / ((1 + e) * (1 + e)))
     elif code == _TANH:
-        for i in range(lo, hi):
+        for i in range(x.size):
             e = _exp(-2 * abs(np.float64(x[i])))
             dx[i] = dy[i] * (4 * e / ((1 + e) * (1 + e)))
     elif code == _ELU:
-        for i in range(lo, hi):
+        for i in range(x.size):
             t = dy[i] * (alpha * _exp(np.float64(x[i])))
             dx[i] = dy[i] if x[i] > 0 else t
     elif code == _GELU:
-        for i in range(lo, hi):
+        for i in range(x.size):
             v = np.float64(x[i])
             dx[i] = dy[i] * (0.5 * math.erfc(-v * _SQRT_HALF) + v * (_DENSITY * _exp(-0.5 * v * v)))
     elif code == _GELU_TANH:
-        for i in range(lo, hi):
+        for i in range(x.size):
             v = np.float64(x[i])
             u = v * (_GELU_LINEAR + _GELU_CUBIC * (v * v))
             slope = _GELU_LINEAR + 3 * _GELU_CUBIC * (v * v)
@@ -426,23 +428,29 @@ def _dropout(
     draws = np.empty(_CHUNK, np.uint32)
     for task in range(lo, hi):
         begin = task * _CHUNK
-        size = min(_CHUNK, x.size - begin)
+        x_part, y_part = x[begin : begin + _CHUNK], y[begin : begin + _CHUNK]
         per_block = 8 if halves else 4
-        _draw(begin // per_block, (size + per_block - 1) // per_block, key, halves, draws)
-        for i in range(size):
-            y[begin + i] = x[begin + i] * scale if draws[i] >= threshold else 0
-        for i in range(0, size, 8):
+        _draw(begin // per_block, (x_part.size + per_block - 1) // per_block, key, halves, draws)
+        for i in range(x_part.size):
+            y_part[i] = x_part[i] * scale if draws[i] >= threshold else 0
+        for i in range((x_part.size + 7) // 8):
             byte = 0
-            for bit in range(min(8, size - i)):
-                byte |= (draws[i + bit] >= threshold) << bit
-            mask[(begin + i) // 8] = byte
+            for bit in range(8):
+                byte |= (draws[8 * i + bit] >= threshold and 8 * i + bit < x_part.size) << bit
+            mask[begin // 8 + i] = byte
 
 
 @_jit
 def _dropout_backward(lo: int, hi: int, dy: Array, mask: Array, scale: float, dx: Array) -> None:
+    keep = np.empty(_CHUNK, np.uint32)
     for task in range(lo, hi):
-        for i in range(task * _CHUNK, min(task * _CHUNK + _CHUNK, dy.size)):
-            dx[i] = dy[i] * scale if (mask[i >> 3] >> (i & 7)) & 1 else 0
+        begin = task * _CHUNK
+        dy_part, dx_part, bits = dy[begin : begin + _CHUNK], dx[begin : begin + _CHUNK], mask[begin // 8 :]
+        for i in range((dy_part.size + 7) // 8):
+            for bit in range(8):
+                keep[8 * i + bit] = (bits[i] >> bit) & 1
+        for i in range(dy_part.size):
+            dx_part[i] = dy_part[i] * scale if keep[i] else 0
 
 
 def _chunks(size: int) -> int:
@@ -671,27 +679,40 @@ def _put(gradient: Array, accumulate: bool, out: Array) -> None:
 
 
 @_jit
+def _inside(offset: int, stride: int, size: int, out: int) -> tuple[int, int]:
+    """Begin and end of the windows in [0, out) whose position i * stride + offset lies in [0, size)."""
+    begin = max(0, -(offset // stride))
+    return min(begin, out), max(min(out, (size - 1 - offset) // stride + 1), min(begin, out))
+
+
+@_jit
 def _max_pool2d(lo: int, hi: int, x: Array, window: Window, y: Array, argmax: Array) -> None:
-    """x (planes, h, w), y and argmax (planes, oh, ow)."""
+    """x (planes, h, w), y and argmax (planes, oh, ow). Tap by tap over a row of windows, without a branch inside."""
     (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w), (dilation_h, dilation_w) = window
     h, w = x.shape[1:]
+    ow = y.shape[2]
+    best, position = np.empty(ow, x.dtype), np.empty(ow, np.int32)
     for plane in range(lo, hi):
         for oh in range(y.shape[1]):
-            for ow in range(y.shape[2]):
-                best, position = -np.inf, -1
-                for kh in range(kernel_h):
-                    ih = oh * stride_h - pad_h + kh * dilation_h
-                    if ih < 0 or ih >= h:
-                        continue
-                    for kw in range(kernel_w):
-                        iw = ow * stride_w - pad_w + kw * dilation_w
-                        if iw < 0 or iw >= w:
-                            continue
-                        v = x[plane, ih, iw]
-                        if v > best or position < 0 or (v != v and best == best):
-                            best, position = v, kh * kernel_w + kw
-                y[plane, oh, ow] = best
-                argmax[plane, oh, ow] = max(position, 0)
+            best[:] = -np.inf
+            position[:] = -1
+            for kh in range(kernel_h):
+                ih = oh * stride_h - pad_h + kh * dilation_h
+                if ih < 0 or ih >= h:
+                    continue
+                for kw in range(kernel_w):
+                    offset = kw * dilation_w - pad_w
+                    begin, end = _inside(offset, stride_w, w, ow)
+                    line = x[plane, ih, begin * stride_w + offset :: stride_w]
+                    some, where, tap = best[begin:end], position[begin:end], np.int32(kh * kernel_w + kw)
+                    for i in range(some.size):
+                        v, b, p = line[i], some[i], where[i]
+                        wins = (v > b) | (p < 0) | ((v != v) & (b == b))
+                        some[i] = v if wins else b
+                        where[i] = tap if wins else p
+            for i in range(ow):
+                y[plane, oh, i] = best[i]
+                argmax[plane, oh, i] = max(position[i], 0)
 
 
 @_jit
@@ -831,14 +852,7 @@ def global_avg_pool2d_backward(dy: Array, in_size: Size, dx: Array) -> None:
 
 # --- im2col and convolution -------------------------------------------------------------------------------------------
 
-_BLOCK = 1 << 18  # elements of the im2col matrix made at a time: 1 MB of float32, half of a core's L2
-
-
-@_jit
-def _inside(offset: int, stride: int, size: int, out: int) -> tuple[int, int]:
-    """Begin and end of the windows in [0, out) whose position i * stride + offset lies in [0, size)."""
-    begin = max(0, -(offset // stride))
-    return min(begin, out), max(min(out, (size - 1 - offset) // stride + 1), min(begin, out))
+_BLOCK = 1 << 19  # elements of the im2col matrix made at a time, 2 MB of float32: with less, BLAS waits more
 
 
 @_jit
@@ -858,13 +872,18 @@ def _im2col(lo: int, hi: int, x: Array, first: int, window: Window, cols: Array)
                 if ih < 0 or ih >= h:
                     to[:] = 0
                     continue
-                to[:begin] = 0
-                to[end:] = 0
+                for i in range(begin):
+                    to[i] = 0
+                for i in range(end, ow):
+                    to[i] = 0
+                inner, start = to[begin:end], begin * stride_w + offset
                 if stride_w == 1:
-                    to[begin:end] = x[plane, ih, begin + offset : end + offset]
+                    line = x[plane, ih, start:]
+                    for i in range(inner.size):
+                        inner[i] = line[i]
                 else:
-                    for i in range(begin, end):
-                        to[i] = x[plane, ih, i * stride_w + offset]
+                    for i in range(inner.size):
+                        inner[i] = x[plane, ih, start + i * stride_w]
 
 
 @_jit

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+__all__ = ["MissingDependencyError", "ShapeError", "need"]
+
 
 class ShapeError(ValueError):
     """An array has a shape that the operation cannot take.
 
-    The message gives the rule, what came and, where there is one, the likely fix. Containers put the name of the layer
-    in front (`located`) as the error passes through them.
+    The message gives the rule, what came and, where there is one, the likely fix. On its way out of a network every
+    container adds its part of the layer's name (`located`).
     """
 
-    def located(self, where: str, hint: str = "") -> ShapeError:
-        """Return the same error with ``where`` in front of the message and ``hint`` behind it."""
-        return ShapeError(f"{where}: {self.args[0]}{f'; {hint}' if hint else ''}")
+    def __init__(self, message: str, path: tuple[str, ...] = (), label: str = "", hint: str = "") -> None:
+        self.message, self.path, self.label, self.hint = message, path, label, hint
+        where = f"layer {'.'.join(path)!r} ({label}): " if path else ""
+        super().__init__(f"{where}{message}{f'; {hint}' if hint else ''}")
+
+    def __reduce__(self) -> tuple[type[ShapeError], tuple[str, tuple[str, ...], str, str]]:
+        return type(self), (self.message, self.path, self.label, self.hint)
+
+    def located(self, name: str, label: str, hint: str = "") -> ShapeError:
+        """Return the error as it looks one container further out, where the layer is called ``name``."""
+        return ShapeError(self.message, (name, *self.path), self.label or label, self.hint or hint)
 
 
 class MissingDependencyError(ImportError):

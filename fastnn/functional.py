@@ -28,6 +28,7 @@ Activation: TypeAlias = "str | tuple[str, float] | None"
 BatchNormStatistics: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, ArrayLike, ArrayLike, float]"
 
 __all__ = [
+    "adam_step",
     "add",
     "avg_pool2d",
     "avg_pool2d_backward",
@@ -35,6 +36,7 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_train",
     "col2im",
+    "concat",
     "conv2d",
     "conv2d_backward",
     "cross_entropy",
@@ -58,10 +60,12 @@ __all__ = [
     "max_pool2d_backward",
     "relu",
     "relu_backward",
+    "sgd_step",
     "sigmoid",
     "sigmoid_backward",
     "softmax",
     "softmax_backward",
+    "split",
     "tanh",
     "tanh_backward",
 ]
@@ -97,13 +101,18 @@ def _array(op: str, name: str, x: ArrayLike) -> Array:
 def _dense(op: str, name: str, x: ArrayLike) -> Array:
     """x without gaps, in any order of its axes."""
     array = _array(op, name, x)
-    return array if _K.layout(array) < 3 else np.ascontiguousarray(array)
+    return array if _K.layout(array) < 3 else _contiguous(array)
 
 
 def _rowmajor(op: str, name: str, x: ArrayLike) -> Array:
     """x C-contiguous."""
     array = _array(op, name, x)
-    return array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    return array if array.flags.c_contiguous else _contiguous(array)
+
+
+def _contiguous(x: Array) -> Array:
+    """A C-contiguous copy of a ready array."""
+    return _in_format(x, False) if x.ndim <= 4 else np.ascontiguousarray(x)
 
 
 def _image(op: str, name: str, x: ArrayLike, channels_last: bool | None = None) -> tuple[Array, bool]:
@@ -115,7 +124,7 @@ def _image(op: str, name: str, x: ArrayLike, channels_last: bool | None = None) 
     if channels_last is None:
         if layout < 2:
             return array, layout == 1
-        return np.ascontiguousarray(array), False
+        return _contiguous(array), False
     fits = _is_channels_last(array) if channels_last else layout == 0
     return array if fits else _in_format(array, channels_last), channels_last
 
@@ -129,6 +138,11 @@ def _in_format(x: Array, channels_last: bool) -> Array:
     y = _K.empty(x.shape, x.dtype, channels_last)
     _K.copy(x, False, y)
     return y
+
+
+def _prefers_channels_last(x: ArrayLike) -> bool:
+    """Whether the output for x is channels-last."""
+    return isinstance(x, np.ndarray) and x.ndim == 4 and not x.flags.c_contiguous and _is_channels_last(x)
 
 
 def _same_dtype(*arrays: Array | None) -> tuple[Any, ...]:
@@ -509,6 +523,52 @@ def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array
     return y
 
 
+def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
+    """Arrays side by side along ``axis``; at most four dimensions, channels-last where the first is.
+
+    Examples
+    --------
+    >>> concat([np.float32([[1]]), np.float32([[2, 3]])])
+    array([[1., 2., 3.]], dtype=float32)
+    """
+    op = "concat"
+    arrays = _same_dtype(*(_array(op, f"xs[{i}]", x) for i, x in enumerate(xs)))
+    first = arrays[0]
+    if not 0 <= axis < first.ndim or first.ndim > 4:
+        raise ShapeError(f"{op}: axis {axis} does not fit arrays of shape {first.shape} (at most four dimensions)")
+    shapes = [a.shape for a in arrays]
+    if any(s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
+        raise ShapeError(f"{op}: shapes must be equal but for axis {axis}, got {shapes}")
+    sizes = [s[axis] for s in shapes]
+    y = _K.empty((*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]), first.dtype, _prefers_channels_last(first))
+    for part, array in zip(_slices(y, sizes, axis), arrays, strict=True):
+        _K.copy(array, False, part)
+    return y
+
+
+def split(x: ArrayLike, sizes: Sequence[int], axis: int = 1) -> list[Array]:
+    """The inverse of `concat`: new arrays of the given sizes along ``axis``.
+
+    Examples
+    --------
+    >>> split(np.float32([[1, 2, 3]]), [1, 2])
+    [array([[1.]], dtype=float32), array([[2., 3.]], dtype=float32)]
+    """
+    op = "split"
+    array = _array(op, "x", x)
+    if not 0 <= axis < array.ndim or array.ndim > 4 or sum(sizes) != array.shape[axis]:
+        raise ShapeError(f"{op}: sizes {list(sizes)} do not add up to axis {axis} of {array.shape}")
+    channels_last = _prefers_channels_last(array)
+    return [_in_format(part, channels_last) for part in _slices(array, sizes, axis)]
+
+
+def _slices(x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
+    """Views of x that share it out along ``axis``."""
+    ends = np.cumsum(sizes).tolist()
+    before = (slice(None),) * axis
+    return [x[(*before, slice(end - size, end))] for end, size in zip(ends, sizes, strict=True)]
+
+
 # ---- softmax and its loss -------------------------------------------------------------------------------------------
 
 
@@ -743,7 +803,7 @@ def dropout(x: ArrayLike, p: float = 0.5, *, rng: RNG) -> tuple[Array, Array]:
     p = _probability("dropout", p)
     key = _dropout_key(rng)
     array = _array("dropout", "x", x)
-    flat = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    flat = array if array.flags.c_contiguous else _contiguous(array)
     y = _K.empty(flat.shape, flat.dtype)
     mask = _K.empty(((flat.size + 7) // 8,), _UINT8)
     _K.dropout_forward(flat, key, p, y, mask)
@@ -765,7 +825,7 @@ def dropout_backward(dy: ArrayLike, mask: Array, p: float = 0.5) -> Array:
     """
     p = _probability("dropout_backward", p)
     array = _array("dropout_backward", "dy", dy)
-    flat = array if array.flags.c_contiguous else np.ascontiguousarray(array)
+    flat = array if array.flags.c_contiguous else _contiguous(array)
     if not isinstance(mask, np.ndarray) or mask.dtype != _UINT8 or mask.shape != ((flat.size + 7) // 8,):
         raise ShapeError(f"dropout_backward: expected the mask of {flat.size} elements as dropout returned it")
     dx = _K.empty(flat.shape, flat.dtype)
@@ -783,7 +843,7 @@ def _features(op: str, name: str, x: ArrayLike, channels_last: bool | None = Non
         return _image(op, name, array, channels_last)[0], array.shape
     if array.ndim not in (2, 3):
         raise ShapeError(f"{op}: expected {name} of shape (N, C), (N, C, L) or (N, C, H, W), got {array.shape}")
-    array = np.ascontiguousarray(array)
+    array = array if array.flags.c_contiguous else _contiguous(array)
     shape = array.shape
     return array.reshape(shape + (1,) * (4 - array.ndim)), shape
 
@@ -937,6 +997,12 @@ def batch_norm_backward(
     elif into is None and dweight is not None and dbias is not None:
         dweight[...] = dbias[...] = 0.0
     return _restore(dx, shape), dweight, dbias
+
+
+def _move_average(running: Array, batch: Array, momentum: float, factor: float = 1.0) -> None:
+    """running = (1 - momentum) running + momentum factor batch, in place; momentum weighs the new batch."""
+    batch = batch.astype(running.dtype, copy=False)
+    _K.scale_add(batch, momentum * factor, 1.0 - momentum, running)
 
 
 # ---- pooling --------------------------------------------------------------------------------------------------------
@@ -1553,3 +1619,108 @@ def linear_backward(
     dx_rows = None if dx is None else dx.reshape(n, w.shape[1])
     _K.linear_backward(drows, rows, w, accumulate, dx_rows, dweight, dbias)
     return dx, dweight, dbias
+
+
+# ---- optimizer steps ------------------------------------------------------------------------------------------------
+
+
+def _step_arrays(op: str, grad: Array, hyper: Array, n_hyper: int, segments: Array, **written: Array | None) -> int:
+    """Check the arrays of an optimizer step, none of which may be copied; return the number of parameters."""
+    size = None
+    for name, array in (("grad", grad), *written.items()):
+        if array is None:
+            continue
+        if _K.layout(array) != 0 or array.ndim != 1:
+            came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ShapeError(
+                f"{op}: expected {name} as a contiguous float32 or float64 array of shape (size,), got {came}"
+            )
+        if array.shape != grad.shape or array.dtype != grad.dtype:
+            raise ShapeError(
+                f"{op}: {name} must have grad's shape {grad.shape} and dtype {grad.dtype}, "
+                f"got {array.shape} and {array.dtype}"
+            )
+        size = array.size
+        if name != "grad" and not array.flags.writeable:
+            raise ValueError(f"{op}: {name} is read-only, and the step writes it")
+    distinct = [("grad", grad), *((name, array) for name, array in written.items() if array is not None)]
+    for i, (name, array) in enumerate(distinct):
+        for other_name, other in distinct[:i]:
+            if np.may_share_memory(array, other):
+                raise ValueError(f"{op}: {name} overlaps {other_name}")
+    for name, array, shape in (("hyper", hyper, (n_hyper,)), ("segments", segments, ("n", 4))):
+        ready = isinstance(array, np.ndarray) and array.dtype == _FLOAT64 and _K.layout(array) == 0
+        if not ready or array.ndim != len(shape) or array.shape[-1] != shape[-1]:
+            came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            expected = str(shape).replace("'", "")
+            raise ShapeError(f"{op}: expected {name} as a contiguous float64 array of shape {expected}, got {came}")
+    assert size is not None
+    bounds = segments[:, :2].ravel()
+    if not np.isfinite(segments).all() or (bounds != np.floor(bounds)).any():
+        raise ValueError(f"{op}: segments must be finite, and begin and end whole numbers")
+    if bounds.size and (bounds[0] < 0 or bounds[-1] > size or (np.diff(bounds) < 0).any()):
+        raise ValueError(f"{op}: segments must follow one another within 0 and {size}, got {segments[:, :2].tolist()}")
+    return size
+
+
+def sgd_step(grad: Array, hyper: Array, segments: Array, param: Array, velocity: Array | None = None) -> None:
+    """One step of stochastic gradient descent over a flat buffer; param and velocity change in place.
+
+    g = grad + decay * param;  velocity = momentum * velocity + g;  param -= lr * rate * velocity, or with Nesterov's
+    momentum param -= lr * rate * (g + momentum * velocity). Equal to torch.optim.SGD without dampening.
+
+    Parameters
+    ----------
+    grad, param : ndarray (size,)
+        float32 or float64, contiguous; neither these nor the following are converted, because they are written or kept.
+    hyper : ndarray (4,) of float64
+        [lr, momentum, nesterov (0 or 1), weight-decay factor].
+    segments : ndarray (n, 4) of float64
+        Rows (begin, end, rate, decay), in order; a rate of 0 freezes the segment. The decay of a segment is its own
+        times the weight-decay factor.
+    velocity : ndarray (size,), optional
+        None leaves out momentum.
+
+    Examples
+    --------
+    >>> param, grad = np.float32([1, 2]), np.float32([10, 10])
+    >>> sgd_step(grad, np.array([0.1, 0, 0, 1]), np.array([[0, 1, 1, 0], [1, 2, 0, 0.0]]), param)
+    >>> param  # the second is frozen
+    array([0., 2.], dtype=float32)
+    """
+    if _step_arrays("sgd_step", grad, hyper, 4, segments, param=param, velocity=velocity):
+        _K.sgd_step(grad, hyper, segments, param, velocity)
+
+
+def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array, v: Array) -> None:
+    """One step of Adam or AdamW over a flat buffer; param, m and v change in place.
+
+    g = grad + decay * param, or decoupled: g = grad and param -= lr * rate * decay * param;
+    m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+    param -= lr * rate * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
+
+    Parameters
+    ----------
+    grad, param, m, v : ndarray (size,)
+        float32 or float64, contiguous; not converted, as in `sgd_step`.
+    hyper : ndarray (6,) of float64
+        [lr, beta1, beta2, eps, step (from 1), decoupled (0 or 1)].
+    segments : ndarray (n, 4) of float64
+        As in `sgd_step`.
+
+    References
+    ----------
+    Kingma and Ba, ICLR 2015; Loshchilov and Hutter, ICLR 2019.
+
+    Examples
+    --------
+    >>> param, m, v = np.array([1.0]), np.zeros(1), np.zeros(1)
+    >>> adam_step(np.array([3.0]), np.array([0.1, 0.9, 0.999, 0, 1, 0]), np.array([[0, 1, 1, 0.0]]), param, m, v)
+    >>> param.round(6)  # the first step is lr long, whatever the gradient
+    array([0.9])
+    """
+    size = _step_arrays("adam_step", grad, hyper, 6, segments, param=param, m=m, v=v)
+    if not hyper[4] >= 1:
+        raise ValueError(f"adam_step: hyper[4] is the number of the step, from 1, got {hyper[4]}")
+    if size:
+        _K.adam_step(grad, hyper, segments, param, m, v)

@@ -32,13 +32,27 @@ def set_num_threads(n: int) -> None:
     """
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
         raise ValueError(f"set_num_threads: expected a whole number of at least 1, got {n!r}")
+    global _why
     core = _backends.core()
     if core is not None:
+        if n > core.MAX_THREADS:
+            raise ValueError(f"set_num_threads: at most {core.MAX_THREADS} threads, got {n}")
         core.set_num_threads(n)
+        _why = "set by the program"
     elif _backends.name == "numba":
         from . import _numba
 
         _numba.set_num_threads(n)
+
+
+_why = ""
+
+
+def _threads_why() -> str:
+    core = _backends.core()
+    if core is None:
+        return f"{_backends.name} decides"
+    return _why or str(core.default_threads()[1])
 
 
 @contextmanager
@@ -51,12 +65,14 @@ def num_threads(n: int) -> Iterator[None]:
     >>> with fnn.num_threads(1):
     ...     y = fnn.functional.relu([1.0, -1.0])
     """
-    before = get_num_threads()
+    global _why
+    before, why = get_num_threads(), _why
     set_num_threads(n)
     try:
         yield
     finally:
         set_num_threads(before)
+        _why = why
 
 
 def release_memory() -> None:
@@ -73,7 +89,7 @@ def config() -> dict[str, Any]:
         "backend": _backends.name,
         "backend_why": _backends.why,
         "threads": get_num_threads(),
-        "threads_why": core.threads_why() if core is not None else f"{_backends.name} decides",
+        "threads_why": _threads_why(),
     }
     if core is not None:
         result["isa"] = core.isa()

@@ -31,7 +31,8 @@ void tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int
     for (int j = 0; j < vectors; ++j) vb[j] = load(b + j * lanes);
 #pragma GCC unroll 16
     for (int i = 0; i < rows; ++i) {
-      const Vec<T> va = load1(a_columns ? a + i : a + i * lda);
+      // From a register: one broadcast for all vectors, where gcc would repeat the load in each product.
+      const Vec<T> va = opaque(load1(a_columns ? a + i : a + i * lda));
 #pragma GCC unroll 4
       for (int j = 0; j < vectors; ++j) acc[i][j] = fma(va, vb[j], acc[i][j]);
     }
@@ -104,25 +105,33 @@ void multiply_of(const PanelProduct<T>& q) {
   }
 }
 
-// dst[p][j] = B[p][j] for a block of k rows and n columns, zero up to whole vectors
+// dst[p * ld + j] = B[p][j] for a block of k rows and n columns; lanes from n on are undefined.
 template <class T>
 void pack_b(T* dst, int64_t ld, const T* b, int64_t ldb, bool transposed, int64_t k, int64_t n) {
-  for (int64_t p = 0; p < k; ++p, dst += ld) {
-    for (int64_t j = 0; j < n; ++j) dst[j] = transposed ? b[j * ldb + p] : b[p * ldb + j];
-    for (int64_t j = n; j < ld; ++j) dst[j] = 0;
+  constexpr int64_t lanes = Vec<T>::lanes;
+  const int64_t whole_n = n / lanes * lanes, whole_k = transposed ? k / lanes * lanes : k;
+  if (transposed) {
+    for (int64_t j = 0; j < whole_n; j += lanes)
+      for (int64_t p = 0; p < whole_k; p += lanes) transpose(b + j * ldb + p, ldb, dst + p * ld + j, ld);
+    for (int64_t p = 0; p < k; ++p)
+      for (int64_t j = p < whole_k ? whole_n : 0; j < n; ++j) dst[p * ld + j] = b[j * ldb + p];
+  } else {
+    for (int64_t p = 0; p < k; ++p) {
+      for (int64_t j = 0; j < whole_n; j += lanes) store(dst + p * ld + j, load(b + p * ldb + j));
+      if (whole_n < n)
+        store(dst + p * ld + whole_n, load_partial(b + p * ldb + whole_n, static_cast<int>(n - whole_n)));
+    }
   }
 }
 
 template <class T>
 void gemm_of(const Product<T>& q) {
-  constexpr int64_t lanes = Vec<T>::lanes;
-  const int64_t width = kMainVectors * lanes;
   if (q.m == 0 || q.n == 0) return;
-  const int64_t panels = ceil_div(q.n, width);
-  const int64_t row_parts = larger(1, smaller(ceil_div(q.m, 256), ceil_div(16, panels)));
+  const Panels<T> panels(q.n);
+  const int64_t row_parts = larger(1, smaller(ceil_div(q.m, 256), ceil_div(16, panels.count)));
   const int64_t blocks = larger(1, ceil_div(q.k, kBlockK));
-  runtime::parallel_for(panels * row_parts, q.m * q.n * q.k / 32, [&](int64_t task) {
-    const int64_t j = task / row_parts * width, n = smaller(width, q.n - j), ld = ceil_div(n, lanes) * lanes;
+  runtime::parallel_for(panels.count * row_parts, q.m * q.n * q.k / 32, [&](int64_t task) {
+    const int64_t panel = task / row_parts, j = panels.begin(panel), n = panels.size(panel), ld = whole<T>(n);
     const int64_t part = task % row_parts;
     const int64_t i = part_begin(q.m, row_parts, part), m = part_begin(q.m, row_parts, part + 1) - i;
     T* b = static_cast<T*>(runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(kBlockK * ld) * sizeof(T)));

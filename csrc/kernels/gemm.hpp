@@ -14,13 +14,14 @@ namespace fastnn::FASTNN_ISA {
 // The largest tile: kTileRows[v] rows of v vectors. The accumulators, one row of B and a broadcast of A fill the
 // registers: 32 with AVX-512, 16 elsewhere.
 #if defined(FASTNN_ISA_AVX512) || defined(FASTNN_ISA_AMX)
-constexpr int kTileVectors = 4, kMainVectors = 3, kTileRows[5] = {0, 12, 12, 8, 6};
+constexpr int kTileVectors = 4, kMainVectors = 3, kTileRows[5] = {0, 10, 10, 8, 6};
 #elif defined(FASTNN_ISA_AVX2)
-constexpr int kTileVectors = 3, kMainVectors = 2, kTileRows[4] = {0, 8, 6, 4};
+constexpr int kTileVectors = 3, kMainVectors = 3, kTileRows[4] = {0, 8, 6, 4};
 #else
 constexpr int kTileVectors = 3, kMainVectors = 2, kTileRows[4] = {0, 6, 4, 3};
 #endif
-constexpr int64_t kBlockK = 384;  // rows of a panel at a time: 3 vectors x 384 x 64 bytes stay in L2, A's rows in L1
+// Rows of a panel at a time: 3 x 384 vectors of 64 bytes stay in L2, a tile's rows of A in L1.
+constexpr int64_t kBlockK = 384;
 
 // One panel: C (m, n) = or += A (m, k) B (k, n), n at most kTileVectors vectors; every row of B is readable up to a
 // whole number of vectors.
@@ -59,8 +60,28 @@ FASTNN_INLINE int64_t part_begin(int64_t size, int64_t parts, int64_t i, int64_t
   return smaller(size, ceil_div(size, unit) * i / parts * unit);
 }
 
-// Vectors of the next panel when `left` remain: never a single one at the end, which would run at a third of the speed.
-FASTNN_INLINE int64_t panel_vectors(int64_t left) { return left <= kTileVectors ? left : kMainVectors; }
+// `columns` columns of vectors cut into panels: kMainVectors wide, the last one between 2 and kTileVectors vectors
+// (a panel of a single vector would run at a third of the speed).
+template <class T>
+struct Panels {
+  static constexpr int64_t lanes = Vec<T>::lanes;
+  int64_t columns, vectors, count;
+
+  explicit Panels(int64_t n)
+      : columns(n),
+        vectors(ceil_div(n, lanes)),
+        count(vectors <= kTileVectors ? 1 : ceil_div(vectors - kTileVectors, kMainVectors) + 1) {}
+  int64_t begin(int64_t i) const {
+    if (i == count) return columns;
+    return (i * kMainVectors - (i > 0 && i == count - 1 && vectors - i * kMainVectors == 1)) * lanes;
+  }
+  int64_t size(int64_t i) const { return begin(i + 1) - begin(i); }
+};
+// Columns in whole vectors: the row stride of a packed panel.
+template <class T>
+FASTNN_INLINE int64_t whole(int64_t n) {
+  return ceil_div(n, Vec<T>::lanes) * Vec<T>::lanes;
+}
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

@@ -271,6 +271,27 @@ FASTNN_INLINE Vec<float> bit_cast_f32(U32 a) { return {_mm256_castsi256_ps(a.v)}
 FASTNN_INLINE U32 to_u32(Vec<float> a) { return {_mm256_cvtps_epi32(a.v)}; }    // signed, to nearest
 FASTNN_INLINE Vec<float> from_u32(U32 a) { return {_mm256_cvtepi32_ps(a.v)}; }  // signed
 
+// 64-bit products of lanes 0, 2, 4 ...: the low half in that lane, the high half in the next
+FASTNN_INLINE U32 mul_even(U32 a, U32 b) { return {_mm256_mul_epu32(a.v, b.v)}; }
+FASTNN_INLINE U32 odd_to_even(U32 a) { return {_mm256_shuffle_epi32(a.v, 0xf5)}; }  // lane 2i is lane 2i + 1
+FASTNN_INLINE U32 zip_even(U32 a, U32 b) {  // lane 2i is lane 2i of a, lane 2i + 1 is lane 2i of b
+  return {_mm256_blend_epi32(a.v, _mm256_slli_epi64(b.v, 32), 0xaa)};
+}
+FASTNN_INLINE U32 xor3(U32 a, U32 b, U32 c) { return a ^ b ^ c; }
+// acc | (a >= b ? bit : 0), unsigned, per 32-bit lane or per 16-bit half of a lane; bit is not yet set in acc
+FASTNN_INLINE U32 or_where_ge(U32 acc, U32 a, U32 b, U32 bit) {
+  return {_mm256_or_si256(acc.v, _mm256_and_si256(bit.v, _mm256_cmpeq_epi32(_mm256_max_epu32(a.v, b.v), a.v)))};
+}
+FASTNN_INLINE U32 or_where_ge16(U32 acc, U32 a, U32 b, U32 bit) {
+  return {_mm256_or_si256(acc.v, _mm256_and_si256(bit.v, _mm256_cmpeq_epi16(_mm256_max_epu16(a.v, b.v), a.v)))};
+}
+FASTNN_INLINE void store_even(uint8_t* p, U32 a) {  // lanes 0, 2, 4 ... one after another
+  const __m256i even = _mm256_permutevar8x32_epi32(a.v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(even));
+}
+FASTNN_INLINE U32 bit_cast_u32(Vec<double> a) { return {_mm256_castpd_si256(a.v)}; }
+FASTNN_INLINE Vec<double> bit_cast_f64(U32 a) { return {_mm256_castsi256_pd(a.v)}; }
+
 // ---- float <-> double ----
 FASTNN_INLINE Vec<double> widen_low(Vec<float> a) { return {_mm256_cvtps_pd(_mm256_castps256_ps128(a.v))}; }
 FASTNN_INLINE Vec<double> widen_high(Vec<float> a) { return {_mm256_cvtps_pd(_mm256_extractf128_ps(a.v, 1))}; }
@@ -293,6 +314,39 @@ FASTNN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
 }
 FASTNN_INLINE Vec<double> even_lanes(Vec<double> a, Vec<double> b) {
   return {_mm256_permute4x64_pd(_mm256_unpacklo_pd(a.v, b.v), 0xd8)};
+}
+FASTNN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
+  return {_mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0xdd)), 0xd8))};
+}
+FASTNN_INLINE Vec<double> odd_lanes(Vec<double> a, Vec<double> b) {
+  return {_mm256_permute4x64_pd(_mm256_unpackhi_pd(a.v, b.v), 0xd8)};
+}
+FASTNN_INLINE void interleave(Vec<float> even, Vec<float> odd, Vec<float>& a, Vec<float>& b) {
+  const __m256 low = _mm256_unpacklo_ps(even.v, odd.v), high = _mm256_unpackhi_ps(even.v, odd.v);
+  a = {_mm256_permute2f128_ps(low, high, 0x20)};
+  b = {_mm256_permute2f128_ps(low, high, 0x31)};
+}
+FASTNN_INLINE void interleave(Vec<double> even, Vec<double> odd, Vec<double>& a, Vec<double>& b) {
+  const __m256d low = _mm256_unpacklo_pd(even.v, odd.v), high = _mm256_unpackhi_pd(even.v, odd.v);
+  a = {_mm256_permute2f128_pd(low, high, 0x20)};
+  b = {_mm256_permute2f128_pd(low, high, 0x31)};
+}
+// one byte a lane; the lanes hold whole numbers in [0, 255]
+FASTNN_INLINE void store_bytes(uint8_t* p, Vec<float> a) {
+  const __m256i lanes = _mm256_cvtps_epi32(a.v);
+  const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(lanes), _mm256_extracti128_si256(lanes, 1));
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packus_epi16(words, words));
+}
+FASTNN_INLINE void store_bytes(uint8_t* p, Vec<double> a) {
+  const __m128i lanes = _mm256_cvtpd_epi32(a.v);
+  _mm_storeu_si32(p, _mm_shuffle_epi8(lanes, _mm_setr_epi8(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)));
+}
+template <class T>
+FASTNN_INLINE Vec<T> load_bytes(const uint8_t* p) {
+  if constexpr (sizeof(T) == 4)
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+  else
+    return {_mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_loadu_si32(p)))};
 }
 // Halves of a register come from rows 4 (2 for double) apart, so that one exchange inside the halves is all.
 FASTNN_INLINE __m256 load_halves(const float* p, int64_t ld) {

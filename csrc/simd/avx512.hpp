@@ -213,6 +213,26 @@ FASTNN_INLINE Vec<float> bit_cast_f32(U32 a) { return {_mm512_castsi512_ps(a.v)}
 FASTNN_INLINE U32 to_u32(Vec<float> a) { return {_mm512_cvtps_epi32(a.v)}; }    // signed, to nearest
 FASTNN_INLINE Vec<float> from_u32(U32 a) { return {_mm512_cvtepi32_ps(a.v)}; }  // signed
 
+// 64-bit products of lanes 0, 2, 4 ...: the low half in that lane, the high half in the next
+FASTNN_INLINE U32 mul_even(U32 a, U32 b) { return {_mm512_mul_epu32(a.v, b.v)}; }
+FASTNN_INLINE U32 odd_to_even(U32 a) { return {_mm512_shuffle_epi32(a.v, _MM_PERM_DDBB)}; }  // lane 2i is lane 2i + 1
+FASTNN_INLINE U32 zip_even(U32 a, U32 b) {  // lane 2i is lane 2i of a, lane 2i + 1 is lane 2i of b
+  return {_mm512_mask_shuffle_epi32(a.v, 0xaaaa, b.v, _MM_PERM_CCAA)};
+}
+FASTNN_INLINE U32 xor3(U32 a, U32 b, U32 c) { return {_mm512_ternarylogic_epi32(a.v, b.v, c.v, 0x96)}; }
+// acc | (a >= b ? bit : 0), unsigned, per 32-bit lane or per 16-bit half of a lane; bit is not yet set in acc
+FASTNN_INLINE U32 or_where_ge(U32 acc, U32 a, U32 b, U32 bit) {
+  return {_mm512_mask_or_epi32(acc.v, _mm512_cmpge_epu32_mask(a.v, b.v), acc.v, bit.v)};
+}
+FASTNN_INLINE U32 or_where_ge16(U32 acc, U32 a, U32 b, U32 bit) {
+  return {_mm512_mask_add_epi16(acc.v, _mm512_cmpge_epu16_mask(a.v, b.v), acc.v, bit.v)};
+}
+FASTNN_INLINE void store_even(uint8_t* p, U32 a) {  // lanes 0, 2, 4 ... one after another
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi64_epi32(a.v));
+}
+FASTNN_INLINE U32 bit_cast_u32(Vec<double> a) { return {_mm512_castpd_si512(a.v)}; }
+FASTNN_INLINE Vec<double> bit_cast_f64(U32 a) { return {_mm512_castsi512_pd(a.v)}; }
+
 // ---- float <-> double ----
 FASTNN_INLINE Vec<double> widen_low(Vec<float> a) { return {_mm512_cvtps_pd(_mm512_castps512_ps256(a.v))}; }
 FASTNN_INLINE Vec<double> widen_high(Vec<float> a) { return {_mm512_cvtps_pd(_mm512_extractf32x8_ps(a.v, 1))}; }
@@ -233,6 +253,40 @@ FASTNN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
 }
 FASTNN_INLINE Vec<double> even_lanes(Vec<double> a, Vec<double> b) {
   return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14), b.v)};
+}
+FASTNN_INLINE Vec<float> odd_lanes(Vec<float> a, Vec<float> b) {
+  const __m512i index = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  return {_mm512_permutex2var_ps(a.v, index, b.v)};
+}
+FASTNN_INLINE Vec<double> odd_lanes(Vec<double> a, Vec<double> b) {
+  return {_mm512_permutex2var_pd(a.v, _mm512_setr_epi64(1, 3, 5, 7, 9, 11, 13, 15), b.v)};
+}
+FASTNN_INLINE void interleave(Vec<float> even, Vec<float> odd, Vec<float>& a, Vec<float>& b) {
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  a = {_mm512_permutex2var_ps(even.v, low, odd.v)};
+  b = {_mm512_permutex2var_ps(even.v, high, odd.v)};
+}
+FASTNN_INLINE void interleave(Vec<double> even, Vec<double> odd, Vec<double>& a, Vec<double>& b) {
+  a = {_mm512_permutex2var_pd(even.v, _mm512_setr_epi64(0, 8, 1, 9, 2, 10, 3, 11), odd.v)};
+  b = {_mm512_permutex2var_pd(even.v, _mm512_setr_epi64(4, 12, 5, 13, 6, 14, 7, 15), odd.v)};
+}
+// one byte a lane; the lanes hold whole numbers in [0, 255]
+FASTNN_INLINE void store_bytes(uint8_t* p, Vec<float> a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a.v)));
+}
+FASTNN_INLINE void store_bytes(uint8_t* p, Vec<double> a) {
+  _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm256_cvtepi32_epi8(_mm512_cvtpd_epi32(a.v)));
+}
+template <class T>
+FASTNN_INLINE Vec<T> load_bytes(const uint8_t* p) {
+  if constexpr (sizeof(T) == 4) {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes))};
+  } else {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return {_mm512_cvtepi32_pd(_mm256_cvtepu8_epi32(bytes))};
+  }
 }
 // Quarters of a register come from rows 4 (2 for double) apart, so that one exchange inside the quarters is all.
 FASTNN_INLINE __m512 load_quarters(const float* p, int64_t ld) {

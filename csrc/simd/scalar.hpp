@@ -338,6 +338,34 @@ FASTNN_INLINE Vec<float> from_u32(U32 a) {  // signed
   return {__builtin_convertvector(reinterpret_cast<i32x4>(a.v), f32x4)};
 }
 
+// 64-bit products of lanes 0, 2, 4 ...: the low half in that lane, the high half in the next
+FASTNN_INLINE U32 mul_even(U32 a, U32 b) {
+  const i64x2 product = {static_cast<int64_t>(static_cast<uint64_t>(a.v[0]) * b.v[0]),
+                         static_cast<int64_t>(static_cast<uint64_t>(a.v[2]) * b.v[2])};
+  U32 r;
+  std::memcpy(&r.v, &product, sizeof r.v);
+  if constexpr (__BYTE_ORDER__ == __ORDER_BIG_ENDIAN__) r.v = u32x4{r.v[1], r.v[0], r.v[3], r.v[2]};
+  return r;
+}
+FASTNN_INLINE U32 odd_to_even(U32 a) { return {u32x4{a.v[1], a.v[1], a.v[3], a.v[3]}}; }  // lane 2i is lane 2i + 1
+FASTNN_INLINE U32 zip_even(U32 a, U32 b) {  // lane 2i is lane 2i of a, lane 2i + 1 is lane 2i of b
+  return {u32x4{a.v[0], b.v[0], a.v[2], b.v[2]}};
+}
+FASTNN_INLINE U32 xor3(U32 a, U32 b, U32 c) { return a ^ b ^ c; }
+// acc | (a >= b ? bit : 0), unsigned, per 32-bit lane or per 16-bit half of a lane; bit is not yet set in acc
+FASTNN_INLINE U32 or_where_ge(U32 acc, U32 a, U32 b, U32 bit) {
+  return {acc.v | (bit.v & reinterpret_cast<u32x4>(a.v >= b.v))};
+}
+FASTNN_INLINE U32 or_where_ge16(U32 acc, U32 a, U32 b, U32 bit) {
+  typedef uint16_t u16x8 __attribute__((vector_size(16)));
+  return {acc.v | (bit.v & reinterpret_cast<u32x4>(reinterpret_cast<u16x8>(a.v) >= reinterpret_cast<u16x8>(b.v)))};
+}
+FASTNN_INLINE void store_even(uint8_t* p, U32 a) {  // lanes 0, 2, 4 ... one after another, the low byte first
+  for (int i = 0; i < 2 * U32::lanes; ++i) p[i] = static_cast<uint8_t>(a.v[i / 4 * 2] >> (i % 4 * 8));
+}
+FASTNN_INLINE U32 bit_cast_u32(Vec<double> a) { return {reinterpret_cast<u32x4>(a.v)}; }
+FASTNN_INLINE Vec<double> bit_cast_f64(U32 a) { return {reinterpret_cast<f64x2>(a.v)}; }
+
 // ---- float <-> double ----
 FASTNN_INLINE Vec<double> widen_low(Vec<float> a) { return {f64x2{a.v[0], a.v[1]}}; }
 FASTNN_INLINE Vec<double> widen_high(Vec<float> a) { return {f64x2{a.v[2], a.v[3]}}; }
@@ -359,6 +387,32 @@ FASTNN_INLINE Vec<T> even_lanes(Vec<T> a, Vec<T> b) {
   constexpr int half = Vec<T>::lanes / 2;
   Vec<T> r;
   for (int i = 0; i < half; ++i) r.v[i] = a.v[2 * i], r.v[half + i] = b.v[2 * i];
+  return r;
+}
+template <class T>
+FASTNN_INLINE Vec<T> odd_lanes(Vec<T> a, Vec<T> b) {
+  constexpr int half = Vec<T>::lanes / 2;
+  Vec<T> r;
+  for (int i = 0; i < half; ++i) r.v[i] = a.v[2 * i + 1], r.v[half + i] = b.v[2 * i + 1];
+  return r;
+}
+FASTNN_INLINE void interleave(Vec<float> even, Vec<float> odd, Vec<float>& a, Vec<float>& b) {
+  a = {__builtin_shufflevector(even.v, odd.v, 0, 4, 1, 5)};
+  b = {__builtin_shufflevector(even.v, odd.v, 2, 6, 3, 7)};
+}
+FASTNN_INLINE void interleave(Vec<double> even, Vec<double> odd, Vec<double>& a, Vec<double>& b) {
+  a = {__builtin_shufflevector(even.v, odd.v, 0, 2)};
+  b = {__builtin_shufflevector(even.v, odd.v, 1, 3)};
+}
+// one byte a lane; the lanes hold whole numbers in [0, 255]
+template <class T>
+FASTNN_INLINE void store_bytes(uint8_t* p, Vec<T> a) {
+  for (int i = 0; i < Vec<T>::lanes; ++i) p[i] = static_cast<uint8_t>(a.v[i]);
+}
+template <class T>
+FASTNN_INLINE Vec<T> load_bytes(const uint8_t* p) {
+  Vec<T> r;
+  for (int i = 0; i < Vec<T>::lanes; ++i) r.v[i] = p[i];
   return r;
 }
 template <class T>

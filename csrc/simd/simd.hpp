@@ -28,9 +28,14 @@
 //   widen_low(v) widen_high(v) narrow(low, high) Vec<float> <-> two Vec<double>
 //   U32: + - ^ & | shift_left<n> shift_right<n> set1_u32 load_u32 store_u32, mul_wide(a, b, low, high),
 //        bits_ge(a, b), bit_cast_u32(Vec<float>) bit_cast_f32(U32), to_u32 (signed, nearest) from_u32 (signed)
+//        mul_even(a, b): 64-bit products of lanes 0, 2, ..; odd_to_even(a): lane 2i from lane 2i + 1;
+//        zip_even(a, b): lane 2i from lane 2i of a, lane 2i + 1 from lane 2i of b; store_even(p, a): lanes 0, 2, ..;
+//        xor3, or_where_ge or_where_ge16 (acc | (a >= b ? bit : 0)), bit_cast_f64(U32)
 //   prefetch(p)
 //   load_where(v, bits, p)                     v with lane i replaced by p[i] where bit i is set; reads no other p[i]
-//   even_lanes(a, b)                           lanes 0, 2, 4, ... of a, then of b
+//   even_lanes(a, b) odd_lanes(a, b)           lanes 0, 2, 4, ... of a, then of b; lanes 1, 3, 5 ...
+//   interleave(even, odd, a, b)                the inverse
+//   store_bytes(p, v) load_bytes<T>(p)         one byte a lane
 //   transpose(x, ldx, y, ldy)                  y[j * ldy + i] = x[i * ldx + j] for i, j < lanes
 //   opaque(v)                                  v, where the compiler must take it from a register, not from memory
 //
@@ -41,6 +46,7 @@
 
 #define FASTNN_INLINE [[maybe_unused]] static inline __attribute__((always_inline))
 #define FASTNN_MEMBER_INLINE inline __attribute__((always_inline))
+#define FASTNN_INLINED __attribute__((always_inline))  // of a lambda, after its parameters
 
 #if defined(FASTNN_ISA_AVX512) || defined(FASTNN_ISA_AMX)
 #include "simd/avx512.hpp"

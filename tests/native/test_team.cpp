@@ -49,7 +49,7 @@ bool every_task_once(int64_t tasks, int64_t nanoseconds = kMuch) {
   return true;
 }
 
-int os_threads() {
+[[maybe_unused]] int os_threads() {
   int count = -1;
   if (std::FILE* file = std::fopen("/proc/self/status", "r")) {
     char line[256];

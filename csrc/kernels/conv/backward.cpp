@@ -23,11 +23,11 @@ Phase phase_of(int64_t r, int64_t size, int64_t kernel, int64_t stride, int64_t 
   if (k >= kernel || k >= stride) return phase;
   int64_t step = 1;
   while (step * dilation % stride != 0) ++step;
-  phase.first_tap = k;
-  phase.tap_step = step;
   phase.taps = (kernel - 1 - k) / step + 1;
-  phase.first = (r + pad - k * dilation) / stride;
-  phase.step = -step * dilation / stride;
+  phase.first_tap = k + (phase.taps - 1) * step;  // from the last on, so that the source is read forwards
+  phase.tap_step = -step;
+  phase.first = (r + pad - phase.first_tap * dilation) / stride;
+  phase.step = step * dilation / stride;
   return phase;
 }
 
@@ -77,12 +77,12 @@ void backward_data(const Conv2dBackwardArgs& q) {
         const int64_t rows = columns.rows();
         T* packed =
             static_cast<T*>(runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(q.c * rows) * sizeof(T)));
-        runtime::parallel_for(q.c, q.c * rows, [&](int64_t task) {
+        const int64_t parts = ceil_div(c, 16);
+        runtime::parallel_for(q.groups * parts, q.c * rows, [&](int64_t task) {
+          const int64_t group = task / parts, j = task % parts * 16;
           Weights<T> weights = r.weights;
-          weights.w += task / c * r.weights_group;
-          T* row = packed + task * rows;
-          for (int64_t i = 0; i < columns.c; ++i)
-            for (int64_t tap = 0; tap < columns.taps(); ++tap) *row++ = weights.at(columns, task % c, i, tap);
+          weights.w += group * r.weights_group + j * weights.stride_out;
+          pack_weights_rows(packed + (group * c + j) * rows, columns, weights, smaller(16, c - j));
         });
         product_rows(r, packed, finish);
       }
@@ -124,9 +124,9 @@ void backward_weight(const Conv2dBackwardArgs& q) {
       const int64_t k = part_begin(pixels, image_blocks, block % image_blocks + 1) - pixel;
       const T* source = x + image * x_image + group * x_group;
       if (last)
-        pack_rows_fast(a, n_rows, columns, source, 0, row, n_rows, pixel, k);
+        pack_channels(a, n_rows, columns, source, 0, row, n_rows, pixel, k);
       else
-        pack_pixels_fast(a, k, k, columns, source, row, n_rows, pixel, k);
+        pack_pixels(a, whole<T>(k), false, columns, source, row, n_rows, pixel, k);
       for (int64_t panel = 0; panel < panels; ++panel) {
         const int64_t j = panel * width, n = smaller(width, m - j), ld = ceil_div(n, lanes) * lanes;
         for (int64_t p = 0; p < k; ++p)
@@ -134,7 +134,7 @@ void backward_weight(const Conv2dBackwardArgs& q) {
             b[p * ld + i] = i >= n ? T(0)
                             : last ? dy[image * out_image + (pixel + p) * q.o + group * m + j + i]
                                    : dy[image * out_image + (group * m + j + i) * pixels + pixel + p];
-        multiply(PanelProduct<T>{a, b, sum + j, n_rows, n, k, last ? n_rows : k, ld, m, last, block > begin});
+        multiply(PanelProduct<T>{a, b, sum + j, n_rows, n, k, last ? n_rows : whole<T>(k), ld, m, last, block > begin});
       }
     }
   });

@@ -20,97 +20,119 @@ struct ConvProduct {
   int64_t y_image, y_channel, y_row, y_pixel;  // strides of y
 };
 
+// Tasks that cut `size` into parts of about `unit`, an even share for each of 2 or 4 threads.
+FASTNN_INLINE int64_t even_parts(int64_t size, int64_t unit) {
+  const int64_t parts = larger(1, ceil_div(size, unit));
+  return parts < 3 || parts > 32 ? parts : ceil_div(parts, 4) * 4;
+}
+
+// One task's tile c (rows of `pixels` pixels from pixel0, row stride ld) to where dx keeps the pixels of this phase.
+template <class T>
+void scatter_rows(const ConvProduct<T>& q, T* y, const T* c, int64_t ld, int64_t m, int64_t pixel0, int64_t pixels) {
+  for (int64_t p = 0; p < pixels;) {
+    const int64_t at = pixel0 + p, x = at % q.columns.out_w, run = smaller(q.columns.out_w - x, pixels - p);
+    for (int64_t r = 0; r < m; ++r) {
+      T* to = y + r * q.y_channel + at / q.columns.out_w * q.y_row + x * q.y_pixel;
+      for (int64_t j = 0; j < run; ++j) to[j * q.y_pixel] = c[r * ld + p + j];
+    }
+    p += run;
+  }
+}
+
 // NCHW. a: weights as rows (groups * m, rows of the columns). finish(y, ld, channel, rows, pixels) ends a part of y.
 template <class T, class Finish>
 void product_rows(const ConvProduct<T>& q, const T* a, const Finish& finish) {
-  constexpr int64_t lanes = Vec<T>::lanes, width = kMainVectors * lanes;
   const Columns& columns = q.columns;
-  const int64_t pixels = columns.pixels(), rows = columns.rows(), panels = ceil_div(pixels, width);
-  const int64_t m_parts = larger(1, smaller(ceil_div(q.m, 128), 16 / larger(1, panels * q.images * q.groups)));
-  const int64_t blocks = larger(1, ceil_div(rows, kBlockK));
+  const int64_t pixels = columns.pixels(), rows = columns.rows();
+  const Panels<T> panels(pixels);
+  const int64_t all_panels = panels.count * q.images * q.groups;
+  // Each part packs the panel again: 128 rows pay for that.
+  const int64_t m_parts = larger(1, smaller(ceil_div(q.m, 128), 16 / larger(1, all_panels)));
+  const int64_t blocks = larger(1, ceil_div(rows, kBlockK)), block_rows = ceil_div(rows, blocks);
   const bool dense = q.y_pixel == 1 && q.y_row == columns.out_w;
-  runtime::parallel_for(
-      q.images * q.groups * panels * m_parts, q.images * q.groups * q.m * rows * pixels / 32, [&](int64_t task) {
-        const int64_t part = task % m_parts, panel = task / m_parts % panels;
-        const int64_t group = task / (m_parts * panels) % q.groups, image = task / (m_parts * panels * q.groups);
-        const int64_t pixel = panel * width, n = smaller(width, pixels - pixel), ld = ceil_div(n, lanes) * lanes;
-        const int64_t i = part_begin(q.m, m_parts, part), m = part_begin(q.m, m_parts, part + 1) - i;
-        const int64_t channel = group * q.m + i;
-        T* b = static_cast<T*>(
-            runtime::scratch(runtime::Slot::kTask, static_cast<size_t>((kBlockK + (dense ? 0 : m)) * ld) * sizeof(T)));
-        T* y = q.y + image * q.y_image + channel * q.y_channel;
-        T* c = dense ? y + pixel : b + kBlockK * ld;
-        const int64_t ldc = dense ? q.y_channel : ld;
-        for (int64_t block = 0; block < blocks; ++block) {
-          const int64_t p = part_begin(rows, blocks, block), k = part_begin(rows, blocks, block + 1) - p;
-          pack_pixels_fast(b, ld, ld, columns, q.x + image * q.x_image + group * q.x_group, p, k, pixel, n);
-          multiply(PanelProduct<T>{a + channel * rows + p, b, c, m, n, k, rows, ld, ldc, false, block > 0});
-        }
-        if (dense) {
-          finish(c, ldc, channel, m, n);
-        } else {
-          for (int64_t r = 0; r < m; ++r)
-            for (int64_t j = 0; j < n; ++j)
-              y[r * q.y_channel + (pixel + j) / columns.out_w * q.y_row + (pixel + j) % columns.out_w * q.y_pixel] =
-                  c[r * ldc + j];
-        }
-      });
+  runtime::parallel_for(all_panels * m_parts, q.images * q.groups * q.m * rows * pixels / 32, [&](int64_t task) {
+    const int64_t part = task % m_parts, panel = task / m_parts % panels.count;
+    const int64_t group = task / (m_parts * panels.count) % q.groups,
+                  image = task / (m_parts * panels.count * q.groups);
+    const int64_t pixel = panels.begin(panel), n = panels.size(panel), ld = whole<T>(n);
+    const int64_t i = part_begin(q.m, m_parts, part), m = part_begin(q.m, m_parts, part + 1) - i;
+    const int64_t channel = group * q.m + i;
+    T* b = static_cast<T*>(
+        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>((block_rows + (dense ? 0 : m)) * ld) * sizeof(T)));
+    T* y = q.y + image * q.y_image + channel * q.y_channel;
+    T* c = dense ? y + pixel : b + block_rows * ld;
+    const int64_t ldc = dense ? q.y_channel : ld;
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t p = part_begin(rows, blocks, block), k = part_begin(rows, blocks, block + 1) - p;
+      pack_pixels(b, ld, false, columns, q.x + image * q.x_image + group * q.x_group, p, k, pixel, n);
+      multiply(PanelProduct<T>{a + channel * rows + p, b, c, m, n, k, rows, ld, ldc, false, block > 0});
+    }
+    if (dense)
+      finish(c, ldc, channel, m, n);
+    else
+      scatter_rows(q, y, c, ldc, m, pixel, n);
+  });
 }
 
-// Channels-last. b: weights packed by pack_weights.
+// Channels-last: all weights packed into panels, (groups, panels, rows, channels of the panel).
 template <class T>
 int64_t packed_weights_size(const ConvProduct<T>& q) {
-  constexpr int64_t lanes = Vec<T>::lanes;
-  return q.groups * q.columns.rows() * ceil_div(q.m, lanes) * lanes;
+  return q.groups * q.columns.rows() * whole<T>(q.m);
 }
 
 template <class T>
 void pack_weights(const ConvProduct<T>& q, T* dst) {
-  constexpr int64_t lanes = Vec<T>::lanes, width = kMainVectors * lanes;
-  const Columns& columns = q.columns;
-  const int64_t panels = ceil_div(q.m, width), group_size = columns.rows() * ceil_div(q.m, lanes) * lanes;
-  runtime::parallel_for(q.groups * panels, q.groups * group_size, [&](int64_t task) {
-    const int64_t group = task / panels, j = task % panels * width, n = smaller(width, q.m - j);
-    const int64_t ld = ceil_div(n, lanes) * lanes;
-    T* b = dst + group * group_size + j * columns.rows();
+  const Panels<T> panels(q.m);
+  const int64_t rows = q.columns.rows();
+  runtime::parallel_for(q.groups * panels.count, packed_weights_size(q) / 2, [&](int64_t task) {
+    const int64_t group = task / panels.count, panel = task % panels.count, j = panels.begin(panel);
     Weights<T> weights = q.weights;
-    weights.w += group * q.weights_group;
-    for (int64_t tap = 0; tap < columns.taps(); ++tap)
-      for (int64_t c = 0; c < columns.c; ++c, b += ld)
-        for (int64_t i = 0; i < ld; ++i) b[i] = i < n ? weights.at(columns, j + i, c, tap) : T(0);
+    weights.w += group * q.weights_group + j * weights.stride_out;
+    pack_weights_panel(dst + group * rows * whole<T>(q.m) + j * rows, whole<T>(panels.size(panel)), q.columns, weights,
+                       panels.size(panel));
   });
 }
 
+// Channels-last. weights: from pack_weights. finish as above, with pixels as rows.
 template <class T, class Finish>
 void product_columns(const ConvProduct<T>& q, const T* weights, const Finish& finish) {
-  constexpr int64_t lanes = Vec<T>::lanes, width = kMainVectors * lanes, block_pixels = 48;
   const Columns& columns = q.columns;
-  const int64_t pixels = q.images * columns.pixels(), rows = columns.rows(), panels = ceil_div(q.m, width);
-  const int64_t parts = ceil_div(pixels, block_pixels), blocks = larger(1, ceil_div(rows, kBlockK));
-  const int64_t group_size = rows * ceil_div(q.m, lanes) * lanes;
+  const int64_t pixels = q.images * columns.pixels(), rows = columns.rows();
+  const Panels<T> panels(q.m);
+  // 56 pixels read each weight often enough to stream it from L2 or beyond.
+  const int64_t parts = even_parts(pixels, 56);
+  const int64_t panel_parts = smaller(panels.count, ceil_div(4, parts * q.groups));
+  const int64_t blocks = larger(1, ceil_div(rows, kBlockK)), block_rows = ceil_div(rows, blocks);
   const bool dense = q.y_row == columns.out_w * q.y_pixel && q.y_image == columns.out_h * q.y_row;
-  runtime::parallel_for(parts * q.groups, q.groups * q.m * rows * pixels / 32, [&](int64_t task) {
-    const int64_t group = task % q.groups, pixel = task / q.groups * block_pixels;
-    const int64_t m = smaller(block_pixels, pixels - pixel), ldc = dense ? q.y_pixel : q.m;
-    T* a = static_cast<T*>(
-        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(block_pixels * (kBlockK + q.m)) * sizeof(T)));
-    T* c = dense ? q.y + pixel * q.y_pixel + group * q.m : a + block_pixels * kBlockK;
+  const bool direct = columns.is_source() && q.x_image == columns.h * columns.stride_h;
+  runtime::parallel_for(parts * q.groups * panel_parts, q.groups * q.m * rows * pixels / 32, [&](int64_t task) {
+    const int64_t group = task / panel_parts % q.groups, part = task / (panel_parts * q.groups);
+    const int64_t pixel = part_begin(pixels, parts, part), m = part_begin(pixels, parts, part + 1) - pixel;
+    const int64_t panel0 = part_begin(panels.count, panel_parts, task % panel_parts);
+    const int64_t panel1 = part_begin(panels.count, panel_parts, task % panel_parts + 1);
+    const int64_t j0 = panels.begin(panel0), columns_n = panels.begin(panel1) - j0;
+    T* packed = static_cast<T*>(
+        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(m * (block_rows + columns_n)) * sizeof(T)));
+    T* c = dense ? q.y + pixel * q.y_pixel + group * q.m + j0 : packed + m * block_rows;
+    const int64_t ldc = dense ? q.y_pixel : columns_n;
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t p = part_begin(rows, blocks, block), k = part_begin(rows, blocks, block + 1) - p;
-      pack_rows_fast(a, k, columns, q.x + group * q.x_group, q.x_image, p, k, pixel, m);
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        const int64_t j = panel * width, n = smaller(width, q.m - j), ld = ceil_div(n, lanes) * lanes;
-        const T* b = weights + group * group_size + j * rows + p * ld;
-        multiply(PanelProduct<T>{a, b, c + j, m, n, k, k, ld, ldc, false, block > 0});
+      const T* x = q.x + group * q.x_group;
+      if (!direct) pack_channels(packed, k, columns, x, q.x_image, p, k, pixel, m);
+      for (int64_t panel = panel0; panel < panel1; ++panel) {
+        const int64_t j = panels.begin(panel), ld = whole<T>(panels.size(panel));
+        const T* b = weights + group * rows * whole<T>(q.m) + j * rows + p * ld;
+        multiply(PanelProduct<T>{direct ? x + pixel * columns.stride_w + p : packed, b, c + (j - j0), m,
+                                 panels.size(panel), k, direct ? columns.stride_w : k, ld, ldc, false, block > 0});
       }
     }
     if (dense) {
-      finish(c, ldc, group * q.m, m, q.m);
+      finish(c, ldc, group * q.m + j0, m, columns_n);
     } else {
       for (int64_t i = 0; i < m; ++i) {
         const int64_t image = (pixel + i) / columns.pixels(), at = (pixel + i) % columns.pixels();
-        T* y = q.y + image * q.y_image + at / columns.out_w * q.y_row + at % columns.out_w * q.y_pixel + group * q.m;
-        for (int64_t j = 0; j < q.m; ++j) y[j] = c[i * ldc + j];
+        T* y = q.y + image * q.y_image + at / columns.out_w * q.y_row + at % columns.out_w * q.y_pixel;
+        copy_run(y + group * q.m + j0, c + i * ldc, columns_n);
       }
     }
   });

@@ -1,0 +1,33 @@
+"""Layers: weights plus two calls. See base.py for the protocol; layers of one family share a file."""
+
+from .activation import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
+from .base import Layer
+from .container import Concat, Flatten, Identity, Residual, Sequential
+from .dropout import Dropout
+from .linear import Conv2d, Linear
+from .norm import BatchNorm1d, BatchNorm2d
+from .pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
+
+__all__ = [
+    "ELU",
+    "GELU",
+    "AvgPool2d",
+    "BatchNorm1d",
+    "BatchNorm2d",
+    "Concat",
+    "Conv2d",
+    "Dropout",
+    "Flatten",
+    "GlobalAvgPool2d",
+    "Identity",
+    "Layer",
+    "LeakyReLU",
+    "Linear",
+    "MaxPool2d",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "Sigmoid",
+    "Softmax",
+    "Tanh",
+]

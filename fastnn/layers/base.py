@@ -1,0 +1,197 @@
+"""What a layer is: arrays by name, and two calls.
+
+- ``layer(x)`` is inference, always: fixed statistics, nothing random, nothing kept.
+- ``y, backward = layer.forward(x, rng=None)`` is training, always; ``dx = backward(dy)`` adds to the layer's gradients.
+
+There is no train() or eval() to forget. The closure holds exactly what the backward pass needs, so a layer may appear
+twice in a network and serve many threads at inference.
+
+To write a layer, derive from `Layer`, list the attributes that are trained in ``parameters`` (and fixed statistics in
+``statistics``), and define ``__call__`` and ``forward``. With ``output_shape`` it takes part in `summary`; with
+``trace`` it can be compiled. A model without ``trace`` trains and predicts all the same, by its closures.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from ..errors import ShapeError
+from ..random import RNG
+
+if TYPE_CHECKING:
+    from ..compiler.graph import Builder, Value
+
+Array = np.ndarray
+Shape = tuple[int, ...]
+Backward = Callable[[Array], Any]
+
+__all__ = ["Array", "Backward", "Layer", "Shape"]
+
+
+class Layer:
+    """Base class of all layers; see the module's text for the protocol."""
+
+    #: attributes that hold trained arrays; one that is None is absent (a layer without bias)
+    parameters: ClassVar[tuple[str, ...]] = ()
+    #: attributes that hold arrays which are state, but not trained (running statistics)
+    statistics: ClassVar[tuple[str, ...]] = ()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Whoever keeps something derived from the layer's configuration (a trainer its programs) compares versions.
+        self.__dict__["version"] = self.__dict__.get("version", 0) + 1
+        object.__setattr__(self, name, value)
+
+    # ---- the two calls ----
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """Inference: return the output for x."""
+        raise TypeError(f"{type(self).__name__} does not define __call__(x), which is inference")
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        """Training: return the output for x, and the function that takes its gradient to that of x."""
+        raise TypeError(f"{type(self).__name__} does not define forward(x, rng), which is training")
+
+    def trace(self, builder: Builder, x: Value) -> Value:
+        """Add this layer to a graph; a leaf adds itself."""
+        return builder.add(self, x)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of the output for an input of ``shape``, without computing; raise `ShapeError`."""
+        raise ShapeError(f"{type(self).__name__} does not tell its output's shape")
+
+    def label(self) -> str:
+        """Return the layer in a few words, for errors and tables: ``Linear 100->10``."""
+        return type(self).__name__
+
+    # ---- arrays by name ----
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        """Yield the layers inside this one, with their names."""
+        return iter(())
+
+    def leaves(self, prefix: str = "") -> Iterator[tuple[str, Layer]]:
+        """Yield every layer that holds arrays of its own or none at all, with its full name, in order."""
+        inside = False
+        for name, child in self.children():
+            inside = True
+            yield from child.leaves(f"{prefix}{name}.")
+        if not inside or self.parameters or self.statistics:
+            yield prefix.removesuffix("."), self
+
+    def _named(self, kind: str) -> dict[str, Array]:
+        arrays = {}
+        for name, layer in self.leaves():
+            for attribute in getattr(layer, kind):
+                value = getattr(layer, attribute)
+                if value is not None:
+                    arrays[f"{name}.{attribute}" if name else attribute] = value
+        return arrays
+
+    @property
+    def params(self) -> dict[str, Array]:
+        """The trained arrays by name: "weight" for a layer's own, "0.weight" inside containers."""
+        return self._named("parameters")
+
+    @property
+    def buffers(self) -> dict[str, Array]:
+        """The arrays that are state but not trained, by name."""
+        return self._named("statistics")
+
+    @property
+    def grads(self) -> dict[str, Array]:
+        """The gradient of each array of `params`, by the same names; zero where no backward pass came by."""
+        arrays = {}
+        for name, layer in self.leaves():
+            for attribute in layer.parameters:
+                if getattr(layer, attribute) is not None:
+                    arrays[f"{name}.{attribute}" if name else attribute] = layer.gradient(attribute)
+        return arrays
+
+    def gradient(self, attribute: str) -> Array:
+        """Return the array that gathers the gradient of one of this layer's own parameters."""
+        value = getattr(self, attribute)
+        held: dict[str, Array] = self.__dict__.setdefault("_gradients", {})
+        gradient = held.get(attribute)
+        if gradient is None or gradient.shape != value.shape or gradient.dtype != value.dtype:
+            gradient = held[attribute] = np.zeros(value.shape, value.dtype)
+        return gradient
+
+    def zero_grad(self) -> None:
+        """Set all gradients to zero."""
+        for gradient in self.grads.values():
+            gradient[...] = 0
+
+    def state(self) -> dict[str, Array]:
+        """Return copies of all parameters and statistics, by name: what `load_state` takes and files hold."""
+        return {name: np.array(array) for name, array in {**self.params, **self.buffers}.items()}
+
+    def load_state(self, state: Mapping[str, ArrayLike]) -> None:
+        """Copy ``state`` into the layer's arrays; change nothing when a name or a shape does not fit."""
+        own = {**self.params, **self.buffers}
+        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        problems = []
+        if missing:
+            problems.append(f"missing {', '.join(missing)}")
+        if unexpected:
+            problems.append(f"unexpected {', '.join(unexpected)}")
+        arrays = {name: np.asarray(state[name]) for name in own.keys() & state.keys()}
+        for name, array in sorted(arrays.items()):
+            if array.shape != own[name].shape:
+                problems.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
+            elif array.dtype.kind not in "biuf":
+                problems.append(f"{name} has dtype {array.dtype}, expected numbers")
+        if problems:
+            raise ValueError(f"load_state: the state does not fit the model: {'; '.join(problems)}")
+        for name, array in arrays.items():
+            own[name][...] = array
+
+    def copy(self, dtype: DTypeLike | None = None) -> Any:
+        """Return a copy that shares nothing with this layer, its arrays converted to ``dtype`` if given."""
+        twin = copy.deepcopy(self)
+        done: set[int] = set()
+        for _, layer in twin.leaves():
+            if id(layer) in done:
+                continue
+            done.add(id(layer))
+            layer.__dict__.pop("_gradients", None)
+            for attribute in (*layer.parameters, *layer.statistics):
+                value = getattr(layer, attribute)
+                if value is not None:
+                    setattr(layer, attribute, np.array(value, dtype or value.dtype))
+        return twin
+
+    def summary(self, input_shape: Shape) -> str:
+        """Return a table of the layers, their output shapes and parameter counts, for an input of ``input_shape``.
+
+        Examples
+        --------
+        >>> from fastnn.layers import Linear
+        >>> print(Linear(4, 2).summary((1, 4)))
+        layer  kind         output   parameters
+                                             10
+               Linear 4->2  (1, 2)           10
+        """
+        rows = [(name, label, str(shape), count) for name, label, shape, count in self._rows("", tuple(input_shape))]
+        total = sum({id(a): a.size for a in self.params.values()}.values())
+        return _table(rows, total)
+
+    def _rows(self, name: str, shape: Shape) -> Iterator[tuple[str, str, Shape, int]]:
+        count = sum(getattr(self, p).size for p in self.parameters if getattr(self, p) is not None)
+        yield name, self.label(), self.output_shape(shape), count
+
+    def __repr__(self) -> str:
+        return self.label()
+
+
+def _table(rows: list[tuple[str, str, str, int]], total: int) -> str:
+    header = ("layer", "kind", "output", "parameters")
+    cells = [header, *((n, k, s, f"{c:,}") for n, k, s, c in rows), ("total", "", "", f"{total:,}")]
+    widths = [max(len(row[i]) for row in cells) for i in range(4)]
+    lines = [f"{n:<{widths[0]}}  {k:<{widths[1]}}  {s:<{widths[2]}}  {c:>{widths[3]}}".rstrip() for n, k, s, c in cells]
+    rule = "-" * max(map(len, lines))
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
