@@ -49,6 +49,10 @@ struct Product {
 void gemm(const Product<float>&);
 void gemm(const Product<double>&);
 
+// y (columns) = or += the sum of the rows of x (rows, columns).
+void column_sums(const float* x, int64_t rows, int64_t columns, float* y, bool accumulate);
+void column_sums(const double* x, int64_t rows, int64_t columns, double* y, bool accumulate);
+
 namespace {
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -81,6 +85,25 @@ struct Panels {
 template <class T>
 FASTNN_INLINE int64_t whole(int64_t n) {
   return ceil_div(n, Vec<T>::lanes) * Vec<T>::lanes;
+}
+
+// dst[p * ld + j] = B[p][j] for a block of k rows and n columns; lanes from n on are undefined.
+template <class T>
+void pack_b(T* dst, int64_t ld, const T* b, int64_t ldb, bool transposed, int64_t k, int64_t n) {
+  constexpr int64_t lanes = Vec<T>::lanes;
+  const int64_t whole_n = n / lanes * lanes, whole_k = transposed ? k / lanes * lanes : k;
+  if (transposed) {
+    for (int64_t j = 0; j < whole_n; j += lanes)
+      for (int64_t p = 0; p < whole_k; p += lanes) transpose(b + j * ldb + p, ldb, dst + p * ld + j, ld);
+    for (int64_t p = 0; p < k; ++p)
+      for (int64_t j = p < whole_k ? whole_n : 0; j < n; ++j) dst[p * ld + j] = b[j * ldb + p];
+  } else {
+    for (int64_t p = 0; p < k; ++p) {
+      for (int64_t j = 0; j < whole_n; j += lanes) store(dst + p * ld + j, load(b + p * ldb + j));
+      if (whole_n < n)
+        store(dst + p * ld + whole_n, load_partial(b + p * ldb + whole_n, static_cast<int>(n - whole_n)));
+    }
+  }
 }
 
 }  // namespace

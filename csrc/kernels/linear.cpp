@@ -43,14 +43,7 @@ void linear_backward_of(const LinearBackwardArgs& q) {
   if (q.dweight)
     gemm(Product<T>{dy, x, static_cast<T*>(q.dweight), q.out, q.in, q.rows, q.out, q.in, q.in, true, false, accumulate,
                     nullptr, nullptr});
-  if (q.dbias) {
-    T* db = static_cast<T*>(q.dbias);
-    runtime::parallel_for(q.out, q.rows * q.out, [&](int64_t o) {
-      double total = accumulate ? static_cast<double>(db[o]) : 0.0;
-      for (int64_t i = 0; i < q.rows; ++i) total += static_cast<double>(dy[i * q.out + o]);
-      db[o] = static_cast<T>(total);
-    });
-  }
+  if (q.dbias) column_sums(dy, q.rows, q.out, static_cast<T*>(q.dbias), accumulate);
 }
 
 }  // namespace

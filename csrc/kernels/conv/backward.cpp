@@ -11,6 +11,18 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
+constexpr int64_t kBlockPixels = 256, kBlockRows = 288;  // of columns packed at a time for dweight: 288 KB of float
+
+// The columns of x, as in the forward pass.
+Columns forward_columns(const Conv2dBackwardArgs& q) {
+  const bool last = q.channels_last;
+  return {q.c / q.groups, q.h,      q.w,      last ? 1 : q.h * q.w, last ? q.w * q.c : q.w, last ? q.c : 1, q.kh,
+          q.kw,           -q.pad_h, -q.pad_w, q.dilation_h,         q.dilation_w,           q.stride_h,     q.stride_w,
+          q.oh,           q.ow};
+}
+
+// ---- dx ----
+
 // First tap of phase r and how many there are: taps k with k * dilation = r + pad (mod stride).
 struct Phase {
   int64_t first_tap, tap_step, taps, first, step;  // tap k + tap_step reads dy `step` further; tap k reads `first`
@@ -90,78 +102,140 @@ void backward_data(const Conv2dBackwardArgs& q) {
   }
 }
 
+// ---- dweight ----
+
+// The sums of one part of dweight, transposed: row (channel, tap) or, channels-last, (tap, channel), columns o.
+template <class T>
+struct WeightSums {
+  const T* sums;
+  int64_t chunks, chunk_stride, ld;  // the chunks are added in order
+  int64_t channels, taps, m;
+  bool tap_first;
+};
+
+// dw[o * stride + (channel, tap)] = or += the sums, turned block by block in registers.
+template <class T>
+void write_weights(const WeightSums<T>& q, T* dw, int64_t stride, bool accumulate) {
+  constexpr int64_t lanes = Vec<T>::lanes;
+  const int64_t rows = q.channels * q.taps;
+  for (int64_t o = 0; o < q.m; o += lanes) {
+    int64_t channel = 0, tap = 0;
+    for (int64_t r = 0; r < rows; r += lanes) {
+      const int64_t n = smaller(lanes, rows - r);
+      alignas(64) T block[lanes * lanes], turned[lanes * lanes];
+      for (int64_t i = 0; i < n; ++i) {
+        const T* row = q.sums + (q.tap_first ? tap * q.channels + channel : r + i) * q.ld + o;
+        Vec<T> v = load(row);
+        for (int64_t chunk = 1; chunk < q.chunks; ++chunk) v += load(row + chunk * q.chunk_stride);
+        store(block + i * lanes, v);
+        if (++tap == q.taps) tap = 0, ++channel;
+      }
+      transpose(block, lanes, turned, lanes);
+      for (int64_t j = 0; j < smaller(lanes, q.m - o); ++j) {
+        T* to = dw + (o + j) * stride + r;
+        Vec<T> v = load(turned + j * lanes);
+        if (n == lanes) {
+          store(to, accumulate ? load(to) + v : v);
+        } else {
+          const int part = static_cast<int>(n);
+          store_partial(to, accumulate ? load_partial(to, part) + v : v, part);
+        }
+      }
+    }
+  }
+}
+
 template <class T>
 void backward_weight(const Conv2dBackwardArgs& q) {
-  constexpr int64_t lanes = Vec<T>::lanes, width = kMainVectors * lanes, block_pixels = 256, block_rows = 144;
   const int64_t c = q.c / q.groups, m = q.o / q.groups, taps = q.kh * q.kw, rows = c * taps;
   const bool last = q.channels_last;
-  const Columns columns = {
-      c,    q.h,      q.w,      last ? 1 : q.h * q.w, last ? q.w * q.c : q.w, last ? q.c : 1, q.kh,
-      q.kw, -q.pad_h, -q.pad_w, q.dilation_h,         q.dilation_w,           q.stride_h,     q.stride_w,
-      q.oh, q.ow};
+  const Columns columns = forward_columns(q);
   const int64_t x_image = q.c * q.h * q.w, x_group = last ? c : c * q.h * q.w, out_image = q.o * q.oh * q.ow;
-  const int64_t pixels = q.oh * q.ow, panels = ceil_div(m, width), row_parts = ceil_div(rows, block_rows);
-  // Blocks of pixels never cross images, so that a block of an NCHW image is contiguous in each channel.
-  const int64_t image_blocks = ceil_div(pixels, block_pixels), all_blocks = q.n * image_blocks;
-  const int64_t chunks = larger(1, smaller(ceil_div(all_blocks, 8), ceil_div(16, row_parts * q.groups)));
+  // A block of pixels of an NCHW image lies together in each channel, so it stays in its image; channels-last counts
+  // the pixels of all images as one row.
+  const int64_t images = last ? 1 : q.n, pixels = q.oh * q.ow * (last ? q.n : 1);
+  const int64_t image_blocks = ceil_div(pixels, kBlockPixels), all_blocks = images * image_blocks;
+  // A task holds all taps of some channels for one chunk of pixels. Channels are cut first; chunks, each of which
+  // costs a pass over dweight, have at least 1024 pixels.
+  const int64_t parts = ceil_div(c, larger(1, smaller(c, kBlockRows / taps)));
+  const int64_t chunks = larger(1, smaller(q.n * q.oh * q.ow / 1024, ceil_div(16, parts * q.groups)));
+  const Panels<T> panels(m);
+  const int64_t ld = whole<T>(m), chunk_stride = q.groups * rows * ld;
   const T *x = static_cast<const T*>(q.x), *dy = static_cast<const T*>(q.dy);
   T* dw = static_cast<T*>(q.dweight);
-  T* sums = static_cast<T*>(
-      runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(chunks * q.groups * rows * m) * sizeof(T)));
-  runtime::parallel_for(chunks * q.groups * row_parts, q.n * q.o * rows * pixels / 32, [&](int64_t task) {
-    const int64_t part = task % row_parts, group = task / row_parts % q.groups, chunk = task / (row_parts * q.groups);
-    const int64_t row = part_begin(rows, row_parts, part), n_rows = part_begin(rows, row_parts, part + 1) - row;
-    T* sum = sums + (chunk * q.groups + group) * rows * m + row * m;
-    T* a = static_cast<T*>(
-        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(block_pixels * (n_rows + width)) * sizeof(T)));
-    T* b = a + block_pixels * n_rows;
+  T* sums = chunks == 1 ? nullptr
+                        : static_cast<T*>(runtime::scratch(runtime::Slot::kShared,
+                                                           static_cast<size_t>(chunks * chunk_stride) * sizeof(T)));
+  runtime::parallel_for(chunks * q.groups * parts, q.n * q.o * rows * q.oh * q.ow / 32, [&](int64_t task) {
+    const int64_t part = task % parts, group = task / parts % q.groups, chunk = task / (parts * q.groups);
+    const int64_t c0 = part_begin(c, parts, part), channels = part_begin(c, parts, part + 1) - c0;
+    const int64_t n_rows = channels * taps, a_size = kBlockPixels * n_rows;
+    T* a = static_cast<T*>(runtime::scratch(
+        runtime::Slot::kTask,
+        static_cast<size_t>(a_size + kBlockPixels * kTileVectors * Vec<T>::lanes + (sums ? 0 : n_rows * ld)) *
+            sizeof(T)));
+    T* b = a + a_size;
+    T* sum = sums ? sums + chunk * chunk_stride + (group * rows + c0 * taps) * ld
+                  : b + kBlockPixels * kTileVectors * Vec<T>::lanes;
     const int64_t begin = part_begin(all_blocks, chunks, chunk), end = part_begin(all_blocks, chunks, chunk + 1);
-    if (begin == end)
-      for (int64_t i = 0; i < n_rows * m; ++i) sum[i] = T(0);
+    if (begin == end) zero_run(sum, n_rows * ld);
     for (int64_t block = begin; block < end; ++block) {
       const int64_t image = block / image_blocks;
       const int64_t pixel = part_begin(pixels, image_blocks, block % image_blocks);
       const int64_t k = part_begin(pixels, image_blocks, block % image_blocks + 1) - pixel;
       const T* source = x + image * x_image + group * x_group;
-      if (last)
-        pack_channels(a, n_rows, columns, source, 0, row, n_rows, pixel, k);
+      if (!last)
+        pack_pixels(a, whole<T>(k), false, columns, source, c0 * taps, n_rows, pixel, k);
       else
-        pack_pixels(a, whole<T>(k), false, columns, source, row, n_rows, pixel, k);
-      for (int64_t panel = 0; panel < panels; ++panel) {
-        const int64_t j = panel * width, n = smaller(width, m - j), ld = ceil_div(n, lanes) * lanes;
-        for (int64_t p = 0; p < k; ++p)
-          for (int64_t i = 0; i < ld; ++i)
-            b[p * ld + i] = i >= n ? T(0)
-                            : last ? dy[image * out_image + (pixel + p) * q.o + group * m + j + i]
-                                   : dy[image * out_image + (group * m + j + i) * pixels + pixel + p];
-        multiply(PanelProduct<T>{a, b, sum + j, n_rows, n, k, last ? n_rows : whole<T>(k), ld, m, last, block > begin});
+        for (int64_t tap = 0; tap < taps; ++tap)
+          pack_channels(a + tap * channels, n_rows, columns, source, x_image, tap * c + c0, channels, pixel, k);
+      for (int64_t panel = 0; panel < panels.count; ++panel) {
+        const int64_t j = panels.begin(panel), n = panels.size(panel), ldb = whole<T>(n);
+        if (last)
+          pack_b(b, ldb, dy + pixel * q.o + group * m + j, q.o, false, k, n);
+        else
+          pack_b(b, ldb, dy + image * out_image + (group * m + j) * pixels + pixel, pixels, true, k, n);
+        multiply(
+            PanelProduct<T>{a, b, sum + j, n_rows, n, k, last ? n_rows : whole<T>(k), ldb, ld, last, block > begin});
       }
     }
+    if (!sums)
+      write_weights(WeightSums<T>{sum, 1, 0, ld, channels, taps, m, last}, dw + group * m * rows + c0 * taps, rows,
+                    q.accumulate);
   });
-  runtime::parallel_for(q.o, q.o * rows * chunks, [&](int64_t task) {
-    const int64_t group = task / m, o = task % m;
-    for (int64_t r = 0; r < rows; ++r) {
-      T total = q.accumulate ? dw[task * rows + r] : T(0);
-      const int64_t at = last ? r % taps * c + r / taps : r;
-      for (int64_t chunk = 0; chunk < chunks; ++chunk)
-        total += sums[(chunk * q.groups + group) * rows * m + at * m + o];
-      dw[task * rows + r] = total;
-    }
-  });
+  if (sums)
+    runtime::parallel_for(q.groups * parts, chunks * chunk_stride / 4, [&](int64_t task) {
+      const int64_t part = task % parts, group = task / parts;
+      const int64_t c0 = part_begin(c, parts, part), channels = part_begin(c, parts, part + 1) - c0;
+      write_weights(
+          WeightSums<T>{sums + (group * rows + c0 * taps) * ld, chunks, chunk_stride, ld, channels, taps, m, last},
+          dw + group * m * rows + c0 * taps, rows, q.accumulate);
+    });
 }
+
+// ---- dbias ----
 
 template <class T>
 void backward_bias(const Conv2dBackwardArgs& q) {
-  const int64_t pixels = q.oh * q.ow, step = q.channels_last ? q.o : 1;
+  constexpr int64_t lanes = Vec<T>::lanes, block = 16 * lanes;  // sums of 16 values a lane, then double
+  const int64_t pixels = q.oh * q.ow;
   const T* dy = static_cast<const T*>(q.dy);
   T* db = static_cast<T*>(q.dbias);
-  runtime::parallel_for(q.o, q.n * q.o * pixels, [&](int64_t o) {
-    double total = 0;
+  if (q.channels_last) return column_sums(dy, q.n * pixels, q.o, db, q.accumulate);
+  runtime::parallel_for(q.o, q.n * q.o * pixels / 8, [&](int64_t o) {
+    double total = q.accumulate ? static_cast<double>(db[o]) : 0.0;
     for (int64_t image = 0; image < q.n; ++image) {
-      const T* row = dy + image * q.o * pixels + (q.channels_last ? o : o * pixels);
-      for (int64_t p = 0; p < pixels; ++p) total += static_cast<double>(row[p * step]);
+      const T* row = dy + (image * q.o + o) * pixels;
+      for (int64_t p = 0; p < pixels; p += block) {
+        const int64_t end = smaller(pixels, p + block);
+        Vec<T> sum = zero<T>();
+        int64_t i = p;
+        for (; i + lanes <= end; i += lanes) sum += load(row + i);
+        if (i < end) sum += load_partial(row + i, static_cast<int>(end - i));
+        total += static_cast<double>(reduce_add(sum));
+      }
     }
-    db[o] = static_cast<T>(total + (q.accumulate ? static_cast<double>(db[o]) : 0.0));
+    db[o] = static_cast<T>(total);
   });
 }
 
