@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _backends, functional
-from .errors import MissingDependencyError, ShapeError
+from .errors import FileFormatError, MissingDependencyError, ShapeError
 from .threads import num_threads, release_memory, set_num_threads, show_config
 
 __version__ = "0.1.0"
@@ -31,6 +31,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
 }
 
 __all__ = [
+    "FileFormatError",
     "MissingDependencyError",
     "ShapeError",
     "Trainer",

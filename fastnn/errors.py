@@ -25,6 +25,10 @@ class ShapeError(ValueError):
         return ShapeError(self.message, (name, *self.path), self.label or label, self.hint or hint)
 
 
+class FileFormatError(ValueError):
+    """A file is cut, forged, or not of the format that its name says; the message names the file and the reason."""
+
+
 class MissingDependencyError(ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
 

@@ -27,7 +27,7 @@ SIZES = (5, 1, 12)
 
 
 def run(optimizer, params, grads, rates, dtype, segments=None):
-    """Steps over one flat buffer, with a row of grads and a learning rate for each; return the parameters after each."""
+    """Steps over one flat buffer, a row of grads and a learning rate for each; return the parameters after each."""
     param = np.concatenate(params).astype(dtype)
     slots = optimizer.slots(param.size, dtype)
     segments = optimizer.segments([p.size for p in params]) if segments is None else segments

@@ -1,0 +1,131 @@
+"""Files of weights: a flat dict name -> array in, the same out; one module per format.
+
+Files are not trusted: loading runs no code from a file, bounds every size by what the file holds before allocating,
+and refuses what is cut, forged or foreign with `FileFormatError`. To add a format: a module with ``write(file,
+arrays)`` and ``read(file, size)``, which raises ValueError with the reason, and a line in ``_FORMATS``.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import FileFormatError
+from . import npz, safetensors
+from .atomic import replacing
+from .dtypes import DTYPES
+
+__all__ = ["load_state", "save_state"]
+
+_FORMATS: dict[str, ModuleType] = {".npz": npz, ".safetensors": safetensors}
+
+#: What a name may be long in the formats: a zip archive counts its bytes in 16 bits.
+_MAX_NAME = 65_000
+
+
+def _format(caller: str, path: str | os.PathLike[str]) -> ModuleType:
+    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    if suffix not in _FORMATS:
+        raise ValueError(f"{caller}: expected a path that ends in {' or '.join(_FORMATS)}, got {os.fspath(path)!r}")
+    return _FORMATS[suffix]
+
+
+def _arrays(state: Mapping[str, ArrayLike]) -> dict[str, np.ndarray]:
+    """The arrays of a state, checked and in native byte order."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"save_state: expected a dict of arrays by name, got {type(state).__name__}")
+    arrays = {}
+    for name, value in state.items():
+        if not isinstance(name, str):
+            raise TypeError(f"save_state: names must be strings, got {name!r}")
+        try:
+            encoded = name.encode()
+        except UnicodeEncodeError:
+            encoded = b""
+        if not 0 < len(encoded) <= _MAX_NAME or b"\0" in encoded or name == "__metadata__":
+            raise ValueError(f"save_state: {name[:80]!r} cannot be the name of an array in a file")
+        array = np.asarray(value)
+        if array.dtype.newbyteorder("=") not in DTYPES:
+            raise TypeError(
+                f"save_state: {name!r} has dtype {array.dtype}; a state holds numbers and booleans of at most 64 bits"
+            )
+        arrays[name] = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return arrays
+
+
+def save_state(path: str | os.PathLike[str], state: Mapping[str, ArrayLike]) -> None:
+    """Save arrays by name, as ``.npz`` or ``.safetensors``, whichever the path ends in.
+
+    The file appears whole or not at all: it is written beside, synced to the disk and renamed, so that an existing file
+    survives a save that fails. Equal states give equal files.
+
+    Parameters
+    ----------
+    path : path
+        Ends in .npz (NumPy reads it) or .safetensors (needs the extra "safetensors").
+    state : dict of array_like
+        Floating-point numbers, integers or booleans by name, such as ``model.state()``.
+
+    Raises
+    ------
+    TypeError
+        For an array of another dtype, complex numbers and objects among them.
+    MissingDependencyError
+        For .safetensors where the package is not installed.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "net.npz")
+    >>> save_state(path, {"0.weight": np.eye(2, dtype=np.float32)})
+    >>> load_state(path)
+    {'0.weight': array([[1., 0.],
+           [0., 1.]], dtype=float32)}
+    """
+    module = _format("save_state", path)
+    arrays = _arrays(state)
+    module.available()
+    with replacing(path) as file:
+        module.write(file, arrays)
+
+
+def load_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """Load arrays by name from ``.npz`` or ``.safetensors``; nothing in the file is run.
+
+    Parameters
+    ----------
+    path : path
+        Ends in .npz or .safetensors.
+
+    Returns
+    -------
+    dict of ndarray
+        In the order of the file and in native byte order; bfloat16 of a .safetensors file becomes float32.
+
+    Raises
+    ------
+    FileFormatError
+        For a file that is cut, forged, or of another format; also for a compressed one that would unfold to more than
+        a hundred times its size.
+    MissingDependencyError
+        For .safetensors where the package is not installed.
+
+    Examples
+    --------
+    See `save_state`.
+    """
+    module = _format("load_state", path)
+    module.available()
+    if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block, a device never end
+        raise FileFormatError(f"{os.fspath(path)}: not a regular file")
+    with open(path, "rb") as file:
+        try:
+            result: dict[str, np.ndarray] = module.read(file, os.fstat(file.fileno()).st_size)
+        except ValueError as error:
+            raise FileFormatError(f"{os.fspath(path)}: {error}") from error
+    return result
