@@ -6,8 +6,7 @@
 #pragma once
 #include <cmath>
 
-#include "kernels/kernels.hpp"
-#include "simd/simd.hpp"
+#include "kernels/activation.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -46,83 +45,79 @@ Epilogue<T> prepare_epilogue(const Conv2dArgs& q, T* memory) {
           static_cast<T>(q.alpha)};
 }
 
-template <class T>
-bool is_trivial(const Epilogue<T>& e) {
-  return !e.scale && !e.shift && !e.residual && e.activation == kIdentity;
-}
-
-// ---- one vector ----
-template <class T>
-struct Identity {
-  FASTNN_MEMBER_INLINE Vec<T> operator()(Vec<T> v) const { return v; }
-};
-template <class T>
-struct Relu {
-  FASTNN_MEMBER_INLINE Vec<T> operator()(Vec<T> v) const { return max(zero<T>(), v); }
-};
-template <class T>
-struct LeakyRelu {
-  T alpha;
-  FASTNN_MEMBER_INLINE Vec<T> operator()(Vec<T> v) const { return select(lt(v, zero<T>()), v * set1(alpha), v); }
-};
-
-// Calls body(f) with the activation as a function of one vector.
-template <class T, class Body>
-FASTNN_INLINE void with_activation(int64_t activation, T alpha, const Body& body) {
-  switch (activation) {
-    case k_relu:
-      body(Relu<T>{});
-      break;
-    case k_leaky_relu:
-      body(LeakyRelu<T>{alpha});
-      break;
-    default:
-      body(Identity<T>{});
+// ---- one run of vectors: y[i * step] for i < count ----
+template <class T, Activation kind, bool has_residual>
+FASTNN_INLINE void finish_run(T* y, const T* residual, int64_t step, int64_t count, int lanes, Vec<T> scale,
+                              Vec<T> shift, Vec<T> alpha) {
+  const bool partial = lanes < Vec<T>::lanes;
+  for (int64_t i = 0; i < count; ++i) {
+    T* p = y + i * step;
+    Vec<T> v = fma(partial ? load_partial(p, lanes) : load(p), scale, shift);
+    if (has_residual) v = v + (partial ? load_partial(residual + i * step, lanes) : load(residual + i * step));
+    v = activate<kind>(v, alpha);
+    if (partial)
+      store_partial(p, v, lanes);
+    else
+      store(p, v);
   }
 }
 
 // ---- tiles of y: m rows of n elements, row stride ld ----
-template <class T, bool channels_are_rows, class F>
-void finish_tile(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n, F f) {
+
+// Runs go along the rows, or where channels are columns down the columns, so that scale and shift stay in registers.
+// Where they are missing, v * 1 + -0 is v, bit for bit.
+template <class T, bool channels_are_rows, Activation kind, bool has_residual>
+void finish_tile(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
   constexpr int lanes = Vec<T>::lanes;
-  for (int64_t i = 0; i < m; ++i) {
-    T* row = y + i * ld;
-    const T* residual = e.residual ? e.residual + (row - e.y) : nullptr;
-    const int64_t c = channel + (channels_are_rows ? i : 0);
-    const Vec<T> row_scale = set1(channels_are_rows && e.scale ? e.scale[c] : T(1));
-    const Vec<T> row_shift = set1(channels_are_rows && e.shift ? e.shift[c] : T(0));
-    for (int64_t j = 0; j < n; j += lanes) {
-      const int left = n - j < lanes ? static_cast<int>(n - j) : lanes;
-      const bool whole = left == lanes;
-      Vec<T> v = whole ? load(row + j) : load_partial(row + j, left);
-      Vec<T> scale = row_scale, shift = row_shift;
-      if (!channels_are_rows) {
-        if (e.scale) scale = whole ? load(e.scale + c + j) : load_partial(e.scale + c + j, left);
-        if (e.shift) shift = whole ? load(e.shift + c + j) : load_partial(e.shift + c + j, left);
-      }
-      if (e.scale)
-        v = fma(v, scale, shift);
-      else if (e.shift)
-        v = v + shift;
-      if (residual) v = v + (whole ? load(residual + j) : load_partial(residual + j, left));
-      v = f(v);
-      if (whole)
-        store(row + j, v);
-      else
-        store_partial(row + j, v, left);
+  const T* residual = has_residual ? e.residual + (y - e.y) : nullptr;
+  const Vec<T> alpha = set1(e.alpha);
+  const int rest = static_cast<int>(n % lanes);
+  const int64_t whole_n = n - rest;
+  if (channels_are_rows) {
+    for (int64_t i = 0; i < m; ++i, y += ld, residual += has_residual ? ld : 0) {
+      const Vec<T> scale = set1(e.scale ? e.scale[channel + i] : T(1));
+      const Vec<T> shift = set1(e.shift ? e.shift[channel + i] : T(-0.0));
+      finish_run<T, kind, has_residual>(y, residual, lanes, n / lanes, lanes, scale, shift, alpha);
+      if (rest)
+        finish_run<T, kind, has_residual>(y + whole_n, residual + (has_residual ? whole_n : 0), lanes, 1, rest, scale,
+                                          shift, alpha);
     }
+    return;
   }
+  const T *scales = e.scale ? e.scale + channel : nullptr, *shifts = e.shift ? e.shift + channel : nullptr;
+  for (int64_t j = 0; j < whole_n; j += lanes)
+    finish_run<T, kind, has_residual>(y + j, residual + (has_residual ? j : 0), ld, m, lanes,
+                                      scales ? load(scales + j) : set1(T(1)), shifts ? load(shifts + j) : set1(T(-0.0)),
+                                      alpha);
+  if (rest)
+    finish_run<T, kind, has_residual>(y + whole_n, residual + (has_residual ? whole_n : 0), ld, m, rest,
+                                      scales ? load_partial(scales + whole_n, rest) : set1(T(1)),
+                                      shifts ? load_partial(shifts + whole_n, rest) : set1(T(-0.0)), alpha);
+}
+
+template <class T, bool channels_are_rows, Activation kind>
+void finish_tile(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
+  e.residual ? finish_tile<T, channels_are_rows, kind, true>(e, y, ld, channel, m, n)
+             : finish_tile<T, channels_are_rows, kind, false>(e, y, ld, channel, m, n);
+}
+
+// The cheap activations are part of the pass; those built on exponentials follow in a pass of their own over the tile.
+template <class T, bool channels_are_rows>
+void finish(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
+  if (e.activation == k_relu) return finish_tile<T, channels_are_rows, k_relu>(e, y, ld, channel, m, n);
+  if (e.activation == k_leaky_relu) return finish_tile<T, channels_are_rows, k_leaky_relu>(e, y, ld, channel, m, n);
+  if (e.scale || e.shift || e.residual) finish_tile<T, channels_are_rows, kIdentity>(e, y, ld, channel, m, n);
+  if (e.activation != kIdentity)
+    for (int64_t i = 0; i < m; ++i) activate_array(e.activation, y + i * ld, n, e.alpha);
 }
 
 template <class T>
 void finish_rows(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-  if (is_trivial(e)) return;
-  with_activation<T>(e.activation, e.alpha, [&](auto f) { finish_tile<T, true>(e, y, ld, channel, m, n, f); });
+  finish<T, true>(e, y, ld, channel, m, n);
 }
 template <class T>
 void finish_columns(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-  if (is_trivial(e)) return;
-  with_activation<T>(e.activation, e.alpha, [&](auto f) { finish_tile<T, false>(e, y, ld, channel, m, n, f); });
+  finish<T, false>(e, y, ld, channel, m, n);
 }
 
 }  // namespace
