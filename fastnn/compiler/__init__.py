@@ -1,4 +1,7 @@
-"""compile(): from layers to a program. graph.py is what a network is as data, passes.py rewrites it, program.py runs it."""
+"""compile(): from layers to a program.
+
+graph.py is what a network is as data, passes.py rewrites it, program.py plans and runs it.
+"""
 
 from .graph import UntraceableError
 from .program import Program, compile

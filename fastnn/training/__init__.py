@@ -1,0 +1,9 @@
+"""Training: `Trainer` runs the steps.
+
+buffers.py holds a model's arrays together, step.py compiles a step, history.py records how it went.
+"""
+
+from .history import History
+from .trainer import Trainer
+
+__all__ = ["History", "Trainer"]

@@ -1,0 +1,135 @@
+"""A training step as a program: forward, loss, backward and optimizer recorded once over one arena.
+
+The recording calls the layers' own ``forward`` and the closures that they return, in the order in which a container
+would: a program computes what the closures compute, bit for bit. What varies from step to step stands in memory that
+the program reads: batches, the optimizer's settings, and the keys under which dropout draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .. import functional as F
+from ..compiler.graph import Graph, Value
+from ..layers.base import Array, Layer
+from ..layers.linear import Conv2d, Linear
+from ..optim import Optimizer
+from ..random import Stream
+from .buffers import Parameters
+
+__all__ = ["StepProgram"]
+
+
+class _RecordedStream(Stream):
+    """A stream whose keys stay where they are, so that the next step can write its own into them."""
+
+    def __init__(self, seed: int, program: Any) -> None:
+        super().__init__(seed)
+        self._program = program
+        self.keys: list[Array] = []
+
+    def key(self) -> Array:
+        key = super().key()
+        self._program.constant(key)
+        self.keys.append(key)
+        return key
+
+
+class StepProgram:
+    """One recorded step for one shape of batch."""
+
+    def __init__(
+        self,
+        core: Any,
+        graph: Graph,
+        parameters: Parameters,
+        optimizer: Optimizer,
+        seed: int,
+        x: Array,
+        labels: Array,
+        sample_weight: Array | None,
+    ) -> None:
+        program = self._program = core.Program()
+        stream = _RecordedStream(seed, program)
+        with program:
+            for buffer in parameters.buffers:
+                for array in buffer.arrays():
+                    program.constant(array)
+            program.constant(optimizer.hyper())
+            for node in graph.nodes:
+                for attribute in node.layer.statistics:
+                    program.constant(getattr(node.layer, attribute))
+            inputs = [program.input(x.shape, x.dtype, F._prefers_channels_last(x))]
+            inputs.append(program.input(labels.shape, labels.dtype))
+            if sample_weight is not None:
+                inputs.append(program.input(sample_weight.shape, sample_weight.dtype))
+            for buffer in parameters.buffers:
+                core.fill(0.0, buffer.grads)
+            scores, backwards = _forward(graph, inputs[0], stream)
+            loss, dscores = F._cross_entropy(scores, inputs[1], sample_weight=inputs[2] if inputs[2:] else None)
+            core.copy(loss, False, program.output(loss.shape, loss.dtype))
+            core.copy(scores, False, program.output(scores.shape, scores.dtype))
+            self._scores = scores.shape, scores.dtype
+            del scores, loss
+            _backward(graph, backwards, {graph.output: dscores})
+            del dscores
+            for buffer in parameters.buffers:
+                optimizer.step(buffer.params, buffer.grads, buffer.slots, buffer.segments)
+        self._keys = stream.keys
+
+    def run(self, step: int, *batch: Array) -> tuple[float, Array]:
+        """Run the step numbered ``step`` on a batch of the recorded shapes; return the loss and the scores."""
+        for layer, key in enumerate(self._keys):
+            key[1] = layer << 32 | (step & 0xFFFFFFFF)
+        loss, scores = np.empty(1, np.float64), np.empty(*self._scores)
+        self._program.run(batch, (loss, scores))
+        return float(loss[0]), scores
+
+
+def _forward(graph: Graph, x: Array, stream: Stream) -> tuple[Array, list[Callable[..., Any] | None]]:
+    """Every node's output as its layer computes it, and the closures; None where no parameter lies upstream."""
+    left = graph.consumers()
+    values = {graph.input: x}
+    needed: set[Value] = set()
+    backwards: list[Callable[..., Any] | None] = []
+    for node in graph.nodes:
+        trained = any(getattr(node.layer, p) is not None for p in node.layer.parameters)
+        upstream = any(value in needed for value in node.inputs)
+        options = {"need_dx": False} if trained and not upstream and isinstance(node.layer, (Conv2d, Linear)) else {}
+        # From here on the layer's forward says what is kept: the closure holds it, and nothing else does.
+        y, backward = node.layer.forward(*(values[v] for v in node.inputs), rng=stream, **options)
+        values[node.output] = y
+        del y
+        if trained or upstream:
+            needed.add(node.output)
+        backwards.append(backward if trained or upstream else None)
+        del backward
+        for value in node.inputs:
+            left[value] -= 1
+            if not left[value]:
+                del values[value]
+    return values[graph.output], backwards
+
+
+def _backward(graph: Graph, backwards: list[Callable[..., Any] | None], gradients: dict[Value, Array]) -> None:
+    """Run the closures from last to first; each is dropped, with what it holds, when it has run."""
+    for node in reversed(graph.nodes):
+        backward = backwards.pop()
+        dy = gradients.pop(node.output, None)
+        if backward is None or dy is None:
+            continue
+        dxs = backward(dy)
+        del backward, dy
+        for value, dx in zip(node.inputs, dxs if isinstance(dxs, (tuple, list)) else (dxs,), strict=True):
+            if dx is not None:
+                gradients[value] = F.add(gradients[value], dx) if value in gradients else dx
+        del dxs, dx
+    gradients.clear()
+
+
+def layers_of(model: Layer) -> list[Layer]:
+    """Every layer of a model, containers included, in order."""
+    return [model, *(layer for _, child in model.children() for layer in layers_of(child))]

@@ -1,0 +1,309 @@
+"""The trainer: owns the optimisation of a model, runs its steps, records how it went."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import _backends, losses, optim
+from .. import functional as F
+from ..compiler.graph import UntraceableError, trace
+from ..compiler.program import compile
+from ..errors import ShapeError, need
+from ..layers.base import Array, Layer
+from ..random import Stream, draw_seed
+from .buffers import Parameters
+from .history import History
+from .step import StepProgram, layers_of
+
+__all__ = ["Trainer"]
+
+# Recorded steps that are kept: the usual batch, the last one of an epoch, and two more.
+_MAX_PROGRAMS = 4
+
+
+class Trainer:
+    """Trains a model.
+
+    The parameters move into one flat buffer, of which the layers' arrays become views; the newest trainer of a layer
+    owns it, and an older one raises at its next step. A step of a model whose layers can be traced runs as a program,
+    any other by its closures; both compute the same.
+
+    Parameters
+    ----------
+    model : Layer
+    loss : str or callable
+        "cross_entropy", or ``loss(scores, labels) -> (float, dscores)``.
+    optimizer : Optimizer, optional
+        From `fastnn.optim`; SGD with lr 0.01 and momentum 0.9 when absent. The trainer takes a copy.
+    rng : int or numpy.random.Generator, optional
+        Seed of everything random here: shuffling and dropout. Drawn from the system when absent.
+    rates, decays : mapping of str to float, optional
+        Factors of the learning rate and of the weight decay for parameters ("0.weight") or whole layers ("0") by name;
+        0 freezes. The longest name that fits counts.
+    program : bool
+        False runs every step by the closures.
+
+    Examples
+    --------
+    >>> import fastnn as fnn
+    >>> from fastnn.layers import Linear
+    >>> trainer = fnn.Trainer(Linear(2, 2, rng=0), optimizer=fnn.optim.SGD(lr=0.5), rng=0)
+    >>> x, y = np.eye(2, dtype=np.float32), np.array([0, 1])
+    >>> losses = [trainer.step(x, y) for _ in range(20)]
+    >>> losses[-1] < losses[0]
+    True
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        loss: str | losses.Loss = "cross_entropy",
+        optimizer: optim.Optimizer | None = None,
+        *,
+        rng: int | np.random.Generator | None = None,
+        rates: Mapping[str, float] | None = None,
+        decays: Mapping[str, float] | None = None,
+        program: bool = True,
+    ) -> None:
+        if not isinstance(model, Layer):
+            raise TypeError(f"Trainer: expected a layer to train, got {type(model).__name__}")
+        self.model = model
+        self.loss = losses.get(loss)
+        self.optimizer = optim.SGD(lr=0.01, momentum=0.9) if optimizer is None else optimizer.copy()
+        self.seed = draw_seed(np.random.default_rng() if rng is None else rng)
+        #: optimisation steps done
+        self.steps = 0
+        self._parameters = Parameters(model, self.optimizer, rates or {}, decays or {})
+        self._layers = layers_of(model)
+        self._dtype = np.result_type(*(b.params.dtype for b in self._parameters.buffers), np.float32)
+        self._wants_program = bool(program)
+        self._programs: dict[Any, StepProgram | None] = {}
+        self._classes = 0
+
+    # ---- one step ----
+
+    def step(self, x: ArrayLike, y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> float:
+        """Do one optimisation step on one batch; return its loss.
+
+        Parameters
+        ----------
+        x : array_like, (N, ...)
+        y : array_like, (N,) classes or (N, C) probabilities
+        sample_weight : array_like (N,), optional
+
+        Raises
+        ------
+        ShapeError, ValueError, TypeError
+            Before anything has changed.
+        """
+        return self._step(x, y, sample_weight)[0]
+
+    def _step(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, Array]:
+        """Return the loss and the scores."""
+        self._parameters.check()
+        batch = self._batch(x, y, sample_weight)
+        program = self._program(*batch)
+        self.optimizer.hyper(step=self.steps + 1)
+        if program is not None:
+            loss, scores = program.run(self.steps, *(array for array in batch if array is not None))
+        else:
+            loss, scores = self._step_by_closures(*batch)
+        self.steps += 1
+        return loss, scores
+
+    def _batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array | None]:
+        """The batch in the model's dtype; labels as int64 classes or probabilities."""
+        images, labels = self._inputs(x), np.asarray(y)
+        if not images.ndim or not labels.ndim or len(images) != len(labels):
+            raise ShapeError(f"Trainer.step: one label for each row of x, got x {images.shape} and y {labels.shape}")
+        if not len(images):
+            raise ShapeError("Trainer.step: the batch is empty")
+        if labels.ndim == 2:
+            labels = F._rowmajor("Trainer.step", "y", labels).astype(self._dtype, copy=False)
+        elif labels.dtype.kind in "iu":
+            labels = np.ascontiguousarray(labels, np.int64)
+        weights = F._vector("Trainer.step", "sample_weight", sample_weight, len(labels), "row")
+        return images, labels, None if weights is None else weights.astype(self._dtype, copy=False)
+
+    def _inputs(self, x: ArrayLike) -> Array:
+        array = F._array("Trainer", "x", x).astype(self._dtype, copy=False)
+        dense = array.flags.c_contiguous or F._prefers_channels_last(array)
+        return array if dense else np.ascontiguousarray(array)
+
+    def _program(self, x: Array, labels: Array, sample_weight: Array | None) -> StepProgram | None:
+        """The recorded step for a batch like this one, or None where only the closures can do it."""
+        core = _backends.core()
+        if core is None or not self._wants_program or self.loss is not F.cross_entropy:
+            return None
+        key = (
+            x.shape,
+            F._prefers_channels_last(x),
+            labels.shape,
+            labels.dtype,
+            sample_weight is None,
+            core.isa(),
+            # What a layer does may have been changed since: frozen, p, another array of statistics.
+            tuple(layer.__dict__.get("version", 0) for layer in self._layers),
+        )
+        if key not in self._programs:
+            while len(self._programs) >= _MAX_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            try:
+                graph = trace(self.model, x.shape)
+            except UntraceableError:
+                self._programs[key] = None
+            else:
+                self._classes = graph.output.shape[-1]
+                self._programs[key] = StepProgram(
+                    core, graph, self._parameters, self.optimizer, self.seed, x, labels, sample_weight
+                )
+        program = self._programs[key]
+        if program is not None and labels.ndim == 1:
+            F._class_labels("Trainer.step", labels, len(x), self._classes, -100)
+        return program
+
+    def _step_by_closures(self, x: Array, labels: Array, sample_weight: Array | None) -> tuple[float, Array]:
+        before = {name: array.copy() for name, array in self.model.buffers.items()}
+        try:
+            for buffer in self._parameters.buffers:
+                buffer.grads[...] = 0
+            scores, backward = self.model.forward(x, Stream(self.seed, self.steps))
+            weights = {} if sample_weight is None else {"sample_weight": sample_weight}
+            loss, dscores = self.loss(scores, labels, **weights)
+            backward(dscores)
+        except Exception:
+            for name, array in self.model.buffers.items():
+                array[...] = before[name]
+            raise
+        for buffer in self._parameters.buffers:
+            self.optimizer.step(buffer.params, buffer.grads, buffer.slots, buffer.segments)
+        return loss, scores
+
+    # ---- many steps ----
+
+    def fit(
+        self,
+        data: tuple[ArrayLike, ArrayLike],
+        *,
+        validation: tuple[ArrayLike, ArrayLike] | None = None,
+        epochs: int = 1,
+        batch_size: int = 128,
+        shuffle: bool = True,
+        progress: bool | None = None,
+    ) -> History:
+        """Train for a number of epochs.
+
+        Parameters
+        ----------
+        data : (x, y)
+            As in `step`, with N rows.
+        validation : (x, y), optional
+            Evaluated after each epoch.
+        epochs, batch_size : int
+            The last batch of an epoch is smaller where N is no multiple.
+        shuffle : bool
+            Go through the rows in a new order in each epoch.
+        progress : bool, optional
+            Show a progress bar; None shows one where tqdm is installed and the output is a terminal or notebook.
+
+        Returns
+        -------
+        History
+            Training stops early, and ``history.stopped`` says why, when the loss is no longer a finite number.
+        """
+        x, y = self._inputs(data[0]), np.asarray(data[1])
+        n = len(x)
+        for name, value in (("epochs", epochs), ("batch_size", batch_size)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise ValueError(f"Trainer.fit: {name} must be a whole number of at least 1, got {value!r}")
+        if len(y) != n:
+            raise ShapeError(f"Trainer.fit: one label for each row of x, got x {x.shape} and y {y.shape}")
+        if not n:
+            raise ShapeError("Trainer.fit: there are no rows to train on")
+        history = History()
+        starts = range(0, n, batch_size)
+        with _progress_bar(progress, epochs * len(starts)) as bar:
+            for epoch in range(epochs):
+                began = time.perf_counter()
+                order = self._order(n) if shuffle else np.arange(n)
+                total, right = 0.0, 0
+                for start in starts:
+                    rows = order[start : start + batch_size]
+                    labels = y[rows]
+                    loss, scores = self._step(x[rows], labels)
+                    history.step_loss.append(loss)
+                    if not math.isfinite(loss):
+                        history.stopped = f"the loss is {loss} at step {self.steps}: try a lower learning rate"
+                        return history
+                    total += loss * len(rows)
+                    right += _right(scores, labels)
+                    bar.update(1)
+                history.loss.append(total / n)
+                history.accuracy.append(right / n)
+                bar.set_postfix_str(f"epoch {epoch + 1}, loss {total / n:.4f}", refresh=False)
+                if validation is not None:
+                    result = self.evaluate(*validation, batch_size=batch_size)
+                    history.val_loss.append(result["loss"])
+                    history.val_accuracy.append(result["accuracy"])
+                history.seconds.append(time.perf_counter() - began)
+        return history
+
+    def _order(self, n: int) -> Array:
+        """The order of the rows in the epoch that begins now: a function of the seed and of the steps done."""
+        return np.random.default_rng([self.seed, self.steps]).permutation(n)
+
+    # ---- the trained model ----
+
+    def predict(self, x: ArrayLike, *, batch_size: int = 256) -> Array:
+        """Return the model's output for x (N, ...), batch by batch; inference, with the weights as they are now."""
+        array = self._inputs(x)
+        if len(array) <= batch_size:
+            return self.model(array)
+        try:
+            model: Any = compile(self.model, (batch_size, *array.shape[1:]))
+        except UntraceableError:
+            model = self.model
+        return np.concatenate([model(array[i : i + batch_size]) for i in range(0, len(array), batch_size)])
+
+    def evaluate(self, x: ArrayLike, y: ArrayLike, *, batch_size: int = 256) -> dict[str, float]:
+        """Return ``{"loss": ..., "accuracy": ...}`` of the model on x (N, ...) and its labels."""
+        labels = np.asarray(y)
+        scores = self.predict(x, batch_size=batch_size)
+        loss, _ = self.loss(scores, labels)
+        return {"loss": loss, "accuracy": _right(scores, labels) / len(labels)}
+
+
+def _right(scores: Array, labels: Array) -> int:
+    """How many rows have their highest score at their label (or their most probable class)."""
+    classes = labels if labels.ndim == 1 else labels.argmax(-1)
+    return int((scores.argmax(-1) == classes).sum())
+
+
+class _NoBar:
+    def __enter__(self) -> _NoBar:
+        return self
+
+    def __exit__(self, *exception: object) -> None: ...
+
+    def update(self, n: int) -> None: ...
+
+    def set_postfix_str(self, text: str, refresh: bool = True) -> None: ...
+
+
+def _progress_bar(progress: bool | None, total: int) -> Any:
+    if progress is False:
+        return _NoBar()
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        if progress:
+            raise need("tqdm", "train", "a progress bar") from None
+        return _NoBar()
+    # disable=None: tqdm itself looks whether anybody is watching.
+    return tqdm(total=total, unit="step", disable=None if progress is None else False, leave=False)
