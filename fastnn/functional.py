@@ -1299,7 +1299,7 @@ def _conv_geometry(
     if 0 in w.shape[2:]:
         raise ShapeError(f"{op}: expected a kernel of at least 1 x 1, got weight {w.shape}")
     s, p, d = _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
-    return w, s, p, d, _output_size(op, x.shape[2:], w.shape[2:], s, p, d)  # type: ignore[arg-type]
+    return w, s, p, d, _output_size(op, x.shape[2:], w.shape[2:], s, p, d)
 
 
 def conv2d(
@@ -1366,7 +1366,7 @@ def conv2d(
         if not isinstance(batch_norm, (tuple, list)) or len(batch_norm) != 5:
             raise TypeError(f"{op}: batch_norm must be (gamma, beta, mean, var, eps)")
         gamma, beta, mean, var = (
-            _vector(op, f"batch_norm's {part}", value, o, "output channel")  # type: ignore[arg-type]
+            _vector(op, f"batch_norm's {part}", value, o, "output channel")
             for part, value in zip(("gamma", "beta", "mean", "var"), batch_norm[:4], strict=True)
         )
         if mean is None or var is None:

@@ -159,7 +159,7 @@ class _Branches(_Container):
     def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
         stream = as_stream(rng)
         passes = self._each(x, lambda layer: layer.forward(x, stream), np.shape(x))
-        y, split = self.join.forward(*(y for y, _ in passes))  # type: ignore[arg-type]
+        y, split = self.join.forward(*(y for y, _ in passes))
 
         def backward(dy: Array) -> Array:
             # From the last branch to the first, as a program does: the same sums in the same order.
@@ -215,7 +215,7 @@ class Join(Layer):
         sizes = [np.shape(x)[self.axis] for x in xs]
         return F.concat(xs, self.axis), lambda dy: F.split(dy, sizes, self.axis)
 
-    def output_shape(self, *shapes: Shape) -> Shape:  # type: ignore[override]
+    def output_shape(self, *shapes: Shape) -> Shape:
         first, axis = shapes[0], self.axis
         for shape in shapes[1:]:
             if len(shape) != len(first) or any(

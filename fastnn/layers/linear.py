@@ -95,7 +95,7 @@ class Conv2d(Layer):
         return (
             shape[0],
             o,
-            *F._output_size("conv2d", shape[2:], kernel, self.stride, self.padding, self.dilation),  # type: ignore[arg-type]
+            *F._output_size("conv2d", shape[2:], kernel, self.stride, self.padding, self.dilation),
         )
 
     def label(self) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -38,7 +40,7 @@ class _BatchNorm(Layer):
 
     parameters = ("weight", "bias")
     statistics = ("running_mean", "running_var")
-    ranks = (2, 3, 4)
+    ranks: ClassVar[tuple[int, ...]] = (2, 3, 4)
 
     def __init__(
         self,

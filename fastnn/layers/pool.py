@@ -34,7 +34,7 @@ class _Pool2d(Layer):
             raise ShapeError(f"expected (N, C, H, W), got {shape}")
         size = F._output_size(
             type(self).__name__,
-            shape[2:],  # type: ignore[arg-type]
+            shape[2:],
             self.kernel_size,
             self.stride,
             self.padding,

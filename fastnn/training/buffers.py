@@ -69,20 +69,20 @@ class Parameters:
         self.buffers: list[Buffer] = []
         for dtype in sorted({a.dtype for a in arrays.values()}, key=str):
             line = _LINE_BYTES // dtype.itemsize
-            mine = [key for key, array in arrays.items() if array.dtype == dtype]
-            sizes = [-(-arrays[key].size // line) * line for key in mine]
+            mine = [place for place, array in arrays.items() if array.dtype == dtype]
+            sizes = [-(-arrays[place].size // line) * line for place in mine]
             starts = np.concatenate([[0], np.cumsum(sizes)]).astype(int).tolist()
             params, grads = (_aligned_zeros(starts[-1], dtype) for _ in range(2))
-            for key, start in zip(mine, starts, strict=False):
-                array = arrays[key]
+            for place, start in zip(mine, starts, strict=False):
+                array = arrays[place]
                 view = params[start : start + array.size].reshape(array.shape)
                 grad = grads[start : start + array.size].reshape(array.shape)
                 view[...] = array
-                for _, layer, attribute in places[key]:
+                for _, layer, attribute in places[place]:
                     setattr(layer, attribute, view)
                     layer.__dict__.setdefault("_gradients", {})[attribute] = grad
                     self._owned.append((layer, attribute, view))
-            names = [places[key][0][0] for key in mine]
+            names = [places[place][0][0] for place in mine]
             segments = optimizer.segments(
                 sizes, rate=[_factor(n, rates) for n in names], decay=[_factor(n, decays) for n in names]
             )

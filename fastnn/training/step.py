@@ -100,7 +100,8 @@ def _forward(graph: Graph, x: Array, stream: Stream) -> tuple[Array, list[Callab
         upstream = any(value in needed for value in node.inputs)
         options = {"need_dx": False} if trained and not upstream and isinstance(node.layer, (Conv2d, Linear)) else {}
         # From here on the layer's forward says what is kept: the closure holds it, and nothing else does.
-        y, backward = node.layer.forward(*(values[v] for v in node.inputs), rng=stream, **options)
+        forward: Callable[..., Any] = node.layer.forward
+        y, backward = forward(*(values[v] for v in node.inputs), rng=stream, **options)
         values[node.output] = y
         del y
         if trained or upstream:
