@@ -25,7 +25,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "optim": ("fastnn.optim", None),
     "compile": ("fastnn.compiler", "compile"),
     "Trainer": ("fastnn.training", "Trainer"),
-    "gradcheck": ("fastnn.gradcheck", "gradcheck"),
+    "gradcheck": ("fastnn._gradcheck", "gradcheck"),
     "load_state": ("fastnn.io", "load_state"),
     "save_state": ("fastnn.io", "save_state"),
 }
@@ -52,8 +52,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from . import init, layers, losses, optim
+    from ._gradcheck import gradcheck
     from .compiler import compile
-    from .gradcheck import gradcheck
     from .io import load_state, save_state
     from .training import Trainer
 

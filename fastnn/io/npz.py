@@ -89,7 +89,7 @@ def _read_member(info: zipfile.ZipInfo, member: IO[bytes]) -> np.ndarray:
     if claimed != held:
         raise ValueError(f"{info.filename!r} claims shape {shape} of {dtype} ({claimed} bytes) but holds {held} bytes")
     flat = np.empty(math.prod(shape), dtype)
-    target = memoryview(flat.view(np.uint8)) if flat.size else memoryview(bytearray())
+    target = flat.view(np.uint8).data
     done = 0
     while done < held:
         chunk = member.read(min(_CHUNK, held - done))
