@@ -138,7 +138,7 @@ def _python_kernels(module: ModuleType | None) -> dict[str, Any]:
     return functions
 
 
-def _missing_reason(backend: str) -> str | None:
+def missing_reason(backend: str) -> str | None:
     """Why this backend cannot run here, or None."""
     if backend == "compiled" and importlib.util.find_spec("fastnn._core") is None:
         return "fastnn was installed without a C++ compiler, so it has no compiled kernels"
@@ -152,7 +152,7 @@ def use(backend: str, reason: str = "chosen by the caller") -> None:
     global name, why
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; expected one of {', '.join(BACKENDS)}")
-    missing = _missing_reason(backend)
+    missing = missing_reason(backend)
     if missing:
         raise RuntimeError(f"backend {backend!r} cannot run: {missing}")
     if backend == "compiled":
@@ -190,11 +190,11 @@ def choose() -> None:
     forced = os.environ.get("FASTNN_BACKEND")
     if forced:
         use(forced, "FASTNN_BACKEND")
-    elif _missing_reason("compiled") is None:
+    elif missing_reason("compiled") is None:
         use("compiled", "the compiled kernels are installed")
     else:
-        fallback = "numba" if _missing_reason("numba") is None else "numpy"
-        use(fallback, f"{_missing_reason('compiled')}")
+        fallback = "numba" if missing_reason("numba") is None else "numpy"
+        use(fallback, f"{missing_reason('compiled')}")
         warnings.warn(
             f"{why}; computing with {fallback}, which is slower. "
             "Install a C++ compiler and reinstall fastnn, or set FASTNN_BACKEND to choose in silence.",

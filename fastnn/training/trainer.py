@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -104,12 +104,14 @@ class Trainer:
         """
         return self._step(x, y, sample_weight)[0]
 
-    def _step(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> tuple[float, Array]:
-        """Return the loss and the scores."""
+    def _step(
+        self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *, rate: float = 1.0
+    ) -> tuple[float, Array]:
+        """Do one step at a factor of the learning rate; return the loss and the scores."""
         self._parameters.check()
         batch = self._batch(x, y, sample_weight)
         program = self._program(*batch)
-        self.optimizer.hyper(step=self.steps + 1)
+        self.optimizer.hyper(lr=self.optimizer.lr * rate, step=self.steps + 1)
         if program is not None:
             loss, scores = program.run(self.steps, *(array for array in batch if array is not None))
         else:
@@ -195,7 +197,8 @@ class Trainer:
         epochs: int = 1,
         batch_size: int = 128,
         shuffle: bool = True,
-        progress: bool | None = None,
+        schedule: Callable[[float], float] | None = None,
+        progress: bool | str | None = None,
     ) -> History:
         """Train for a number of epochs.
 
@@ -209,8 +212,11 @@ class Trainer:
             The last batch of an epoch is smaller where N is no multiple.
         shuffle : bool
             Go through the rows in a new order in each epoch.
-        progress : bool, optional
-            Show a progress bar; None shows one where tqdm is installed and the output is a terminal or notebook.
+        schedule : callable, optional
+            The factor of the learning rate as a function of the share of the training that is done, from 0 to 1.
+        progress : bool or str, optional
+            Show a progress bar. None, or a text to put in front of it: where tqdm is installed and the output is a
+            terminal or a notebook.
 
         Returns
         -------
@@ -236,7 +242,8 @@ class Trainer:
                 for start in starts:
                     rows = order[start : start + batch_size]
                     labels = y[rows]
-                    loss, scores = self._step(x[rows], labels)
+                    factor = 1.0 if schedule is None else schedule(len(history.step_loss) / (epochs * len(starts)))
+                    loss, scores = self._step(x[rows], labels, rate=factor)
                     history.step_loss.append(loss)
                     if not math.isfinite(loss):
                         history.stopped = f"the loss is {loss} at step {self.steps}: try a lower learning rate"
@@ -296,7 +303,7 @@ class _NoBar:
     def set_postfix_str(self, text: str, refresh: bool = True) -> None: ...
 
 
-def _progress_bar(progress: bool | None, total: int) -> Any:
+def _progress_bar(progress: bool | str | None, total: int) -> Any:
     if progress is False:
         return _NoBar()
     try:
@@ -306,4 +313,5 @@ def _progress_bar(progress: bool | None, total: int) -> Any:
             raise need("tqdm", "train", "a progress bar") from None
         return _NoBar()
     # disable=None: tqdm itself looks whether anybody is watching.
-    return tqdm(total=total, unit="step", disable=None if progress is None else False, leave=False)
+    text = progress if isinstance(progress, str) else None
+    return tqdm(total=total, unit="step", desc=text, disable=False if progress is True else None, leave=False)

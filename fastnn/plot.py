@@ -1,0 +1,69 @@
+"""Pictures of training, with matplotlib, loaded when first used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .errors import need
+from .training.history import History
+
+__all__ = ["history"]
+
+# Blue for training and orange for validation throughout; distinguishable without colour by line style too.
+_TRAIN, _VALIDATION = "#1f6fb4", "#e07b1a"
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure and its axes, without touching the global state or needing a screen."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise need("matplotlib", "train", "a picture") from None
+    figure = Figure(figsize=size, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(rows, columns)
+
+
+def history(run: History, path: str | Path, *, title: str = "") -> Path:
+    """Write the loss and accuracy curves of a training run as a PNG.
+
+    Parameters
+    ----------
+    run : History
+        As `Trainer.fit` returned it.
+    path : str or Path
+        The file to write.
+    title : str
+
+    Returns
+    -------
+    Path
+    """
+    figure, (left, right) = _figure(1, 2, (10, 4))
+    epochs = range(1, len(run) + 1)
+    steps = len(run.step_loss) / max(len(run), 1)
+    at = [(i + 1) / steps for i in range(len(run.step_loss))] if steps else []
+    left.plot(at, run.step_loss, color=_TRAIN, alpha=0.25, linewidth=1, label="each step")
+    left.plot(epochs, run.loss, color=_TRAIN, linewidth=2, label="training")
+    right.plot(epochs, [100 * a for a in run.accuracy], color=_TRAIN, linewidth=2, label="training")
+    if run.val_loss:
+        left.plot(epochs, run.val_loss, color=_VALIDATION, linewidth=2, linestyle="--", label="validation")
+        percent = [100 * a for a in run.val_accuracy]
+        right.plot(epochs, percent, color=_VALIDATION, linewidth=2, linestyle="--", label="validation")
+    # The loss falls by orders of magnitude; on a linear axis the end of training would be a flat line.
+    left.set_yscale("log")
+    for axes, what in ((left, "loss"), (right, "accuracy, %")):
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(what)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False)
+    lowest = min([*run.accuracy, *run.val_accuracy], default=0.0)
+    right.set_ylim(max(0.0, 100 * lowest - 2), 100.5)
+    if title:
+        figure.suptitle(title)
+    target = Path(path)
+    figure.savefig(target, dpi=120)
+    return target
