@@ -43,6 +43,7 @@ def set_num_threads(n: int) -> None:
         from . import _numba
 
         _numba.set_num_threads(n)
+        _why = "set by the program"
 
 
 _why = ""
@@ -50,6 +51,10 @@ _why = ""
 
 def _threads_why() -> str:
     core = _backends.core()
+    if _backends.name == "numba":
+        from . import _numba
+
+        return _why or _numba.default_threads_why
     if core is None:
         return f"{_backends.name} decides"
     return _why or str(core.default_threads()[1])

@@ -221,8 +221,8 @@ def test_exp_accuracy():
 
 
 def test_expm1_accuracy():
-    """elu with alpha 1 is exp(x) - 1: within the stated 3 ulp, and 1 of NumPy's, down to the smallest numbers."""
+    """elu with alpha 1 is exp(x) - 1: within the stated 1.5 ulp, and 1 of NumPy's, down to the smallest numbers."""
     x = -np.concatenate([np.linspace(0.001, 40, 200_001), np.geomspace(1e-300, 1, 200_001)])
     y = np.empty_like(x)
     _numba.elu_forward(x, 1.0, y)
-    assert ulps(y, np.expm1(x)) <= 4
+    assert ulps(y, np.expm1(x)) <= 2.5
