@@ -222,7 +222,7 @@ _CODES = {
     "gelu": _GELU,
     "gelu_tanh": _GELU_TANH,
 }
-_SQRT_HALF = math.sqrt(0.5)
+_SQRT_2 = math.sqrt(2)
 _DENSITY = 1 / math.sqrt(2 * math.pi)
 _GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715 * _GELU_LINEAR
@@ -253,7 +253,7 @@ def _activation(lo: int, hi: int, x: Array, y: Array, code: int, alpha: float) -
     elif code == _GELU:
         for i in range(x.size):
             v = np.float64(x[i])
-            y[i] = v * (0.5 * math.erfc(-v * _SQRT_HALF))
+            y[i] = v * (0.5 * math.erfc(v / -_SQRT_2))
     elif code == _GELU_TANH:
         for i in range(x.size):
             v = np.float64(x[i])
@@ -288,7 +288,7 @@ def _activation_backward(lo: int, hi: int, dy: Array, x: Array, dx: Array, code:
     elif code == _GELU:
         for i in range(x.size):
             v = np.float64(x[i])
-            dx[i] = dy[i] * (0.5 * math.erfc(-v * _SQRT_HALF) + v * (_DENSITY * _exp(-0.5 * v * v)))
+            dx[i] = dy[i] * (0.5 * math.erfc(v / -_SQRT_2) + v * (_DENSITY * _exp(-0.5 * v * v)))
     elif code == _GELU_TANH:
         for i in range(x.size):
             v = np.float64(x[i])
