@@ -48,7 +48,7 @@ FASTNN_INLINE Vec<float> operator+(Vec<float> a, Vec<float> b) { return {_mm256_
 FASTNN_INLINE Vec<float> operator-(Vec<float> a, Vec<float> b) { return {_mm256_sub_ps(a.v, b.v)}; }
 FASTNN_INLINE Vec<float> operator*(Vec<float> a, Vec<float> b) { return {_mm256_mul_ps(a.v, b.v)}; }
 FASTNN_INLINE Vec<float> operator/(Vec<float> a, Vec<float> b) { return {_mm256_div_ps(a.v, b.v)}; }
-FASTNN_INLINE Vec<float> operator-(Vec<float> a) { return {_mm256_xor_ps(a.v, _mm256_set1_ps(-0.0f))}; }
+FASTNN_INLINE Vec<float> operator-(Vec<float> a) { return {-a.v}; }  // the compiler folds it into a fused multiply-add
 FASTNN_INLINE Vec<float>& operator+=(Vec<float>& a, Vec<float> b) {
   a = a + b;
   return a;
@@ -101,7 +101,9 @@ FASTNN_INLINE Vec<double> operator+(Vec<double> a, Vec<double> b) { return {_mm2
 FASTNN_INLINE Vec<double> operator-(Vec<double> a, Vec<double> b) { return {_mm256_sub_pd(a.v, b.v)}; }
 FASTNN_INLINE Vec<double> operator*(Vec<double> a, Vec<double> b) { return {_mm256_mul_pd(a.v, b.v)}; }
 FASTNN_INLINE Vec<double> operator/(Vec<double> a, Vec<double> b) { return {_mm256_div_pd(a.v, b.v)}; }
-FASTNN_INLINE Vec<double> operator-(Vec<double> a) { return {_mm256_xor_pd(a.v, _mm256_set1_pd(-0.0))}; }
+FASTNN_INLINE Vec<double> operator-(Vec<double> a) {
+  return {-a.v};
+}  // the compiler folds it into a fused multiply-add
 FASTNN_INLINE Vec<double>& operator+=(Vec<double>& a, Vec<double> b) {
   a = a + b;
   return a;
@@ -210,7 +212,22 @@ FASTNN_INLINE Vec<double> split_exponent(Vec<double> a, Vec<double>& e) {
 // ---- quotients: a division takes 5-8 cycles here, as fast as an estimate with enough Newton steps ----
 template <class T>
 FASTNN_INLINE Vec<T> reciprocal(Vec<T> a) {
-  return set1(T(1)) / a;
+  return set1(static_cast<T>(1)) / a;
+}
+template <class T>
+FASTNN_INLINE Vec<T> divide(Vec<T> a, Vec<T> b) {
+  return a / b;
+}
+template <class T>
+FASTNN_INLINE Vec<T> divide(Vec<T> a, Vec<T> b, Vec<T> b_low) {
+  const Vec<T> y = reciprocal(b), q = a * y;
+  return fma(fnma(q, b_low, fnma(q, b, a)), y, q);
+}
+template <class T>
+FASTNN_INLINE Vec<T> divide_parts(Vec<T> a, Vec<T> b, Vec<T> b_low, Vec<T>& low) {
+  const Vec<T> y = reciprocal(b), q = a * y;
+  low = fnma(q, b_low, fnma(q, b, a)) * y;
+  return q;
 }
 
 // ---- by template, for code that is written once for both types ----

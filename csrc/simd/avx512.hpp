@@ -46,7 +46,7 @@ FASTNN_INLINE Vec<float> operator+(Vec<float> a, Vec<float> b) { return {_mm512_
 FASTNN_INLINE Vec<float> operator-(Vec<float> a, Vec<float> b) { return {_mm512_sub_ps(a.v, b.v)}; }
 FASTNN_INLINE Vec<float> operator*(Vec<float> a, Vec<float> b) { return {_mm512_mul_ps(a.v, b.v)}; }
 FASTNN_INLINE Vec<float> operator/(Vec<float> a, Vec<float> b) { return {_mm512_div_ps(a.v, b.v)}; }
-FASTNN_INLINE Vec<float> operator-(Vec<float> a) { return {_mm512_xor_ps(a.v, _mm512_set1_ps(-0.0f))}; }
+FASTNN_INLINE Vec<float> operator-(Vec<float> a) { return {-a.v}; }  // the compiler folds it into a fused multiply-add
 FASTNN_INLINE Vec<float>& operator+=(Vec<float>& a, Vec<float> b) {
   a = a + b;
   return a;
@@ -100,7 +100,9 @@ FASTNN_INLINE Vec<double> operator+(Vec<double> a, Vec<double> b) { return {_mm5
 FASTNN_INLINE Vec<double> operator-(Vec<double> a, Vec<double> b) { return {_mm512_sub_pd(a.v, b.v)}; }
 FASTNN_INLINE Vec<double> operator*(Vec<double> a, Vec<double> b) { return {_mm512_mul_pd(a.v, b.v)}; }
 FASTNN_INLINE Vec<double> operator/(Vec<double> a, Vec<double> b) { return {_mm512_div_pd(a.v, b.v)}; }
-FASTNN_INLINE Vec<double> operator-(Vec<double> a) { return {_mm512_xor_pd(a.v, _mm512_set1_pd(-0.0))}; }
+FASTNN_INLINE Vec<double> operator-(Vec<double> a) {
+  return {-a.v};
+}  // the compiler folds it into a fused multiply-add
 FASTNN_INLINE Vec<double>& operator+=(Vec<double>& a, Vec<double> b) {
   a = a + b;
   return a;
@@ -158,14 +160,31 @@ FASTNN_INLINE Vec<double> split_exponent(Vec<double> a, Vec<double>& e) {
 }
 
 // ---- quotients: an estimate of 14 bits and Newton steps, where a division takes 10-24 cycles ----
-FASTNN_INLINE Vec<float> reciprocal(Vec<float> a) {
-  const Vec<float> y{_mm512_rcp14_ps(a.v)};
-  return fma(y, fnma(a, y, set1(1.0f)), y);
+FASTNN_INLINE Vec<float> half_reciprocal(Vec<float> a) { return {_mm512_rcp14_ps(a.v)}; }  // to half the precision
+FASTNN_INLINE Vec<double> half_reciprocal(Vec<double> a) {
+  const Vec<double> y{_mm512_rcp14_pd(a.v)};
+  return fma(y, min(fnma(a, y, set1(1.0)), set1(1.0)), y);
 }
-FASTNN_INLINE Vec<double> reciprocal(Vec<double> a) {
-  Vec<double> y{_mm512_rcp14_pd(a.v)};
-  y = fma(y, fnma(a, y, set1(1.0)), y);
-  return fma(y, fnma(a, y, set1(1.0)), y);
+template <class T>
+FASTNN_INLINE Vec<T> reciprocal(Vec<T> a) {
+  const Vec<T> one = set1(static_cast<T>(1)), y = half_reciprocal(a);
+  return fma(y, min(fnma(a, y, one), one), y);  // min: 0 and inf leave NaN there
+}
+template <class T>
+FASTNN_INLINE Vec<T> divide(Vec<T> a, Vec<T> b) {
+  const Vec<T> y = half_reciprocal(b), q = a * y;
+  return fma(fnma(q, b, a), y, q);
+}
+template <class T>
+FASTNN_INLINE Vec<T> divide(Vec<T> a, Vec<T> b, Vec<T> b_low) {
+  const Vec<T> y = half_reciprocal(b), q = a * y;
+  return fma(fnma(q, b_low, fnma(q, b, a)), y, q);
+}
+template <class T>
+FASTNN_INLINE Vec<T> divide_parts(Vec<T> a, Vec<T> b, Vec<T> b_low, Vec<T>& low) {
+  const Vec<T> y = half_reciprocal(b), q = a * y;
+  low = fnma(q, b_low, fnma(q, b, a)) * y;
+  return q;
 }
 
 // ---- by template, for code that is written once for both types ----

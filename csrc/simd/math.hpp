@@ -26,18 +26,23 @@ struct Constants<float> {
   static constexpr float magic = 12582912.0f;                       // 1.5 * 2^23: adding it rounds to a whole number
   static constexpr float exp_low = -104.0f, exp_high = 89.0f;       // below 2^-150, above 2^128
   static constexpr float expm1_low = -20.0f;                        // -1 to half an ulp
+  static constexpr float sigmoid_high = 88.0f;                      // 1 to half an ulp, or below 2^-126
   static constexpr float tanh_high = 10.0f;                         // 1 to half an ulp
   static constexpr float cdf_high = 15.0f, gelu_tanh_high = 11.5f;  // the tail is below 2^-150 even times x
   // 2 sqrt(2 / pi) and 0.044715 times it, each in two parts
   static constexpr float gelu_c1 = 1.59576916695f, gelu_c1_low = -4.534068042e-08f;
   static constexpr float gelu_c3 = 0.0713548138738f, gelu_c3_low = 2.398832396e-09f;
+  // (e^r - 1 - r) / r^2 on [-ln2 / 2, ln2 / 2]; relative error of e^r 2^-28.2
+  static constexpr float exp[] = {0.49999994f, 0.16666517f, 0.041668102f, 0.0083691655f, 0.0013838336f};
   // (expm1(r) - r) / r^2 on [-ln2 / 2, ln2 / 2]; relative error of expm1 2^-31.8
   static constexpr float expm1[] = {0.5f, 0.16666667f, 0.04166632638f, 0.008333220f, 0.0013943252f, 0.000199621604f};
   // (2 atanh(s) - 2 s) / s^3 in s^2; relative error 2^-29
   static constexpr float atanh[] = {0.66666776413f, 0.39977537248f, 0.29871855057f};
-  // (1 - Phi(t)) exp(t^2 / 2), a quotient for t in [0, 15]; relative error 2^-27.2
-  static constexpr float tail_p[] = {0.5f, 0.43929351f, 0.18397660f, 0.040883637f, 0.0041535959f};
-  static constexpr float tail_q[] = {1.0f, 1.67647203f, 1.20557930f, 0.47142838f, 0.10248619f, 0.010411409f};
+  // t (1 - Phi(t)) exp(t^2 / 2) = a / (1 + tail_k a + t s(t)), a = t / 2 + t^2 / 2 p(t), for t in [0, 13.3]; relative
+  // error 2^-26.9
+  static constexpr float tail_k = 2.50659275f;
+  static constexpr float tail_p[] = {0.87140286f, 0.36263606f, 0.07997598f, 0.008041518f};
+  static constexpr float tail_s[] = {0.41599137f, 0.102404885f, 0.009919616f, 8.795336e-06f};
 };
 template <>
 struct Constants<double> {
@@ -45,11 +50,16 @@ struct Constants<double> {
                           ln2_low = 1.90821492927058770002e-10;
   static constexpr double magic = 6755399441055744.0;          // 1.5 * 2^52
   static constexpr double exp_low = -746.0, exp_high = 710.0;  // below 2^-1075, above 2^1024
-  static constexpr double expm1_low = -40.0, tanh_high = 20.0;
+  static constexpr double sigmoid_high = 709.0, expm1_low = -40.0, tanh_high = 20.0;
   static constexpr double cdf_high = 39.0, gelu_tanh_high = 22.0;
   static constexpr double gelu_c1 = 1.5957691216057308, gelu_c1_low = -9.96930880911092e-17;
   static constexpr double gelu_c3 = 0.07135481627260025, gelu_c3_low = -6.175149918155315e-19;
-  // relative error 2^-58
+  // relative error 2^-56.3
+  static constexpr double exp[] = {0.5000000000000011,    0.1666666666666641,     0.04166666666652974,
+                                   0.008333333333494836,  0.001388888894375748,   0.00019841269506071696,
+                                   2.480149295256983e-05, 2.7557586545913057e-06, 2.763030510790958e-07,
+                                   2.5000097430334583e-08};
+  // relative error 2^-56.2
   static constexpr double expm1[] = {0.5000000000000001,    0.1666666666666667,     0.041666666666652245,
                                      0.00833333333332613,   0.0013888888895613194,  0.0001984126987484516,
                                      2.480157451773088e-05, 2.7557255360320983e-06, 2.756793565128087e-07,
@@ -57,30 +67,16 @@ struct Constants<double> {
   // relative error 2^-58
   static constexpr double atanh[] = {0.6666666666666734,  0.39999999999414354, 0.28571428742468624, 0.22222198564045123,
                                      0.18183564840316718, 0.15314036467180506, 0.1479609934831412};
-  // t in [0, 39]; relative error 2^-59.9
-  static constexpr double tail_p[] = {0.5,
-                                      0.8279902260895833,
-                                      0.6797131703569533,
-                                      0.35742667241824855,
-                                      0.13208697490755034,
-                                      0.035681908097275984,
-                                      0.007126366323936044,
-                                      0.0010403336502428512,
-                                      0.00010664862877956043,
-                                      6.9818963791399575e-06,
-                                      2.2441167798992476e-07};
-  static constexpr double tail_q[] = {1.0,
-                                      2.453865012982032,
-                                      2.8173273488665846,
-                                      2.001784353001535,
-                                      0.9803367740818271,
-                                      0.34842705835200566,
-                                      0.0920140077261453,
-                                      0.01812935474897936,
-                                      0.0026252307618270876,
-                                      0.0002678909850035213,
-                                      1.7501018874525783e-05,
-                                      5.625166572068048e-07};
+  // t in [0, 37.8]; relative error 2^-58.2
+  static constexpr double tail_k = 2.506628274630345;
+  static constexpr double tail_p[] = {1.6542594672382465,    1.3567420999113318,    0.7127830520236094,
+                                      0.2631592847400445,    0.07101886859885047,   0.014168697495073492,
+                                      0.0020659936211055055, 0.0002115194572439283, 1.3827040757009868e-05,
+                                      4.4365151828335585e-07};
+  static constexpr double tail_s[] = {1.1988298907259394,     0.7399631836731165,     0.2969131708143646,
+                                      0.08400371683999858,    0.017233180983228923,   0.002554680071388809,
+                                      0.00026398824697625417, 1.7329625879950022e-05, 5.560347165008881e-07,
+                                      3.7775081409241624e-17};
 };
 
 // min and max that keep a NaN in x
@@ -100,28 +96,31 @@ FASTNN_INLINE Vec<T> reduce_ln2(Vec<T> x, Vec<T>& n) {
   n = fma(x, set1(C::log2_e), set1(C::magic)) - set1(C::magic);
   return fnma(n, set1(C::ln2_low), fnma(n, set1(C::ln2_high), x));
 }
+// The same for x + low, |low| <= ulp(x).
+template <class T>
+FASTNN_INLINE Vec<T> reduce_ln2(Vec<T> x, Vec<T> low, Vec<T>& n) {
+  using C = Constants<T>;
+  n = fma(x, set1(C::log2_e), set1(C::magic)) - set1(C::magic);
+  return fnma(n, set1(C::ln2_high), x) + fnma(n, set1(C::ln2_low), low);
+}
 
-// expm1(r) for |r| <= ln2 / 2
+// e^r - 1 for |r| <= ln2 / 2, with the error of e^r; expm1_reduced with an error relative to e^r - 1 itself.
+template <class T>
+FASTNN_INLINE Vec<T> exp_reduced(Vec<T> r) {
+  return fma(r * r, polynomial(r, Constants<T>::exp), r);
+}
 template <class T>
 FASTNN_INLINE Vec<T> expm1_reduced(Vec<T> r) {
   return fma(r * r, polynomial(r, Constants<T>::expm1), r);
-}
-
-// exp(x + low) as a mantissa in [0.7, 1.42] and a power of two, for x in [-2000 ln2, ...] that needs no clamping
-template <class T>
-FASTNN_INLINE Vec<T> exp_split(Vec<T> x, Vec<T> low, Vec<T>& n) {
-  const Vec<T> r = reduce_ln2(x, n) + low;
-  return set1(T(1)) + expm1_reduced(r);
 }
 
 // e^x for all x.
 template <class T>
 FASTNN_INLINE Vec<T> exp(Vec<T> x) {
   using C = Constants<T>;
-  x = at_most(C::exp_high, at_least(C::exp_low, x));
   Vec<T> n;
-  const Vec<T> r = reduce_ln2(x, n);
-  return scale2(set1(T(1)) + expm1_reduced(r), n);
+  const Vec<T> r = reduce_ln2(at_most(C::exp_high, at_least(C::exp_low, x)), n);
+  return scale2(set1(T(1)) + exp_reduced(r), n);
 }
 
 // e^x - 1 for x <= 0 (and up to 88, 709).
@@ -153,11 +152,11 @@ FASTNN_INLINE Vec<T> log(Vec<T> x) {
 template <class T>
 FASTNN_INLINE Vec<T> sigmoid(Vec<T> x) {
   using C = Constants<T>;
-  // beyond these the result is 0 or 1; the exponential stays within the domain of reciprocal()
-  const Vec<T> t = at_most(-C::exp_low, at_least(-C::exp_high + T(2), x));
+  const Vec<T> one = set1(T(1));
   Vec<T> n;
-  const Vec<T> r = reduce_ln2(-t, n);
-  return reciprocal(set1(T(1)) + scale2(set1(T(1)) + expm1_reduced(r), n));
+  const Vec<T> p = exp_reduced(reduce_ln2(at_most(C::sigmoid_high, at_least(-C::sigmoid_high, -x)), n));
+  const Vec<T> s = power2(n), b = one + s;
+  return divide(one, fma(s, p, b), one - (b - s));  // the last: what b = 1 + 2^24 (2^53) and a few more lose
 }
 
 // (e^2t - 1) / (e^2t + 1), t = |x|, where the numerator comes from expm1 without cancellation.
@@ -167,48 +166,51 @@ FASTNN_INLINE Vec<T> tanh(Vec<T> x) {
   const Vec<T> sign = bit_and(x, set1(T(-0.0))), t = at_most(C::tanh_high, bit_andnot(set1(T(-0.0)), x));
   Vec<T> n;
   const Vec<T> p = expm1_reduced(reduce_ln2(t + t, n)), s = power2(n);
-  const Vec<T> numerator = fma(s, p, s - set1(T(1)));
-  return bit_or(numerator / (numerator + set1(T(2))), sign);
+  const Vec<T> a = fma(s, p, s - set1(T(1))), b = a + set1(T(2));
+  // What rounding b lost: without it small x, where a is exact, would err by 2.3 ulp.
+  return bit_or(divide(a, b, a - (b - set1(T(2)))), sign);
 }
 
-// The upper tail of the normal distribution, 1 - Phi(t) = quotient * mantissa * 2^n for 0 <= t <= cdf_high, in parts,
-// so that a product with it is rounded to a denormal only once. The square in the exponential is exact to twice the
-// precision: its rounding alone would cost t^2 / 4 ulp.
+// exp(-t^2 / 2) = (1 + p) 2^n, returns p. half = t / 2. The square is exact to twice the precision: its rounding alone
+// would cost t^2 / 4 ulp.
 template <class T>
-struct NormalTail {
-  Vec<T> quotient, mantissa, n;
-};
-template <class T>
-FASTNN_INLINE NormalTail<T> normal_tail(Vec<T> t) {
-  using C = Constants<T>;
-  const Vec<T> square = t * t, half = set1(T(-0.5));
-  NormalTail<T> r;
-  r.mantissa = exp_split(half * square, half * mul_error(t, t, square), r.n);
-  r.quotient = polynomial(t, C::tail_p) / polynomial(t, C::tail_q);
-  return r;
+FASTNN_INLINE Vec<T> normal_density(Vec<T> t, Vec<T> half, Vec<T>& n) {
+  const Vec<T> square = half * t;
+  return exp_reduced(reduce_ln2(-square, -mul_error(half, t, square), n));
 }
 
-// x Phi(x). NaN at -inf, as the formula gives.
+// x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)). NaN at -inf, as the first form gives.
 template <class T>
 FASTNN_INLINE Vec<T> gelu(Vec<T> x) {
-  const Vec<T> t = at_most(Constants<T>::cdf_high, abs(x));
-  const NormalTail<T> tail = normal_tail(t);
-  const Vec<T> small = scale2(t * tail.quotient * tail.mantissa, tail.n);  // |x| (1 - Phi(|x|))
-  return x * select(lt(x, zero<T>()), zero<T>(), set1(T(1))) - small;
+  using C = Constants<T>;
+  const Vec<T> one = set1(T(1)), t = at_most(C::cdf_high, abs(x)), half = set1(T(0.5)) * t;
+  Vec<T> n;
+  const Vec<T> p = normal_density(t, half, n);
+  // 1 - Phi(t) = density h / t, h = a / b. For large t errors of a cancel in the quotient; for small t, where both are
+  // close to their first terms, they are rounded once.
+  const Vec<T> a = fma(half * t, polynomial(t, C::tail_p), half);
+  const Vec<T> b1 = fma(a, set1(C::tail_k), t * polynomial(t, C::tail_s)), b = b1 + one;
+  Vec<T> low;
+  const Vec<T> high = divide_parts(a, b, b1 - (b - one), low);
+  const Vec<T> small = scale2(high + fma(high + low, p, low), n);  // h (1 + p), rounded to a denormal once, at the end
+  return x * select(lt(x, zero<T>()), zero<T>(), one) - small;
 }
 
 // Phi(x) + x phi(x). NaN at +-inf, as the formula gives.
 template <class T>
 FASTNN_INLINE Vec<T> gelu_slope(Vec<T> x) {
   const Vec<T> one = set1(T(1)), t = at_most(Constants<T>::cdf_high, abs(x));
-  const NormalTail<T> tail = normal_tail(t);
-  const Vec<T> phi = set1(T(0.398942280401432677940));
-  const Vec<T> q = fma(abs(x), phi, -tail.quotient) * scale2(tail.mantissa, tail.n);
+  using C = Constants<T>;
+  Vec<T> n;
+  const Vec<T> half = set1(T(0.5)) * t, p = normal_density(t, half, n);
+  const Vec<T> a = fma(half, polynomial(t, C::tail_p), set1(T(0.5)));  // tail = density a / b
+  const Vec<T> b = one + t * fma(a, set1(C::tail_k), polynomial(t, C::tail_s));
+  const Vec<T> q = fma(set1(T(0.398942280401432677940)), abs(x), -divide(a, b)) * scale2(one + p, n);
   return select(lt(x, zero<T>()), -q, one + q);
 }
 
-// e^-w of gelu_tanh, w = 2 sqrt(2 / pi) (t + 0.044715 t^3), t >= 0, as mantissa and power of two; w to twice the
-// precision, for the reason given at normal_tail.
+// e^-w = (1 + p) 2^n with the w of gelu_tanh, 2 sqrt(2 / pi) (t + 0.044715 t^3), t >= 0, to twice the precision, for
+// the reason given at normal_density_split.
 template <class T>
 FASTNN_INLINE Vec<T> gelu_tanh_split(Vec<T> t, Vec<T>& n) {
   using C = Constants<T>;
@@ -218,15 +220,17 @@ FASTNN_INLINE Vec<T> gelu_tanh_split(Vec<T> t, Vec<T>& n) {
   const Vec<T> a = c3 * square, a_low = fma(c3_low, square, fma(c3, square_low, mul_error(c3, square, a)));
   const Vec<T> b = a + c1, a_part = b - c1, b_low = ((a - a_part) + (c1 - (b - a_part))) + (a_low + c1_low);
   const Vec<T> w = b * t, w_low = fma(b_low, t, mul_error(b, t, w));
-  return exp_split(w, w_low, n);
+  return exp_reduced(reduce_ln2(w, w_low, n));
 }
 
 // x / (1 + e^-w) = 0.5 x (1 + tanh(w / 2)). NaN at -inf, as the formula gives.
 template <class T>
 FASTNN_INLINE Vec<T> gelu_tanh(Vec<T> x) {
   const Vec<T> t = at_most(Constants<T>::gelu_tanh_high, abs(x));
+  const Vec<T> one = set1(T(1));
   Vec<T> n;
-  const Vec<T> m = gelu_tanh_split(t, n), small = scale2(t * m * reciprocal(set1(T(1)) + scale2(m, n)), n);
+  const Vec<T> p = gelu_tanh_split(t, n), e = scale2(one + p, n), b = one + e, h = divide(t, b, e - (b - one));
+  const Vec<T> small = scale2(fma(h, p, h), n);
   return x * select(lt(x, zero<T>()), zero<T>(), set1(T(1))) - small;
 }
 
@@ -234,7 +238,7 @@ template <class T>
 FASTNN_INLINE Vec<T> gelu_tanh_slope(Vec<T> x) {
   const Vec<T> one = set1(T(1)), t = at_most(Constants<T>::gelu_tanh_high, abs(x));
   Vec<T> n;
-  const Vec<T> e = scale2(gelu_tanh_split(t, n), n), d = reciprocal(one + e);
+  const Vec<T> e = scale2(one + gelu_tanh_split(t, n), n), d = reciprocal(one + e);
   const Vec<T> dw = fma(t * t, set1(3 * Constants<T>::gelu_c3), set1(Constants<T>::gelu_c1));
   const Vec<T> q = fma(abs(x) * d, dw, -one) * (e * d);
   return select(lt(x, zero<T>()), -q, one + q);

@@ -282,6 +282,15 @@ template <class T>
 FASTNN_INLINE Vec<T> reciprocal(Vec<T> a) {
   return set1(T(1)) / a;
 }
+template <class T>
+FASTNN_INLINE Vec<T> divide(Vec<T> a, Vec<T> b) {
+  return a / b;
+}
+template <class T>
+FASTNN_INLINE Vec<T> divide(Vec<T> a, Vec<T> b, Vec<T> b_low) {
+  const Vec<T> q = a / b;
+  return q - q * b_low / b;
+}
 // Without fma: the product of two halves of a mantissa is exact (Veltkamp, Dekker).
 template <class T>
 FASTNN_INLINE Vec<T> high_half(Vec<T> a) {
@@ -292,6 +301,12 @@ template <class T>
 FASTNN_INLINE Vec<T> mul_error(Vec<T> a, Vec<T> b, Vec<T> product) {
   const Vec<T> a1 = high_half(a), b1 = high_half(b), a2 = a - a1, b2 = b - b1;
   return ((a1 * b1 - product) + a1 * b2 + a2 * b1) + a2 * b2;
+}
+template <class T>
+FASTNN_INLINE Vec<T> divide_parts(Vec<T> a, Vec<T> b, Vec<T> b_low, Vec<T>& low) {
+  const Vec<T> q = a / b, product = q * b;
+  low = ((a - product) - mul_error(q, b, product) - q * b_low) / b;
+  return q;
 }
 
 // ---- unsigned 32-bit lanes ----

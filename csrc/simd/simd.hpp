@@ -15,8 +15,11 @@
 //   mul_error(a, b, a * b)         the rest a * b - product, exact on every set, |a|, |b| < 2^100 (2^900)
 //   max(a, b) min(a, b)            as x86: the second operand when either is NaN or both are zeros
 //   abs sqrt round floor           round: to nearest even
-//   reciprocal(v)                  1 / v within 1 ulp, 2^-126 <= |v| <= 2^126 (2^1022); else 0, inf or NaN
-//   power2(e)                      2^e for whole e in [-126, 127] ([-1022, 1023])
+//   reciprocal(v)                  1 / v within 0.6 ulp
+//   divide(a, b)                   a / b within 0.6 ulp where operator / is slow: b and a / b normal, or a 0 or NaN
+//   divide(a, b, b_low)            a / (b + b_low) likewise, |b_low| <= ulp(b)
+//   q = divide_parts(a, b, b_low, low)   the same quotient as q + low, within 0.1 ulp
+//   power2(e)                      2^e for whole e in [-126, 127] ([-1022, 1023]); one below, 0 or 2^e
 //   scale2(v, e)                   v * 2^e, rounded once, for whole e in [-252, 252] ([-2044, 2044]), while v and
 //                                  v * 2^(e / 2) are normal, 0, inf or NaN
 //   m = split_exponent(v, e)       v = m * 2^e with m in [sqrt(1/2), sqrt(2)], for normal positive v
