@@ -1,0 +1,372 @@
+"""How far a result may be from the float64 reference: a bound for each op, computed from the case itself.
+
+A bound is an absolute error for each element in units of eps, the spacing of the dtype at 1 (one rounding costs at most
+half of it); ``allowed`` makes the tolerance. 0 asks for the exact value. Functions named after an op take its arrays a
+and options o (both as in cases.py, float64) and its outputs y, and give a bound for each output. The ingredients:
+
+- chain(k), a sum of k products in any order: its error is at most k / 2 eps times the sum of |a b|, and with roundings
+  of random sign 2 sqrt(k) eps is not exceeded (Higham and Mary, SIAM J. Sci. Comput. 41, 2019, with lambda = 4). How
+  much smaller errors are on average is test_accuracy.py's affair.
+- FUNCTION, an exp, tanh or erf: NumPy's float32 exp errs by 2.5 ulp, the goal of the kernels is 2, and the float64
+  reference, by which float64 is judged, errs as well. 4 covers each.
+- The condition: where an argument was rounded, the result moves by |f'| times that.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from engines import NUMPY
+
+import fastnn.functional as F
+
+Array = npt.NDArray[Any]
+Arrays = dict[str, Any]
+Bounds = tuple[Any, ...]
+
+FUNCTION = 4.0
+
+#: What is below the smallest normal number may be flushed to zero, and then be multiplied by |x| or dy. Where
+#: intermediates are that small, |x| is below 128 in float32 and 1024 in float64, and |dy| below 8.
+FLUSH = 8 * 1024
+
+
+def allowed(bound: Any, dtype: np.dtype[Any]) -> Array:
+    """The tolerance for results of ``dtype``; where the bound is not finite, none."""
+    info = np.finfo(dtype)
+    scaled = np.nan_to_num(np.asarray(bound, np.float64), nan=0.0, posinf=0.0) * float(info.eps)
+    return np.where(scaled > 0, scaled + FLUSH * float(info.tiny), 0.0)
+
+
+def chain(k: Any) -> Any:
+    """A sum of k terms, in eps of the sum of their magnitudes."""
+    return 1.0 + 2.0 * np.sqrt(k)
+
+
+def exact(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return (0.0,) * len(y)
+
+
+# ---- activations ----------------------------------------------------------------------------------------------------
+
+SLOPES = {None: 1, "relu": 1, "leaky_relu": 1, "sigmoid": 0.25, "tanh": 1, "elu": 1, "gelu": 1.13, "gelu_tanh": 1.13}
+
+_erfc = np.vectorize(math.erfc, otypes=[np.float64])
+
+
+def _gelu_tanh_parts(x: Array) -> tuple[Array, Array, Array]:
+    """2 u and s(2 u), s(-2 u): gelu_tanh is x s(2 u)."""
+    u2 = 2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)
+    return u2, F.sigmoid(u2), F.sigmoid(-u2)
+
+
+def activation(name: str | None, x: Array, y: Array) -> Any:
+    """Error of y = f(x), x being exact."""
+    with np.errstate(all="ignore"), NUMPY.on():
+        match name:
+            case None | "relu":
+                factor: Any = 0.0
+            case "leaky_relu":  # alpha is rounded to the dtype, then the product
+                factor = 2.0
+            case "elu":
+                factor = FUNCTION + 2
+            case "gelu":  # rounding x / sqrt 2 moves erfc in its tail by x^2
+                factor = FUNCTION + np.square(x)
+            case "gelu_tanh":  # rounding 2 u three times moves exp by 2 |2 u|
+                factor = FUNCTION + 2 + 2 * np.abs(_gelu_tanh_parts(x)[0])
+            case _:
+                factor = FUNCTION
+        return factor * np.abs(y)
+
+
+def activation_backward(name: str, dy: Array, x: Array, dx: Array) -> Any:
+    """Error of dx = dy f'(x)."""
+    with np.errstate(all="ignore"), NUMPY.on():
+        match name:
+            case "relu":
+                return 0.0
+            case "leaky_relu":
+                return 2 * np.abs(dx)
+            case "gelu":  # dy (Phi + x phi), terms of opposite sign for x < 0
+                terms = _erfc(-x / math.sqrt(2)) / 2 + np.abs(x) * np.exp(-np.square(x) / 2) / math.sqrt(2 * math.pi)
+                return np.abs(dy) * terms * 2 * (FUNCTION + np.square(x))
+            case "gelu_tanh":  # dy (s + x s(2u) s(-2u) 2u')
+                u2, s, t = _gelu_tanh_parts(x)
+                slope = 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * np.square(x))
+                return np.abs(dy) * (s + np.abs(x) * s * t * slope) * (2 * FUNCTION + 6 + 4 * np.abs(u2))
+            case _:  # two functions and up to four products
+                return (2 * FUNCTION + 2) * np.abs(dx)
+
+
+def activated(o: Arrays, z: Array, z_error: Any, y: Array) -> Any:
+    """Error of y = activation(z), z being off by z_error."""
+    given = o.get("activation")
+    name, alpha = given if isinstance(given, tuple) else (given, 0.0)
+    return activation(name, z, y) + max(SLOPES[name], abs(alpha)) * z_error
+
+
+def exp(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return (FUNCTION * np.abs(y[0]),)
+
+
+# ---- arithmetic -----------------------------------------------------------------------------------------------------
+
+
+def add(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    z = a["a"] + a["b"]
+    return (activated(o, z, np.abs(z), y[0]),)
+
+
+def scale_add(a: Arrays, o: Arrays, y: Bounds) -> Bounds:  # factors rounded to the dtype, two products, a sum
+    terms = abs(o["scale_x"]) * np.abs(a["x"])
+    return (2 * (terms if o["scale_y"] == 0 else terms + abs(o["scale_y"]) * np.abs(a["y"])),)
+
+
+def copy(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return (np.abs(y[0]) if o["accumulate"] else 0.0,)
+
+
+# ---- softmax --------------------------------------------------------------------------------------------------------
+
+
+def _shift(x: Array, axis: int) -> tuple[Array, Any]:
+    """|x - max(x)|, whose rounding moves exp by as much, and its largest finite value where exp is not 0."""
+    z = np.abs(x - x.max(axis, keepdims=True, initial=-np.inf))
+    counts = np.where(z < 800, z, 0.0)
+    return counts, counts.max(axis, keepdims=True, initial=0.0)
+
+
+def softmax(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    x, axis = a["x"], o.get("axis", -1)
+    with np.errstate(invalid="ignore"):
+        z, most = _shift(x, axis)
+    return (np.abs(y[0]) * (2 * FUNCTION + z + most + chain(x.shape[axis])),)
+
+
+def softmax_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    dy, out, axis = np.abs(a["dy"]), np.abs(a["y"]), o.get("axis", -1)
+    return (out * (2 * dy + (chain(out.shape[axis]) + 2) * (dy * out).sum(axis, keepdims=True)),)
+
+
+def log_softmax(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    x, axis = a["x"], o.get("axis", -1)
+    with np.errstate(invalid="ignore"):
+        _, most = _shift(x, axis)
+    return (np.abs(y[0]) + FUNCTION + most + chain(x.shape[axis]) + FUNCTION * math.log(x.shape[axis] + 1),)
+
+
+def log_softmax_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    dy, out, axis = np.abs(a["dy"]), a["y"], o.get("axis", -1)
+    return (dy + np.exp(out) * (2 * FUNCTION + chain(out.shape[axis])) * dy.sum(axis, keepdims=True),)
+
+
+def cross_entropy(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """Both outputs are sums over classes of weight times log-probability, or probability, over a sum of weights."""
+    scores, labels = a["scores"], a["labels"]
+    rows, cols = scores.shape
+    with np.errstate(all="ignore"), NUMPY.on():
+        lp = F.log_softmax(scores)
+        lp_error = log_softmax({"x": scores}, {}, (lp,))[0]
+        z = _shift(scores, 1)[0]
+    class_weight = np.abs(a.get("weight", np.ones(cols)))
+    sample_weight = np.abs(a.get("sample_weight", np.ones(rows)))
+    smooth = o.get("label_smoothing", 0.0)
+    if labels.ndim == 1:
+        counts = labels != o.get("ignore_index", -100)
+        hot = np.where(counts, labels, 0)[:, None] == np.arange(cols)
+        share = (hot * class_weight).sum(1) * counts
+        target = (1 - smooth) * hot + smooth / cols
+    else:
+        share, counts = np.ones(rows), np.ones(rows, bool)
+        target = np.abs((1 - smooth) * labels + smooth / cols)
+    weights = class_weight * target
+    per_row = sample_weight * counts / (sample_weight * share).sum()
+    factor = lp_error + chain(cols) + chain(rows) + 4
+    with np.errstate(invalid="ignore"):
+        terms = np.where((weights > 0) & counts[:, None], weights * factor * (1 + np.abs(lp)), 0)
+    loss = (per_row * terms.sum(1)).sum()
+    slope = np.exp(lp) * weights.sum(1, keepdims=True) + weights
+    return loss, per_row[:, None] * slope * (factor + z)
+
+
+# ---- dropout and optimizers -----------------------------------------------------------------------------------------
+
+
+def dropout(a: Arrays, o: Arrays, y: Bounds) -> Bounds:  # the scale is rounded, then the product; masks are exact
+    return (np.abs(y[0]), *(0.0 for _ in y[1:]))
+
+
+def sgd(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """g, velocity and step: four products and sums each, of these terms."""
+    lr, momentum, nesterov, factor = o["hyper"]
+    rate, decay = _per_element(o, a["param"].size)
+    g = np.abs(a["grad"]) + decay * factor * np.abs(a["param"])
+    v = momentum * np.abs(a["velocity"]) + g if "velocity" in a else g
+    step = g + momentum * v if nesterov else v
+    live = rate != 0
+    return (live * (np.abs(a["param"]) + 6 * lr * rate * step), *([live * 4 * v] if "velocity" in a else []))
+
+
+def adam(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """The step m / (sqrt(v) + eps) errs by a dozen roundings of itself, and by those of a sum in m that cancels."""
+    lr, beta1, beta2, eps, t, decoupled = o["hyper"]
+    rate, decay = _per_element(o, a["param"].size)
+    g = np.abs(a["grad"]) + (0 if decoupled else decay * np.abs(a["param"]))
+    m, v = beta1 * np.abs(a["m"]) + (1 - beta1) * g, beta2 * a["v"] + (1 - beta2) * g * g
+    # y's second moment is in the denominator; g itself may have cancelled there, so its error counts relative to v.
+    root = np.sqrt(y[2] / (1 - beta2**t)) + eps
+    step = m / (1 - beta1**t) / root
+    relative = 12 + 4 * v / np.where(y[2] > 0, y[2], 1)
+    live = rate != 0
+    return live * (2 * np.abs(a["param"]) + lr * rate * step * relative), live * 4 * m, live * 6 * v
+
+
+def _per_element(o: Arrays, size: int) -> tuple[Array, Array]:
+    """Rate factor and decay of each element, from the segments."""
+    rate, decay = np.zeros(size), np.zeros(size)
+    for begin, end, r, d in o["segments"]:
+        rate[int(begin) : int(end)], decay[int(begin) : int(end)] = r, d
+    return rate, decay
+
+
+# ---- batch normalisation --------------------------------------------------------------------------------------------
+
+
+def _channels(v: Array, like: Array) -> Array:
+    return v.reshape(-1, *(1,) * (like.ndim - 2))
+
+
+def _normalised(x: Array, mean: Array, var: Array, weight: Any, bias: Any, eps: float, mean_e: Any, var_e: Any) -> Any:
+    """Error of (x - mean) / sqrt(var + eps) * weight + bias; a folded x * scale + shift rounds x and mean apart."""
+    scale = np.abs(1.0 if weight is None else weight) / np.sqrt(var + eps)
+    apart = 3 * (np.abs(x) + np.abs(_channels(mean, x))) + _channels(mean_e, x)
+    own = np.abs(x - _channels(mean, x)) * _channels(var_e / (var + eps), x)
+    return _channels(scale, x) * (apart + own) + (0.0 if bias is None else 2 * _channels(np.abs(bias), x))
+
+
+def batch_norm(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    x, mean, var, weight, bias, eps = a["x"], a["mean"], a["var"], a.get("weight"), a.get("bias"), o.get("eps", 1e-5)
+    with np.errstate(all="ignore"), NUMPY.on():
+        z = F.batch_norm(x, mean, var, weight, bias, eps)
+        error = _normalised(x, mean, var, weight, bias, eps, np.zeros_like(mean), 2 * var)
+    return (activated(o, z, error, y[0]),)
+
+
+def _statistics(x: Array) -> tuple[Array, Array]:
+    """Errors of the mean and the variance over all axes but the second."""
+    axes = (0, *range(2, x.ndim))
+    m = x.size // max(x.shape[1], 1)
+    var = x.var(axes)
+    mean_e = chain(m) * np.abs(x).mean(axes)
+    # The sum of squares about a mean that was rounded gains the square of that error (here with eps of float32).
+    return mean_e, 2 * chain(m) * var + 2.0**-23 * np.square(mean_e)
+
+
+def batch_norm_train(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    x, eps = a["x"], o.get("eps", 1e-5)
+    mean_e, var_e = _statistics(x)
+    error = _normalised(x, y[1], y[2], a.get("weight"), a.get("bias"), eps, mean_e, var_e)
+    return error, mean_e, var_e
+
+
+def batch_norm_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    dy, x, mean, var, eps = np.abs(a["dy"]), a["x"], a["mean"], a["var"], o.get("eps", 1e-5)
+    axes = (0, *range(2, x.ndim))
+    m = x.size // max(x.shape[1], 1)
+    inverse = _channels(1 / np.sqrt(var + eps), x)
+    xhat = np.abs(x - _channels(mean, x)) * inverse
+    xhat_e = 4 * (np.abs(x) + np.abs(_channels(mean, x))) * inverse
+    db, dw = dy.sum(axes), (dy * xhat).sum(axes)
+    dw_e = chain(m) * dw + (dy * xhat_e).sum(axes)
+    scale = inverse if "weight" not in a else inverse * _channels(np.abs(a["weight"]), x)
+    dx_e = 6 * dy
+    if not o.get("frozen", False):
+        mean_dy, mean_dw = _channels(db / m, x), _channels(dw / m, x)
+        dx_e = dx_e + (chain(m) + 4) * mean_dy + 6 * xhat * mean_dw + xhat_e * mean_dw + xhat * _channels(dw_e / m, x)
+    return scale * dx_e, dw_e, chain(m) * db
+
+
+# ---- windows --------------------------------------------------------------------------------------------------------
+
+
+def _magnitudes(a: Arrays) -> Arrays:
+    return {name: np.abs(x) for name, x in a.items()}
+
+
+def _taps(o: Arrays) -> int:
+    k = o["kernel_size"]
+    return k * k if isinstance(k, int) else k[0] * k[1]
+
+
+def avg_pool2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with NUMPY.on():
+        return ((chain(_taps(o)) + 1) * F.avg_pool2d(np.abs(a["x"]), **o),)
+
+
+def avg_pool2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with NUMPY.on():
+        return ((chain(_taps(o)) + 1) * F.avg_pool2d_backward(np.abs(a["dy"]), **o),)
+
+
+def max_pool2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with NUMPY.on():
+        return (chain(_taps(o)) * F.max_pool2d_backward(np.abs(a["dy"]), a["x"], **o),)
+
+
+def global_avg_pool2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return (chain(math.prod(a["x"].shape[2:])) * np.abs(a["x"]).mean((2, 3), keepdims=True),)
+
+
+def one_product(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return (2 * np.abs(y[0]),)
+
+
+def col2im(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with NUMPY.on():
+        return (chain(_taps(o)) * F.col2im(np.abs(a["cols"]), **o),)
+
+
+def conv2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """chain(k) for k = C / groups * kh * kw, then the epilogue's roundings of each of its terms."""
+    geometry = {name: o[name] for name in ("stride", "padding", "dilation", "groups") if name in o}
+    plain = {name: a[name] for name in ("x", "weight", "bias") if name in a}
+    with np.errstate(all="ignore"), NUMPY.on():
+        size = F.conv2d(**_magnitudes(plain), **geometry)
+        error = chain(math.prod(a["weight"].shape[1:])) * size
+        z = F.conv2d(**plain, **geometry)
+        if "mean" in a:
+            scale = _channels(np.abs(a.get("gamma", 1.0)) / np.sqrt(a["var"] + o["eps"]), z)
+            error = scale * (error + 4 * (size + _channels(np.abs(a["mean"]), z)))
+            z = F.batch_norm(z, a["mean"], a["var"], a.get("gamma"), a.get("beta"), o["eps"])
+            if "beta" in a:
+                error = error + 2 * _channels(np.abs(a["beta"]), z)
+        if "residual" in a:
+            z = z + a["residual"]
+            error = error + np.abs(a["residual"])
+    return (activated(o, z, error + np.abs(z), y[0]),)
+
+
+def conv2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """dx sums over output channels and taps, dweight and dbias over images and pixels."""
+    with np.errstate(all="ignore"), NUMPY.on():
+        dx, dweight, dbias = F.conv2d_backward(**_magnitudes(a), **o)
+    n, out, oh, ow = a["dy"].shape
+    taps = math.prod(a["weight"].shape[2:])
+    pixels = chain(n * oh * ow)
+    return chain(out // o.get("groups", 1) * taps) * dx, pixels * dweight, pixels * dbias
+
+
+def linear(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with np.errstate(all="ignore"), NUMPY.on():
+        z, size = F.linear(**a), F.linear(**_magnitudes(a))
+    return (activated(o, z, (chain(a["weight"].shape[1]) + 1) * size, y[0]),)
+
+
+def linear_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with np.errstate(all="ignore"), NUMPY.on():
+        dx, dweight, dbias = F.linear_backward(**_magnitudes(a))
+    rows = chain(math.prod(a["dy"].shape[:-1]))
+    return chain(a["weight"].shape[0]) * dx, rows * dweight, rows * dbias

@@ -1,0 +1,722 @@
+"""The registry of ops: what each kernel of the list is tested with. Parity, thread, layout and memory tests run over OPS,
+and test_registry.py fails where an op of fastnn is missing here.
+
+An `Op` names a kernel, the function through which it is reached (``call(**arrays, **options)``), a bound for its error
+(bounds.py) and its cases. A `Case` is arrays and options, made from a seed that is its own name. Arrays are float64
+and are cast to the dtype under test; labels, masks and keys stay as they are.
+
+To add an op: a line in OPS with a list of cases, each (label, arrays, options); an array is written as its shape
+(normal numbers), as an ndarray, or as a function of a random generator.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bounds
+import numpy as np
+import numpy.typing as npt
+from engines import NUMPY
+
+import fastnn.functional as F
+from fastnn._backends import kernels as K
+
+Array = npt.NDArray[Any]
+Spec = tuple[str, dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One call: arrays and options for an op."""
+
+    op: Op
+    label: str
+    specs: dict[str, Any]
+    options: dict[str, Any]
+
+    @property
+    def id(self) -> str:
+        return f"{self.op.kernel}-{self.label}"
+
+    def arrays(self, dtype: npt.DTypeLike) -> dict[str, Array]:
+        """The arrays, floating ones in ``dtype``; the same at every call."""
+        rng = np.random.default_rng(zlib.crc32(self.id.encode()))
+        return {name: _cast(_make(spec, rng), dtype) for name, spec in self.specs.items()}
+
+    def run(self, arrays: dict[str, Array]) -> tuple[Array, ...]:
+        return self.op.run(arrays, self.options)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """A kernel and how it is tested.
+
+    large : a case with work enough for several threads, for the tests of threads and memory
+    strided : whether any strides are accepted, so that the layouts apply
+    """
+
+    kernel: str
+    call: Callable[..., Any]
+    bound: Callable[..., tuple[Any, ...]]
+    specs: list[Spec]
+    large: tuple[dict[str, Any], dict[str, Any]]
+    strided: bool = True
+
+    @property
+    def large_case(self) -> Case:
+        return Case(self, "large", *self.large)
+
+    def run(self, arrays: dict[str, Array], options: dict[str, Any]) -> tuple[Array, ...]:
+        result = self.call(**arrays, **options)
+        return tuple(np.asarray(y) for y in (result if isinstance(result, tuple) else (result,)))
+
+
+def _make(spec: Any, rng: np.random.Generator) -> Array:
+    if isinstance(spec, tuple):
+        return rng.standard_normal(spec)
+    return spec(rng) if callable(spec) else np.array(spec)
+
+
+def _cast(x: Array, dtype: npt.DTypeLike) -> Array:
+    return x.astype(dtype) if x.dtype == np.float64 else x
+
+
+# ---- what arrays are made of ----------------------------------------------------------------------------------------
+
+#: 0, 1, and around powers of two: vectors of 4 to 16 elements, unrolled four times
+SIZES = (0, 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 130, 1000)
+
+#: where functions saturate, overflow, underflow and stop being numbers; 1e-40 is denormal in float32, 1e-310 in float64
+SPECIAL = np.array(
+    [0.0, -0.0, 1e-310, 1e-40, -1e-40, 1e-30, -1e-30, 1e-4, -1e-4, 0.5, -0.5, 1.0, -1.0, 5.0, -5.0, 8.5, -8.5, 9.1,
+     -13.0, 20.0, -20.0, 87.0, -87.0, 88.5, -88.5, 89.0, -89.0, 103.0, -103.0, 105.0, -105.0, 700.0, -700.0, 710.0,
+     -710.0, 750.0, -750.0, 1e4, -1e4, 1e9, -1e9, np.inf, -np.inf, np.nan]
+)  # fmt: skip
+
+
+def positive(*shape: int) -> Callable[[np.random.Generator], Array]:
+    """Numbers from 0.5 to 1.5, for variances and weights."""
+    return lambda rng: rng.uniform(0.5, 1.5, shape)
+
+
+def shifted(by: float, *shape: int) -> Callable[[np.random.Generator], Array]:
+    return lambda rng: rng.standard_normal(shape) + by
+
+
+def spread(*shape: int) -> Callable[[np.random.Generator], Array]:
+    """Distinct numbers 0.05 apart, so that a maximum is one for its neighbourhood; none is within 0.02 of 0."""
+
+    def make(rng: np.random.Generator) -> Array:
+        size = int(np.prod(shape))
+        return ((rng.permutation(size) - size // 2) * 0.05 + 0.025).reshape(shape)
+
+    return make
+
+
+def with_values(values: Sequence[float], *shape: int) -> Callable[[np.random.Generator], Array]:
+    """Normal numbers with some places, far from each other, holding values."""
+
+    def make(rng: np.random.Generator) -> Array:
+        x = rng.standard_normal(shape)
+        x.flat[:: max(1, x.size // len(values))][: len(values)] = values
+        return x
+
+    return make
+
+
+def rounded(*shape: int) -> Callable[[np.random.Generator], Array]:
+    """Small whole numbers: many ties."""
+    return lambda rng: np.round(rng.standard_normal(shape))
+
+
+def integers(low: int, high: int, *shape: int) -> Callable[[np.random.Generator], Array]:
+    return lambda rng: rng.integers(low, high, shape)
+
+
+def row_softmax(log: bool, axis: int, *shape: int) -> Callable[[np.random.Generator], Array]:
+    """What softmax or log_softmax would return."""
+
+    def make(rng: np.random.Generator) -> Array:
+        e = np.exp(rng.standard_normal(shape))
+        y = e / e.sum(axis, keepdims=True)
+        return np.log(y) if log else y
+
+    return make
+
+
+def mask_bytes(size: int) -> Callable[[np.random.Generator], Array]:
+    return lambda rng: np.packbits(rng.integers(0, 2, size).astype(bool), bitorder="little")
+
+
+# ---- memory layouts -------------------------------------------------------------------------------------------------
+
+
+def _misaligned(x: Array) -> Array:
+    buffer = np.zeros(x.nbytes + 1, np.uint8)
+    y = buffer[1:].view(x.dtype).reshape(x.shape)
+    y[...] = x
+    return y
+
+
+def _offset(x: Array) -> Array:
+    buffer = np.zeros(x.size + 1, x.dtype)
+    y = buffer[1:].reshape(x.shape)
+    y[...] = x
+    return y
+
+
+def _strided(x: Array) -> Array:
+    buffer = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan if x.dtype.kind == "f" else 0, x.dtype)
+    buffer[..., ::2] = x
+    return buffer[..., ::2]
+
+
+def _negative(x: Array) -> Array:
+    reverse = (slice(None, None, -1),) * x.ndim
+    return x[reverse].copy()[reverse]
+
+
+def _read_only(x: Array) -> Array:
+    y = x.copy()
+    y.flags.writeable = False
+    return y
+
+
+def _memory_order(*axes: int) -> Callable[[Array], Array]:
+    """The same array with its axes in this order in memory, outermost first."""
+
+    def change(x: Array) -> Array:
+        if x.ndim != len(axes):
+            return x
+        return np.ascontiguousarray(x.transpose(axes)).transpose(np.argsort(axes))
+
+    return change
+
+
+#: ways in which an array of given shape can lie in memory; ``channels_last`` is a fast path, the others are copied
+LAYOUTS: dict[str, Callable[[Array], Array]] = {
+    "channels_last": _memory_order(0, 2, 3, 1),
+    "fortran": np.asfortranarray,
+    "permuted": _memory_order(1, 0, 3, 2),
+    "strided": _strided,
+    "negative": _negative,
+    "misaligned": _misaligned,
+    "offset": _offset,
+    "read_only": _read_only,
+    "swapped": lambda x: x.astype(x.dtype.newbyteorder("S")),
+}
+
+
+# ---- ops without a public function: straight to the kernel, on copies of what they change ---------------------------
+
+
+def scale_add(x: Array, y: Array, scale_x: float, scale_y: float) -> Array:
+    y = y.copy()
+    K.scale_add(x, scale_x, scale_y, y)
+    return y
+
+
+def fill(y: Array, value: float) -> Array:
+    y = y.copy()
+    K.fill(value, y)
+    return y
+
+
+def copy(x: Array, y: Array, accumulate: bool) -> Array:
+    y = y.copy(order="K")
+    K.copy(x, accumulate, y)
+    return y
+
+
+def random_bits(key: Array, size: int) -> Array:
+    out = np.empty(size, np.uint32)
+    K.random_bits(key, size, out)
+    return out
+
+
+def sgd_step(grad: Array, param: Array, hyper: Any, segments: Any, velocity: Array | None = None) -> tuple[Array, ...]:
+    param, velocity = param.copy(), None if velocity is None else velocity.copy()
+    K.sgd_step(grad, np.array(hyper, np.float64), np.array(segments, np.float64), param, velocity)
+    return (param,) if velocity is None else (param, velocity)
+
+
+def adam_step(grad: Array, param: Array, m: Array, v: Array, hyper: Any, segments: Any) -> tuple[Array, ...]:
+    param, m, v = param.copy(), m.copy(), v.copy()
+    K.adam_step(grad, np.array(hyper, np.float64), np.array(segments, np.float64), param, m, v)
+    return param, m, v
+
+
+def conv2d(x: Array, weight: Array, bias: Array | None = None, **more: Any) -> Array:
+    """F.conv2d with the arrays of batch_norm by name."""
+    if "mean" in more:
+        parts = (more.pop(name, None) for name in ("gamma", "beta", "mean", "var", "eps"))
+        more["batch_norm"] = tuple(parts)
+    return F.conv2d(x, weight, bias, **more)
+
+
+def max_pool2d(x: Array, **options: Any) -> tuple[Array, Array]:
+    return F.max_pool2d(x, **options, return_indices=True)
+
+
+# ---- the cases of each family ---------------------------------------------------------------------------------------
+
+
+def _activations() -> list[Op]:
+    functions: list[tuple[str, Any, list[dict[str, Any]]]] = [
+        ("relu", F.relu, [{}]),
+        ("leaky_relu", F.leaky_relu, [{}, *({"negative_slope": s} for s in (0.0, 0.3, 1.5, -0.5))]),
+        ("sigmoid", F.sigmoid, [{}]),
+        ("tanh", F.tanh, [{}]),
+        ("elu", F.elu, [{}, {"alpha": 0.5}, {"alpha": 2.0}]),
+        ("gelu", F.gelu, [{}]),
+        ("gelu_tanh", F.gelu, [{"approximate": "tanh"}]),
+    ]
+    ops = []
+    for name, function, variants in functions:
+        options = variants[0]
+
+        def forward_bound(a: Any, o: Any, y: Any, name: str = name) -> Any:
+            return (bounds.activation(name, a["x"], y[0]),)
+
+        def backward_bound(a: Any, o: Any, y: Any, name: str = name) -> Any:
+            return (bounds.activation_backward(name, a["dy"], a["x"], y[0]),)
+
+        forward = [(f"n{n}", {"x": (n,)}, options) for n in SIZES]
+        forward += [("special", {"x": SPECIAL}, options), ("wide", {"x": lambda rng: rng.uniform(-30, 30, 2000)}, options)]
+        forward += [("scalar", {"x": ()}, options), ("shape4", {"x": (2, 3, 5, 7)}, options)]
+        forward += [(f"option{i}", {"x": (100,)}, o) for i, o in enumerate(variants[1:])]
+        ops.append(Op(f"{name}_forward", function, forward_bound, forward, ({"x": (1 << 20,)}, options)))
+
+        backward = [(f"n{n}", {"dy": (n,), "x": (n,)}, options) for n in SIZES]
+        backward += [
+            ("special", {"dy": np.ones(SPECIAL.size), "x": SPECIAL}, options),
+            ("special_dy", {"dy": [0.0, 1.0, np.inf, -np.inf, np.nan] * 2, "x": [1.0] * 5 + [-1.0] * 5}, options),
+            ("wide", {"dy": (2000,), "x": lambda rng: rng.uniform(-12, 12, 2000)}, options),
+            ("shape4", {"dy": (2, 3, 5, 7), "x": (2, 3, 5, 7)}, options),
+        ]
+        backward += [(f"option{i}", {"dy": (100,), "x": (100,)}, o) for i, o in enumerate(variants[1:])]
+        gradient = getattr(F, f"{function.__name__}_backward")
+        large = ({"dy": (1 << 20,), "x": (1 << 20,)}, options)
+        ops.append(Op(f"{name}_backward", gradient, backward_bound, backward, large))
+    return ops
+
+
+def _arithmetic() -> list[Op]:
+    activations: list[Any] = ["relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"]
+    exp = [(f"n{n}", {"x": (n,)}, {}) for n in SIZES]
+    exp += [("special", {"x": SPECIAL}, {}), ("wide", {"x": lambda rng: rng.uniform(-80, 80, 2000)}, {})]
+    add = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
+    add += [("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {})]
+    add += [(_word(f), {"a": (3, 50), "b": (3, 50)}, {"activation": f}) for f in activations]
+    scales = [(1.0, 1.0), (-0.5, 0.9), (2.0, 0.0), (0.0, 1.0)]
+    scaled = [(f"n{n}", {"x": (n,), "y": (n,)}, {"scale_x": 0.1, "scale_y": 0.9}) for n in SIZES]
+    scaled += [(f"scales{i}", {"x": (70,), "y": (70,)}, {"scale_x": a, "scale_y": b}) for i, (a, b) in enumerate(scales)]
+    nothing_read = {"x": (5,), "y": [np.nan, np.inf, 1.0, 2.0, -np.inf]}
+    scaled += [("y_not_read", nothing_read, {"scale_x": 1.0, "scale_y": 0.0})]
+    filled = [(f"n{n}", {"y": (n,)}, {"value": 1.5}) for n in SIZES]
+    filled += [(f"value{v}", {"y": (40,)}, {"value": v}) for v in (0.0, -0.0, np.inf, np.nan, 1e-40)]
+    shapes = [(0,), (1,), (33,), (3, 0, 2), (4, 5), (2, 3, 17), (2, 16, 5, 5), (3, 17, 1, 9)]
+    copies = [
+        (f"{_word(s)}{'_add' * plus}", {"x": s, "y": s}, {"accumulate": bool(plus)}) for s in shapes for plus in (0, 1)
+    ]
+    copies += [("special", {"x": SPECIAL, "y": (SPECIAL.size,)}, {"accumulate": False})]
+    for name in ("channels_last", "fortran", "permuted", "strided", "negative"):
+        change = LAYOUTS[name]
+        copies.append((f"from_{name}", {"x": _laid(change, 2, 19, 6, 7), "y": (2, 19, 6, 7)}, {"accumulate": False}))
+        copies.append((f"to_{name}", {"x": (2, 19, 6, 7), "y": _laid(change, 2, 19, 6, 7)}, {"accumulate": True}))
+    big = (1 << 20,)
+    return [
+        Op("exp_forward", F.exp, bounds.exp, exp, ({"x": big}, {})),
+        Op("add_forward", F.add, bounds.add, add, ({"a": big, "b": big}, {"activation": "relu"})),
+        Op("scale_add", scale_add, bounds.scale_add, scaled, ({"x": big, "y": big}, scaled[0][2]), strided=False),
+        Op("fill", fill, bounds.exact, filled, ({"y": big}, {"value": 1.5}), strided=False),
+        Op("copy", copy, bounds.copy, copies,
+            ({"x": _laid(LAYOUTS["channels_last"], 8, 64, 48, 48), "y": (8, 64, 48, 48)}, {"accumulate": False}),
+            strided=False),
+    ]  # fmt: skip
+
+
+def _laid(change: Callable[[Array], Array], *shape: int) -> Callable[[np.random.Generator], Array]:
+    return lambda rng: change(rng.standard_normal(shape))
+
+
+def _word(x: Any) -> str:
+    """An option as part of a test's name."""
+    return "x".join(str(part) for part in x) if isinstance(x, tuple) else str(x)
+
+
+def _softmax() -> list[Op]:
+    shapes = [(0, 5), (1, 1), (3, 0), (5, 1), (4, 7), (3, 16), (2, 17), (7, 33), (2, 1000), (130, 10)]
+    hard = np.array(
+        [[0.0, 1e4, -1e4], [1.0, -np.inf, 0.5], [-np.inf] * 3, [np.inf, 0, 1], [np.nan, 0, 1], [-800.0, -801, -802]]
+    )
+    ops = []
+    for name in ("softmax", "log_softmax"):
+        log = name == "log_softmax"
+        forward: list[Spec] = [(_word(s), {"x": s}, {}) for s in shapes]
+        forward += [("hard", {"x": hard}, {}), ("vector", {"x": (9,)}, {}), ("wide", {"x": shifted(50, 5, 40)}, {})]
+        forward += [(f"axis{axis}", {"x": (2, 3, 4, 5)}, {"axis": axis}) for axis in (0, 1, 2, -1)]
+        large = ({"x": (1024, 1000)}, {})
+        ops.append(Op(f"{name}_forward", getattr(F, name), getattr(bounds, name), forward, large))
+        backward: list[Spec] = [(_word(s), {"dy": s, "y": row_softmax(log, -1, *s)}, {}) for s in shapes]
+        backward += [
+            (f"axis{axis}", {"dy": (2, 3, 4, 5), "y": row_softmax(log, axis, 2, 3, 4, 5)}, {"axis": axis})
+            for axis in (0, 1, 2, -1)
+        ]
+        backward += [("nan", {"dy": with_values([np.nan, np.inf], 6, 5), "y": row_softmax(log, -1, 6, 5)}, {})]
+        large = ({"dy": (1024, 1000), "y": row_softmax(log, -1, 1024, 1000)}, {})
+        function, bound = getattr(F, f"{name}_backward"), getattr(bounds, f"{name}_backward")
+        ops.append(Op(f"{name}_backward", function, bound, backward, large))
+
+    def labels(*shape: int) -> Any:
+        return integers(0, shape[1], shape[0])
+
+    loss: list[Spec] = [(_word(s), {"scores": s, "labels": labels(*s)}, {}) for s in shapes if s[1]]
+    base = {"scores": (6, 5), "labels": labels(6, 5)}
+    soft = {"scores": (6, 5), "labels": row_softmax(False, -1, 6, 5)}
+    some = np.array([0, 3, -100, 4, -100, 1])
+    loss += [
+        ("smooth", base, {"label_smoothing": 0.1}),
+        ("smooth1", base, {"label_smoothing": 1.0}),
+        ("weight", {**base, "weight": positive(5)}, {}),
+        ("sample_weight", {**base, "sample_weight": positive(6)}, {}),
+        ("both_weights", {**base, "weight": positive(5), "sample_weight": positive(6)}, {"label_smoothing": 0.2}),
+        ("ignored", {**base, "labels": some}, {}),
+        ("ignored_class", {**base, "weight": positive(5)}, {"ignore_index": 2}),
+        ("all_ignored", {**base, "labels": np.full(6, -100)}, {}),
+        ("int32_labels", {**base, "labels": np.arange(6, dtype=np.int32) % 5}, {}),
+        ("uint8_labels", {**base, "labels": np.arange(6, dtype=np.uint8) % 5}, {}),
+        ("probabilities", soft, {}),
+        ("probabilities_weighted", {**soft, "weight": positive(5), "sample_weight": positive(6)}, {}),
+        ("probabilities_smooth", soft, {"label_smoothing": 0.3}),
+        ("zero_weight", {**base, "weight": np.array([0.0, 1, 2, 0, 1])}, {}),
+        ("hard", {"scores": hard, "labels": np.array([1, 0, 2, 0, 0, 2])}, {}),
+        ("hard_ignored", {"scores": hard, "labels": np.array([1, 0, -100, -100, -100, 2])}, {}),
+    ]
+    large = ({"scores": (1024, 1000), "labels": labels(1024, 1000)}, {"label_smoothing": 0.1})
+    ops.append(Op("cross_entropy", F.cross_entropy, bounds.cross_entropy, loss, large))
+    return ops
+
+
+def _dropout() -> list[Op]:
+    probabilities = (0.0, 0.25, 0.1, 1 / 3, 0.9999, 1.0, 2.0**-40, 1 - 2.0**-40)
+    forward: list[Spec] = [(f"n{n}", {"x": (n,)}, {"p": 0.5, "rng": n}) for n in SIZES]
+    forward += [(f"n{n}_p0.3", {"x": (n,)}, {"p": 0.3, "rng": n}) for n in SIZES]
+    forward += [(f"p{p:.4g}", {"x": (501,)}, {"p": p, "rng": 2**64 - 1}) for p in probabilities]
+    forward += [("special", {"x": SPECIAL}, {"p": 0.5, "rng": 5}), ("shape4", {"x": (2, 3, 5, 7)}, {"rng": 6})]
+    backward: list[Spec] = [(f"n{n}", {"dy": (n,), "mask": mask_bytes(n)}, {"p": 0.5}) for n in SIZES]
+    backward += [(f"p{p:.4g}", {"dy": (501,), "mask": mask_bytes(501)}, {"p": p}) for p in probabilities]
+    backward += [("special", {"dy": SPECIAL, "mask": mask_bytes(SPECIAL.size)}, {"p": 0.5})]
+    backward += [("shape4", {"dy": (2, 3, 5, 7), "mask": mask_bytes(210)}, {"p": 0.2})]
+    keys = {"zero": [0, 0], "ones": [2**64 - 1, 2**64 - 1], "mixed": [0x0123456789ABCDEF, 0xFEDCBA9876543210]}
+    bits: list[Spec] = [(f"n{n}", {"key": np.array([n, 7], np.uint64)}, {"size": n}) for n in SIZES]
+    bits += [(name, {"key": np.array(key, np.uint64)}, {"size": 100}) for name, key in keys.items()]
+    n = 1 << 20
+    return [
+        Op("dropout_forward", F.dropout, bounds.dropout, forward, ({"x": (n,)}, {"p": 0.3, "rng": 1})),
+        Op("dropout_backward", F.dropout_backward, bounds.dropout, backward,
+            ({"dy": (n,), "mask": mask_bytes(n)}, {"p": 0.3})),
+        Op("random_bits", random_bits, bounds.exact, bits,
+            ({"key": np.array([1, 2], np.uint64)}, {"size": n}), strided=False),
+    ]  # fmt: skip
+
+
+def _batch_norm() -> list[Op]:
+    shapes = [(4, 3), (2, 3, 5), (2, 3, 4, 5), (1, 16, 7, 7), (3, 17, 3, 3), (2, 33, 1, 1), (1, 1, 1, 1), (5, 64, 8, 9)]
+    empty = [(0, 3, 2, 2), (2, 3, 0, 2), (2, 0, 3, 3)]
+
+    def given(s: tuple[int, ...], *names: str) -> dict[str, Any]:
+        c = s[1]
+        all_names: dict[str, Any] = {"x": s, "mean": (c,), "var": positive(c), "weight": (c,), "bias": (c,)}
+        return {name: all_names[name] for name in ("x", *names)}
+
+    every = ("mean", "var", "weight", "bias")
+    forward: list[Spec] = [(_word(s), given(s, *every), {}) for s in shapes + empty]
+    s = (2, 19, 5, 6)
+    forward += [
+        ("plain", given(s, "mean", "var"), {"eps": 1e-3}),
+        ("weight", given(s, "mean", "var", "weight"), {}),
+        ("bias", given(s, "mean", "var", "bias"), {}),
+        ("far", {**given(s, *every), "x": shifted(100, *s), "mean": shifted(100, 19)}, {}),
+        ("special", {**given((2, 22), *every), "x": SPECIAL.reshape(2, 22)}, {}),
+        ("bad_statistics", {**given(s, *every), "var": with_values([0.0, np.nan, -1.0, np.inf], 19)}, {}),
+    ]
+    for f in ("relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"):
+        forward.append((_word(f), given(s, *every), {"activation": f}))
+
+    train: list[Spec] = [(_word(s), given(s, "weight", "bias"), {}) for s in shapes + empty]
+    train += [
+        ("plain", given(s), {"eps": 1e-3}),
+        ("weight", given(s, "weight"), {}),
+        ("bias", given(s, "bias"), {}),
+        ("far", {**given(s, "weight", "bias"), "x": shifted(100, *s)}, {}),
+        ("constant", {"x": np.full(s, 3.0)}, {}),
+        ("many", given((64, 3, 9, 9), "weight", "bias"), {}),
+        ("nan", {**given(s, "weight", "bias"), "x": with_values([np.nan, np.inf, -np.inf], *s)}, {}),
+    ]
+
+    def consistent(s: tuple[int, ...], weight: bool = True, by: float = 0.0) -> dict[str, Any]:
+        """dy, x, weight, and x's own statistics."""
+        x = np.random.default_rng(len(s)).standard_normal(s).astype(np.float32).astype(np.float64) + by
+        axes = (0, *range(2, len(s)))
+        mean, var = (x.mean(axes), x.var(axes)) if x.size else (np.zeros(s[1]), np.ones(s[1]))
+        return {"dy": s, "x": x, "mean": mean, "var": var, **({"weight": (s[1],)} if weight else {})}
+
+    backward: list[Spec] = [(_word(s), consistent(s), {}) for s in shapes + empty]
+    backward += [
+        ("plain", consistent(s, weight=False), {"eps": 1e-3}),
+        ("far", consistent(s, by=100), {}),
+        ("many", consistent((64, 3, 9, 9)), {}),
+        ("frozen", consistent(s), {"frozen": True}),
+        ("frozen_plain", consistent(s, weight=False), {"frozen": True}),
+        ("nan", {**consistent(s), "dy": with_values([np.nan, np.inf], *s)}, {}),
+    ]
+    big = (16, 64, 32, 32)
+    return [
+        Op("batch_norm_forward", F.batch_norm, bounds.batch_norm, forward, (given(big, *every), {"activation": "relu"})),
+        Op("batch_norm_train_forward", F.batch_norm_train, bounds.batch_norm_train, train,
+            (given(big, "weight", "bias"), {})),
+        Op("batch_norm_backward", F.batch_norm_backward, bounds.batch_norm_backward, backward, (consistent(big), {})),
+    ]  # fmt: skip
+
+
+def _pools() -> list[Op]:
+    geometry: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+        ("2x2", (2, 3, 6, 8), {"kernel_size": 2}),
+        ("2x2_odd", (1, 17, 7, 9), {"kernel_size": 2}),
+        ("3x3s2p1", (2, 5, 9, 11), {"kernel_size": 3, "stride": 2, "padding": 1}),
+        ("3x3s1p1", (1, 33, 6, 5), {"kernel_size": 3, "stride": 1, "padding": 1}),
+        ("3x3s2", (1, 16, 12, 12), {"kernel_size": 3, "stride": 2}),
+        ("2x3", (2, 4, 9, 10), {"kernel_size": (2, 3), "stride": (1, 2), "padding": (1, 0)}),
+        ("5x4s3", (1, 2, 13, 14), {"kernel_size": (5, 4), "stride": 3, "padding": (2, 1)}),
+        ("1x1", (1, 3, 4, 4), {"kernel_size": 1}),
+        ("1x1s2", (1, 3, 5, 5), {"kernel_size": 1, "stride": 2}),
+        ("whole", (3, 7, 4, 5), {"kernel_size": (4, 5)}),
+        ("ceil", (1, 3, 6, 7), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
+        ("ceil_pad", (1, 3, 7, 6), {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True}),
+        ("ceil_pad2", (2, 4, 8, 5), {"kernel_size": 4, "stride": 3, "padding": 2, "ceil_mode": True}),
+        ("wide", (1, 1, 3, 130), {"kernel_size": 2, "stride": 1}),
+        ("16x16", (1, 2, 20, 20), {"kernel_size": 16, "stride": 2}),  # more than 255 taps
+        ("no_images", (0, 3, 6, 6), {"kernel_size": 2}),
+        ("no_channels", (2, 0, 6, 6), {"kernel_size": 2}),
+    ]
+    dilated = [("dilated", (2, 3, 9, 9), {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 2})]
+    dilated += [("dilated2", (1, 18, 12, 10), {"kernel_size": (2, 3), "dilation": (3, 2)})]
+    without_pad = [
+        (f"{label}_excluded", shape, {**o, "count_include_pad": False})
+        for label, shape, o in geometry
+        if "padding" in o or "ceil_mode" in o
+    ]
+
+    def grad(function: Any, shape: tuple[int, ...], o: dict[str, Any]) -> tuple[int, ...]:
+        with NUMPY.on():
+            return (*shape[:2], *function(np.zeros((1, 1, *shape[2:])), **o).shape[2:])
+
+    odd = [np.nan, np.inf, -np.inf]
+    maximum: list[Spec] = [(label, {"x": shape}, o) for label, shape, o in geometry + dilated]
+    maximum += [
+        ("ties", {"x": rounded(2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1}),
+        ("nan", {"x": with_values(odd, 2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1}),
+        ("all_nan", {"x": np.full((1, 2, 4, 4), np.nan)}, {"kernel_size": 2}),
+        ("all_minus_inf", {"x": np.full((1, 2, 4, 4), -np.inf)}, {"kernel_size": 2, "padding": 1}),
+        ("denormal", {"x": np.full((1, 2, 4, 4), 1e-40)}, {"kernel_size": 2}),
+    ]
+    max_back: list[Spec] = [
+        (label, {"dy": grad(F.max_pool2d, shape, o), "x": shape}, o) for label, shape, o in geometry + dilated
+    ]
+    max_back += [("ties", {"dy": (2, 5, 5, 5), "x": rounded(2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1})]
+    max_back += [("nan", {"dy": (1, 2, 2, 2), "x": with_values([np.nan], 1, 2, 4, 4)}, {"kernel_size": 2})]
+    average: list[Spec] = [(label, {"x": shape}, o) for label, shape, o in geometry + without_pad]
+    average += [("nan", {"x": with_values(odd, 2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1})]
+    avg_back: list[Spec] = [
+        (label, {"dy": grad(F.avg_pool2d, shape, o)}, {"in_shape": shape, **o}) for label, shape, o in geometry + without_pad
+    ]
+    shapes = [(2, 3, 4, 5), (1, 1, 1, 1), (3, 17, 7, 7), (2, 64, 1, 9), (0, 3, 2, 2), (2, 0, 2, 2), (1, 33, 16, 16)]
+    whole: list[Spec] = [(_word(s), {"x": s}, {}) for s in shapes]
+    whole += [("nan", {"x": with_values(odd, 6, 3, 4, 4)}, {})]
+    whole_back: list[Spec] = [(_word(s), {"dy": (*s[:2], 1, 1)}, {"in_shape": s}) for s in shapes]
+    whole_back += [("last", {"dy": (2, 17, 1, 1)}, {"in_shape": (2, 17, 3, 4), "channels_last": True})]
+    big, o = (8, 64, 56, 56), {"kernel_size": 3, "stride": 2, "padding": 1}
+    small = (8, 64, 28, 28)
+    return [
+        Op("max_pool2d_forward", max_pool2d, bounds.exact, maximum, ({"x": big}, o)),
+        Op("max_pool2d_backward", F.max_pool2d_backward, bounds.max_pool2d_backward, max_back,
+            ({"dy": small, "x": big}, o)),
+        Op("avg_pool2d_forward", F.avg_pool2d, bounds.avg_pool2d, average, ({"x": big}, o)),
+        Op("avg_pool2d_backward", F.avg_pool2d_backward, bounds.avg_pool2d_backward, avg_back,
+            ({"dy": small}, {"in_shape": big, **o})),
+        Op("global_avg_pool2d_forward", F.global_avg_pool2d, bounds.global_avg_pool2d, whole, ({"x": big}, {})),
+        Op("global_avg_pool2d_backward", F.global_avg_pool2d_backward, bounds.one_product, whole_back,
+            ({"dy": (8, 64, 1, 1)}, {"in_shape": big})),
+    ]  # fmt: skip
+
+
+#: (label, x, weight, geometry): every way in which a convolution differs from its neighbours
+CONVOLUTIONS: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ("1x1", (2, 3, 4, 5), (4, 3, 1, 1), {}),
+    ("1x1s2", (1, 16, 5, 6), (17, 16, 1, 1), {"stride": 2}),
+    ("1x1p1", (1, 5, 3, 3), (2, 5, 1, 1), {"padding": 1}),
+    ("3x3", (2, 3, 7, 8), (5, 3, 3, 3), {}),
+    ("3x3p1", (2, 16, 9, 10), (16, 16, 3, 3), {"padding": 1}),
+    ("3x3p1_odd", (1, 17, 7, 7), (33, 17, 3, 3), {"padding": 1}),
+    ("3x3s2p1", (2, 8, 9, 9), (12, 8, 3, 3), {"stride": 2, "padding": 1}),
+    ("3x3d2", (1, 4, 11, 10), (6, 4, 3, 3), {"dilation": 2, "padding": 2}),
+    ("5x3", (1, 2, 9, 12), (3, 2, 5, 3), {"stride": (2, 1), "padding": (2, 0), "dilation": (1, 3)}),
+    ("7x7s2p3", (1, 3, 20, 21), (9, 3, 7, 7), {"stride": 2, "padding": 3}),
+    ("stride_over_kernel", (1, 3, 11, 10), (4, 3, 2, 2), {"stride": 3}),
+    ("groups2", (2, 6, 6, 6), (8, 3, 3, 3), {"groups": 2, "padding": 1}),
+    ("groups4s2", (1, 8, 9, 7), (4, 2, 3, 2), {"groups": 4, "stride": 2}),
+    ("depthwise", (2, 19, 8, 7), (19, 1, 3, 3), {"groups": 19, "padding": 1}),
+    ("depthwise2", (1, 5, 8, 7), (10, 1, 3, 3), {"groups": 5, "stride": 2, "padding": 1}),
+    ("one_pixel", (1, 32, 1, 1), (16, 32, 1, 1), {}),
+    ("kernel_is_image", (3, 4, 5, 6), (7, 4, 5, 6), {}),
+    ("all_padding", (1, 2, 1, 1), (3, 2, 3, 3), {"padding": 3}),
+    ("one_channel", (1, 1, 6, 40), (1, 1, 3, 3), {"padding": 1}),
+    ("deep", (1, 130, 4, 4), (8, 130, 3, 3), {"padding": 1}),
+    ("wide", (1, 3, 2, 260), (2, 3, 1, 5), {"padding": (0, 2)}),
+    ("many_outputs", (1, 3, 5, 5), (129, 3, 3, 3), {"padding": 1}),
+    ("no_images", (0, 3, 5, 5), (4, 3, 3, 3), {}),
+    ("no_inputs", (2, 0, 5, 5), (4, 0, 3, 3), {}),
+    ("no_outputs", (2, 3, 5, 5), (0, 3, 3, 3), {}),
+]
+
+
+def output_shape(x: tuple[int, ...], w: tuple[int, ...], o: dict[str, Any]) -> tuple[int, ...]:
+    def pair(name: str, default: int) -> tuple[int, int]:
+        value = o.get(name, default)
+        return value if isinstance(value, tuple) else (value, value)
+
+    s, p, d = pair("stride", 1), pair("padding", 0), pair("dilation", 1)
+    size = ((x[2 + i] + 2 * p[i] - d[i] * (w[2 + i] - 1) - 1) // s[i] + 1 for i in (0, 1))
+    return (x[0], w[0], *size)
+
+
+def _convolutions() -> list[Op]:
+    forward: list[Spec] = [(label, {"x": x, "weight": w, "bias": (w[0],)}, o) for label, x, w, o in CONVOLUTIONS]
+    x, w, o = (2, 5, 7, 8), (18, 5, 3, 3), {"padding": 1}
+    y = output_shape(x, w, o)
+    norm = {"gamma": (18,), "beta": (18,), "mean": (18,), "var": positive(18)}
+    plain, full = {"x": x, "weight": w}, {"x": x, "weight": w, "bias": (18,), **norm, "residual": y}
+    forward += [
+        ("no_bias", plain, o),
+        ("batch_norm", {**plain, **norm}, {**o, "eps": 1e-5}),
+        ("batch_norm_bare", {**plain, "mean": (18,), "var": positive(18)}, {**o, "eps": 1e-3}),
+        ("residual", {**plain, "residual": y}, o),
+        ("full", full, {**o, "eps": 1e-5, "activation": "relu"}),
+        ("groups_full", {**full, "x": (2, 6, 7, 8), "weight": (18, 2, 3, 3)},
+         {**o, "groups": 3, "eps": 1e-5, "activation": "gelu"}),
+        ("no_inputs_full", {**full, "x": (2, 0, 7, 8), "weight": (18, 0, 3, 3)},
+         {**o, "eps": 1e-5, "activation": "sigmoid"}),
+        ("nan", {**plain, "x": with_values([np.nan, np.inf, -np.inf], *x)}, o),
+        ("inf_weight", {**plain, "weight": with_values([np.inf, np.nan], *w)}, o),
+        ("nan_relu", {**plain, "x": with_values([np.nan, np.inf, -np.inf], *x)}, {**o, "activation": "relu"}),
+    ]  # fmt: skip
+    for f in ("relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"):
+        forward.append((_word(f), {**plain, "bias": (18,)}, {**o, "activation": f}))
+    backward: list[Spec] = [
+        (label, {"dy": output_shape(x, w, o), "x": x, "weight": w}, o) for label, x, w, o in CONVOLUTIONS
+    ]
+    backward += [("nan", {"dy": with_values([np.nan, np.inf], *y), "x": x, "weight": w}, o)]
+
+    def columns(x: tuple[int, ...], w: tuple[int, ...], o: dict[str, Any]) -> dict[str, Any]:
+        return {"kernel_size": w[2:], **{name: v for name, v in o.items() if name != "groups"}}
+
+    unfold: list[Spec] = [(label, {"x": x}, columns(x, w, o)) for label, x, w, o in CONVOLUTIONS]
+    unfold += [("special", {"x": SPECIAL.reshape(1, 1, 4, 11)}, {"kernel_size": 2})]
+    fold: list[Spec] = []
+    for label, x, w, o in CONVOLUTIONS:
+        n, _, oh, ow = output_shape(x, w, o)
+        shape = (n, x[1] * w[2] * w[3], oh * ow)
+        fold.append((label, {"cols": shape}, {"output_size": x[2:], **columns(x, w, o)}))
+    bx, bw = (4, 32, 28, 28), (64, 32, 3, 3)
+    by = output_shape(bx, bw, o)
+    return [
+        Op("conv2d_im2col_forward", conv2d, bounds.conv2d, forward,
+            ({"x": bx, "weight": bw, "bias": (64,)}, {"padding": 1, "activation": "relu"})),
+        Op("conv2d_backward", F.conv2d_backward, bounds.conv2d_backward, backward,
+            ({"dy": (4, 64, 28, 28), "x": bx, "weight": bw}, {"padding": 1})),
+        Op("im2col_forward", F.im2col, bounds.exact, unfold, ({"x": bx}, {"kernel_size": 3, "padding": 1})),
+        Op("col2im_forward", F.col2im, bounds.col2im, fold,
+            ({"cols": (4, 32 * 9, 28 * 28)}, {"output_size": (28, 28), "kernel_size": 3, "padding": 1})),
+    ]  # fmt: skip
+
+
+def _linear() -> list[Op]:
+    sizes = [(1, 1, 1), (2, 3, 4), (1, 17, 33), (7, 64, 16), (5, 130, 9), (33, 31, 15), (16, 16, 129), (65, 8, 5)]
+    empty = [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)]
+
+    def given(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
+        return {"x": (rows, inputs), "weight": (outputs, inputs), "bias": (outputs,)}
+
+    def gradient(rows: int, inputs: int, outputs: int) -> dict[str, Any]:
+        return {"dy": (rows, outputs), "x": (rows, inputs), "weight": (outputs, inputs)}
+
+    forward: list[Spec] = [(_word(s), given(*s), {}) for s in sizes + empty]
+    forward += [
+        ("no_bias", {"x": (5, 7), "weight": (3, 7)}, {}),
+        ("vector", {"x": (7,), "weight": (3, 7), "bias": (3,)}, {}),
+        ("three", {"x": (2, 5, 7), "weight": (3, 7), "bias": (3,)}, {}),
+        ("nan", {**given(6, 5, 4), "x": with_values([np.nan, np.inf, -np.inf], 6, 5)}, {}),
+    ]
+    for f in ("relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"):
+        forward.append((_word(f), given(9, 20, 19), {"activation": f}))
+    backward: list[Spec] = [(_word(s), gradient(*s), {}) for s in sizes + empty]
+    backward += [("three", {"dy": (2, 5, 3), "x": (2, 5, 7), "weight": (3, 7)}, {})]
+    backward += [("nan", {**gradient(6, 5, 4), "dy": with_values([np.nan, np.inf], 6, 4)}, {})]
+    return [
+        Op("linear_forward", F.linear, bounds.linear, forward, (given(256, 300, 200), {"activation": "relu"})),
+        Op("linear_backward", F.linear_backward, bounds.linear_backward, backward, (gradient(256, 300, 200), {})),
+    ]
+
+
+def _optimizers() -> list[Op]:
+    def flat(n: int, *names: str) -> dict[str, Any]:
+        makers: dict[str, Any] = {"v": positive(n)}
+        return {name: makers.get(name, (n,)) for name in ("grad", "param", *names)}
+
+    whole = [n for n in SIZES if n]
+    three = [(0, 10, 1.0, 0.01), (10, 37, 0.0, 0.5), (40, 100, 0.1, 0.0)]  # the middle frozen, 37..40 in no segment
+    plain = (0.1, 0.9, 0.0, 1.0)
+    sgd: list[Spec] = [
+        (f"n{n}", flat(n, "velocity"), {"hyper": plain, "segments": [(0, n, 1.0, 0.01)]}) for n in whole
+    ]
+    sgd += [
+        ("segments", flat(100, "velocity"), {"hyper": plain, "segments": three}),
+        ("nesterov", flat(100, "velocity"), {"hyper": (0.1, 0.9, 1.0, 1.0), "segments": three}),
+        ("decay_factor", flat(100, "velocity"), {"hyper": (0.1, 0.5, 0.0, 0.25), "segments": three}),
+        ("no_momentum", flat(100), {"hyper": (0.3, 0.0, 0.0, 1.0), "segments": three}),
+        ("no_segments", flat(10, "velocity"), {"hyper": plain, "segments": np.zeros((0, 4))}),
+        ("nan", {**flat(44, "velocity"), "grad": SPECIAL}, {"hyper": plain, "segments": [(0, 44, 1.0, 0.0)]}),
+    ]
+    first, later = (1e-3, 0.9, 0.999, 1e-8, 1.0, 0.0), (1e-2, 0.8, 0.99, 1e-6, 1000.0, 0.0)
+    adam: list[Spec] = [
+        (f"n{n}", flat(n, "m", "v"), {"hyper": later, "segments": [(0, n, 1.0, 0.01)]}) for n in whole
+    ]
+    zeros = {"m": np.zeros(100), "v": np.zeros(100)}
+    adam += [
+        ("first", {**flat(100), **zeros}, {"hyper": first, "segments": three}),
+        ("segments", flat(100, "m", "v"), {"hyper": later, "segments": three}),
+        ("decoupled", flat(100, "m", "v"), {"hyper": (*later[:5], 1.0), "segments": three}),
+        ("no_segments", flat(10, "m", "v"), {"hyper": later, "segments": np.zeros((0, 4))}),
+    ]
+    n = 1 << 20
+    parts = [(0, n // 3, 1.0, 0.01), (n // 3, n, 0.5, 0.0)]
+    return [
+        Op("sgd_step", sgd_step, bounds.sgd, sgd,
+            (flat(n, "velocity"), {"hyper": plain, "segments": parts}), strided=False),
+        Op("adam_step", adam_step, bounds.adam, adam,
+            (flat(n, "m", "v"), {"hyper": later, "segments": parts}), strided=False),
+    ]  # fmt: skip
+
+
+OPS: dict[str, Op] = {
+    op.kernel: op
+    for family in (
+        _activations, _arithmetic, _softmax, _dropout, _batch_norm, _pools, _convolutions, _linear, _optimizers,
+    )
+    for op in family()
+}  # fmt: skip
+CASES: dict[str, list[Case]] = {kernel: [Case(op, *spec) for spec in op.specs] for kernel, op in OPS.items()}
