@@ -901,7 +901,7 @@ def batch_norm(
     y = _out(op, out if target is None else target, array.shape, array.dtype, channels_last)
     if y.size:
         _K.batch_norm_forward(array, means, variances, weights, biases, float(eps), name, alpha, y)
-    return _restore(y, shape)
+    return _restore(y, shape) if out is None else out
 
 
 def batch_norm_train(

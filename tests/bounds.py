@@ -1,8 +1,9 @@
 """How far a result may be from the float64 reference: a bound for each op, computed from the case itself.
 
 A bound is an absolute error for each element in units of eps, the spacing of the dtype at 1 (one rounding costs at most
-half of it); ``allowed`` makes the tolerance. 0 asks for the exact value. Functions named after an op take its arrays a
-and options o (both as in cases.py, float64) and its outputs y, and give a bound for each output. The ingredients:
+half of it); ``allowed`` makes the tolerance. EXACT asks for the reference's value, rounded once. Functions named after
+an op take its arrays a and options o (as in cases.py, float64) and its outputs y, and give a bound for each output.
+The ingredients:
 
 - chain(k), a sum of k products in any order: its error is at most k / 2 eps times the sum of |a b|, and with roundings
   of random sign 2 sqrt(k) eps is not exceeded (Higham and Mary, SIAM J. Sci. Comput. 41, 2019, with lambda = 4). How
@@ -28,17 +29,20 @@ Arrays = dict[str, Any]
 Bounds = tuple[Any, ...]
 
 FUNCTION = 4.0
+EXACT = None
 
 #: What is below the smallest normal number may be flushed to zero, and then be multiplied by |x| or dy. Where
 #: intermediates are that small, |x| is below 128 in float32 and 1024 in float64, and |dy| below 8.
 FLUSH = 8 * 1024
 
 
-def allowed(bound: Any, dtype: np.dtype[Any]) -> Array:
-    """The tolerance for results of ``dtype``; where the bound is not finite, none."""
+def allowed(bound: Any, dtype: np.dtype[Any]) -> Any:
+    """The tolerance for results of ``dtype``, None for EXACT; where the bound is not finite, that of flushing alone."""
+    if bound is EXACT:
+        return None
     info = np.finfo(dtype)
     scaled = np.nan_to_num(np.asarray(bound, np.float64), nan=0.0, posinf=0.0) * float(info.eps)
-    return np.where(scaled > 0, scaled + FLUSH * float(info.tiny), 0.0)
+    return scaled + FLUSH * float(info.tiny)
 
 
 def chain(k: Any) -> Any:
@@ -47,7 +51,7 @@ def chain(k: Any) -> Any:
 
 
 def exact(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
-    return (0.0,) * len(y)
+    return (EXACT,) * len(y)
 
 
 # ---- activations ----------------------------------------------------------------------------------------------------
@@ -68,13 +72,13 @@ def activation(name: str | None, x: Array, y: Array) -> Any:
     with np.errstate(all="ignore"), NUMPY.on():
         match name:
             case None | "relu":
-                factor: Any = 0.0
+                return EXACT
             case "leaky_relu":  # alpha is rounded to the dtype, then the product
-                factor = 2.0
+                factor: Any = 2.0
             case "elu":
                 factor = FUNCTION + 2
-            case "gelu":  # rounding x / sqrt 2 moves erfc in its tail by x^2
-                factor = FUNCTION + np.square(x)
+            case "gelu":  # rounding 1 / sqrt 2 and x / sqrt 2 moves erfc in its tail by x^2; the reference does so too
+                factor = FUNCTION + 2 * np.square(x)
             case "gelu_tanh":  # rounding 2 u three times moves exp by 2 |2 u|
                 factor = FUNCTION + 2 + 2 * np.abs(_gelu_tanh_parts(x)[0])
             case _:
@@ -87,7 +91,7 @@ def activation_backward(name: str, dy: Array, x: Array, dx: Array) -> Any:
     with np.errstate(all="ignore"), NUMPY.on():
         match name:
             case "relu":
-                return 0.0
+                return EXACT
             case "leaky_relu":
                 return 2 * np.abs(dx)
             case "gelu":  # dy (Phi + x phi), terms of opposite sign for x < 0
@@ -105,7 +109,8 @@ def activated(o: Arrays, z: Array, z_error: Any, y: Array) -> Any:
     """Error of y = activation(z), z being off by z_error."""
     given = o.get("activation")
     name, alpha = given if isinstance(given, tuple) else (given, 0.0)
-    return activation(name, z, y) + max(SLOPES[name], abs(alpha)) * z_error
+    own = activation(name, z, y)
+    return (0.0 if own is EXACT else own) + max(SLOPES[name], abs(alpha)) * z_error
 
 
 def exp(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
@@ -126,7 +131,7 @@ def scale_add(a: Arrays, o: Arrays, y: Bounds) -> Bounds:  # factors rounded to 
 
 
 def copy(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
-    return (np.abs(y[0]) if o["accumulate"] else 0.0,)
+    return (np.abs(y[0]) if o["accumulate"] else EXACT,)
 
 
 # ---- softmax --------------------------------------------------------------------------------------------------------
@@ -196,7 +201,7 @@ def cross_entropy(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
 
 
 def dropout(a: Arrays, o: Arrays, y: Bounds) -> Bounds:  # the scale is rounded, then the product; masks are exact
-    return (np.abs(y[0]), *(0.0 for _ in y[1:]))
+    return (np.abs(y[0]), *(EXACT for _ in y[1:]))
 
 
 def sgd(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
@@ -259,6 +264,8 @@ def _statistics(x: Array) -> tuple[Array, Array]:
     """Errors of the mean and the variance over all axes but the second."""
     axes = (0, *range(2, x.ndim))
     m = x.size // max(x.shape[1], 1)
+    if m == 0:
+        return np.zeros(x.shape[1]), np.zeros(x.shape[1])
     var = x.var(axes)
     mean_e = chain(m) * np.abs(x).mean(axes)
     # The sum of squares about a mean that was rounded gains the square of that error (here with eps of float32).

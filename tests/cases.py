@@ -1,5 +1,5 @@
-"""The registry of ops: what each kernel of the list is tested with. Parity, thread, layout and memory tests run over OPS,
-and test_registry.py fails where an op of fastnn is missing here.
+"""The registry of ops: what each kernel of the list is tested with. Parity, layout and thread tests run over it, and
+test_registry.py fails where an op of fastnn is missing here.
 
 An `Op` names a kernel, the function through which it is reached (``call(**arrays, **options)``), a bound for its error
 (bounds.py) and its cases. A `Case` is arrays and options, made from a seed that is its own name. Arrays are float64
@@ -26,6 +26,7 @@ from fastnn._backends import kernels as K
 
 Array = npt.NDArray[Any]
 Spec = tuple[str, dict[str, Any], dict[str, Any]]
+Geometries = list[tuple[str, tuple[int, ...], dict[str, Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,13 +285,16 @@ def _activations() -> list[Op]:
         def backward_bound(a: Any, o: Any, y: Any, name: str = name) -> Any:
             return (bounds.activation_backward(name, a["dy"], a["x"], y[0]),)
 
-        forward = [(f"n{n}", {"x": (n,)}, options) for n in SIZES]
-        forward += [("special", {"x": SPECIAL}, options), ("wide", {"x": lambda rng: rng.uniform(-30, 30, 2000)}, options)]
+        forward: list[Spec] = [(f"n{n}", {"x": (n,)}, options) for n in SIZES]
+        forward += [
+            ("special", {"x": SPECIAL}, options),
+            ("wide", {"x": lambda rng: rng.uniform(-30, 30, 2000)}, options),
+        ]
         forward += [("scalar", {"x": ()}, options), ("shape4", {"x": (2, 3, 5, 7)}, options)]
         forward += [(f"option{i}", {"x": (100,)}, o) for i, o in enumerate(variants[1:])]
         ops.append(Op(f"{name}_forward", function, forward_bound, forward, ({"x": (1 << 20,)}, options)))
 
-        backward = [(f"n{n}", {"dy": (n,), "x": (n,)}, options) for n in SIZES]
+        backward: list[Spec] = [(f"n{n}", {"dy": (n,), "x": (n,)}, options) for n in SIZES]
         backward += [
             ("special", {"dy": np.ones(SPECIAL.size), "x": SPECIAL}, options),
             ("special_dy", {"dy": [0.0, 1.0, np.inf, -np.inf, np.nan] * 2, "x": [1.0] * 5 + [-1.0] * 5}, options),
@@ -299,27 +303,29 @@ def _activations() -> list[Op]:
         ]
         backward += [(f"option{i}", {"dy": (100,), "x": (100,)}, o) for i, o in enumerate(variants[1:])]
         gradient = getattr(F, f"{function.__name__}_backward")
-        large = ({"dy": (1 << 20,), "x": (1 << 20,)}, options)
+        large: Any = ({"dy": (1 << 20,), "x": (1 << 20,)}, options)
         ops.append(Op(f"{name}_backward", gradient, backward_bound, backward, large))
     return ops
 
 
 def _arithmetic() -> list[Op]:
     activations: list[Any] = ["relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"]
-    exp = [(f"n{n}", {"x": (n,)}, {}) for n in SIZES]
+    exp: list[Spec] = [(f"n{n}", {"x": (n,)}, {}) for n in SIZES]
     exp += [("special", {"x": SPECIAL}, {}), ("wide", {"x": lambda rng: rng.uniform(-80, 80, 2000)}, {})]
-    add = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
+    add: list[Spec] = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
     add += [("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {})]
     add += [(_word(f), {"a": (3, 50), "b": (3, 50)}, {"activation": f}) for f in activations]
     scales = [(1.0, 1.0), (-0.5, 0.9), (2.0, 0.0), (0.0, 1.0)]
-    scaled = [(f"n{n}", {"x": (n,), "y": (n,)}, {"scale_x": 0.1, "scale_y": 0.9}) for n in SIZES]
-    scaled += [(f"scales{i}", {"x": (70,), "y": (70,)}, {"scale_x": a, "scale_y": b}) for i, (a, b) in enumerate(scales)]
+    scaled: list[Spec] = [(f"n{n}", {"x": (n,), "y": (n,)}, {"scale_x": 0.1, "scale_y": 0.9}) for n in SIZES]
+    scaled += [
+        (f"scales{i}", {"x": (70,), "y": (70,)}, {"scale_x": a, "scale_y": b}) for i, (a, b) in enumerate(scales)
+    ]
     nothing_read = {"x": (5,), "y": [np.nan, np.inf, 1.0, 2.0, -np.inf]}
     scaled += [("y_not_read", nothing_read, {"scale_x": 1.0, "scale_y": 0.0})]
-    filled = [(f"n{n}", {"y": (n,)}, {"value": 1.5}) for n in SIZES]
+    filled: list[Spec] = [(f"n{n}", {"y": (n,)}, {"value": 1.5}) for n in SIZES]
     filled += [(f"value{v}", {"y": (40,)}, {"value": v}) for v in (0.0, -0.0, np.inf, np.nan, 1e-40)]
     shapes = [(0,), (1,), (33,), (3, 0, 2), (4, 5), (2, 3, 17), (2, 16, 5, 5), (3, 17, 1, 9)]
-    copies = [
+    copies: list[Spec] = [
         (f"{_word(s)}{'_add' * plus}", {"x": s, "y": s}, {"accumulate": bool(plus)}) for s in shapes for plus in (0, 1)
     ]
     copies += [("special", {"x": SPECIAL, "y": (SPECIAL.size,)}, {"accumulate": False})]
@@ -359,7 +365,7 @@ def _softmax() -> list[Op]:
         forward: list[Spec] = [(_word(s), {"x": s}, {}) for s in shapes]
         forward += [("hard", {"x": hard}, {}), ("vector", {"x": (9,)}, {}), ("wide", {"x": shifted(50, 5, 40)}, {})]
         forward += [(f"axis{axis}", {"x": (2, 3, 4, 5)}, {"axis": axis}) for axis in (0, 1, 2, -1)]
-        large = ({"x": (1024, 1000)}, {})
+        large: Any = ({"x": (1024, 1000)}, {})
         ops.append(Op(f"{name}_forward", getattr(F, name), getattr(bounds, name), forward, large))
         backward: list[Spec] = [(_word(s), {"dy": s, "y": row_softmax(log, -1, *s)}, {}) for s in shapes]
         backward += [
@@ -476,7 +482,8 @@ def _batch_norm() -> list[Op]:
     ]
     big = (16, 64, 32, 32)
     return [
-        Op("batch_norm_forward", F.batch_norm, bounds.batch_norm, forward, (given(big, *every), {"activation": "relu"})),
+        Op("batch_norm_forward", F.batch_norm, bounds.batch_norm, forward,
+            (given(big, *every), {"activation": "relu"})),
         Op("batch_norm_train_forward", F.batch_norm_train, bounds.batch_norm_train, train,
             (given(big, "weight", "bias"), {})),
         Op("batch_norm_backward", F.batch_norm_backward, bounds.batch_norm_backward, backward, (consistent(big), {})),
@@ -484,7 +491,7 @@ def _batch_norm() -> list[Op]:
 
 
 def _pools() -> list[Op]:
-    geometry: list[tuple[str, tuple[int, ...], dict[str, Any]]] = [
+    geometry: Geometries = [
         ("2x2", (2, 3, 6, 8), {"kernel_size": 2}),
         ("2x2_odd", (1, 17, 7, 9), {"kernel_size": 2}),
         ("3x3s2p1", (2, 5, 9, 11), {"kernel_size": 3, "stride": 2, "padding": 1}),
@@ -503,9 +510,9 @@ def _pools() -> list[Op]:
         ("no_images", (0, 3, 6, 6), {"kernel_size": 2}),
         ("no_channels", (2, 0, 6, 6), {"kernel_size": 2}),
     ]
-    dilated = [("dilated", (2, 3, 9, 9), {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 2})]
+    dilated: Geometries = [("dilated", (2, 3, 9, 9), {"kernel_size": 3, "stride": 1, "padding": 1, "dilation": 2})]
     dilated += [("dilated2", (1, 18, 12, 10), {"kernel_size": (2, 3), "dilation": (3, 2)})]
-    without_pad = [
+    without_pad: Geometries = [
         (f"{label}_excluded", shape, {**o, "count_include_pad": False})
         for label, shape, o in geometry
         if "padding" in o or "ceil_mode" in o
@@ -527,12 +534,15 @@ def _pools() -> list[Op]:
     max_back: list[Spec] = [
         (label, {"dy": grad(F.max_pool2d, shape, o), "x": shape}, o) for label, shape, o in geometry + dilated
     ]
-    max_back += [("ties", {"dy": (2, 5, 5, 5), "x": rounded(2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1})]
+    max_back += [
+        ("ties", {"dy": (2, 5, 5, 5), "x": rounded(2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1})
+    ]
     max_back += [("nan", {"dy": (1, 2, 2, 2), "x": with_values([np.nan], 1, 2, 4, 4)}, {"kernel_size": 2})]
     average: list[Spec] = [(label, {"x": shape}, o) for label, shape, o in geometry + without_pad]
     average += [("nan", {"x": with_values(odd, 2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1})]
     avg_back: list[Spec] = [
-        (label, {"dy": grad(F.avg_pool2d, shape, o)}, {"in_shape": shape, **o}) for label, shape, o in geometry + without_pad
+        (label, {"dy": grad(F.avg_pool2d, shape, o)}, {"in_shape": shape, **o})
+        for label, shape, o in geometry + without_pad
     ]
     shapes = [(2, 3, 4, 5), (1, 1, 1, 1), (3, 17, 7, 7), (2, 64, 1, 9), (0, 3, 2, 2), (2, 0, 2, 2), (1, 33, 16, 16)]
     whole: list[Spec] = [(_word(s), {"x": s}, {}) for s in shapes]
@@ -632,7 +642,6 @@ def _convolutions() -> list[Op]:
         shape = (n, x[1] * w[2] * w[3], oh * ow)
         fold.append((label, {"cols": shape}, {"output_size": x[2:], **columns(x, w, o)}))
     bx, bw = (4, 32, 28, 28), (64, 32, 3, 3)
-    by = output_shape(bx, bw, o)
     return [
         Op("conv2d_im2col_forward", conv2d, bounds.conv2d, forward,
             ({"x": bx, "weight": bw, "bias": (64,)}, {"padding": 1, "activation": "relu"})),
@@ -680,9 +689,7 @@ def _optimizers() -> list[Op]:
     whole = [n for n in SIZES if n]
     three = [(0, 10, 1.0, 0.01), (10, 37, 0.0, 0.5), (40, 100, 0.1, 0.0)]  # the middle frozen, 37..40 in no segment
     plain = (0.1, 0.9, 0.0, 1.0)
-    sgd: list[Spec] = [
-        (f"n{n}", flat(n, "velocity"), {"hyper": plain, "segments": [(0, n, 1.0, 0.01)]}) for n in whole
-    ]
+    sgd: list[Spec] = [(f"n{n}", flat(n, "velocity"), {"hyper": plain, "segments": [(0, n, 1.0, 0.01)]}) for n in whole]
     sgd += [
         ("segments", flat(100, "velocity"), {"hyper": plain, "segments": three}),
         ("nesterov", flat(100, "velocity"), {"hyper": (0.1, 0.9, 1.0, 1.0), "segments": three}),
@@ -692,9 +699,7 @@ def _optimizers() -> list[Op]:
         ("nan", {**flat(44, "velocity"), "grad": SPECIAL}, {"hyper": plain, "segments": [(0, 44, 1.0, 0.0)]}),
     ]
     first, later = (1e-3, 0.9, 0.999, 1e-8, 1.0, 0.0), (1e-2, 0.8, 0.99, 1e-6, 1000.0, 0.0)
-    adam: list[Spec] = [
-        (f"n{n}", flat(n, "m", "v"), {"hyper": later, "segments": [(0, n, 1.0, 0.01)]}) for n in whole
-    ]
+    adam: list[Spec] = [(f"n{n}", flat(n, "m", "v"), {"hyper": later, "segments": [(0, n, 1.0, 0.01)]}) for n in whole]
     zeros = {"m": np.zeros(100), "v": np.zeros(100)}
     adam += [
         ("first", {**flat(100), **zeros}, {"hyper": first, "segments": three}),

@@ -26,7 +26,10 @@ void backward(const UnaryBackwardArgs& a) {
   const Vec<T> alpha = set1(static_cast<T>(a.alpha));
   map_array(
       a.size, picoseconds_of(kind), static_cast<T*>(a.dx),
-      [=](Vec<T> dy, Vec<T> x) __attribute__((always_inline)) { return dy * activation_slope<kind>(x, alpha); },
+      [=](Vec<T> dy, Vec<T> x) __attribute__((always_inline)) {
+        if constexpr (kind == k_relu) return select(gt(x, zero<T>()), dy, zero<T>());  // infinity * 0 would be NaN
+        return dy * activation_slope<kind>(x, alpha);
+      },
       static_cast<const T*>(a.dy), static_cast<const T*>(a.x));
 }
 

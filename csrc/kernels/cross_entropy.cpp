@@ -45,7 +45,9 @@ FASTNN_INLINE double row_loss(const Problem<T>& p, int64_t row) {
     store_n(ds + c, e, n);
     return pad_n(e, n, T(0));
   });
-  const double log_sum = static_cast<double>(top) + std::log(sum);
+  const double log_sum = std::log(sum);
+  // -log p; the difference comes first, lest scores far from 0 cost digits
+  const auto cost = [&](int64_t c) { return log_sum - (static_cast<double>(s[c]) - static_cast<double>(top)); };
 
   // loss and sum of q over the classes
   const double spread = p.smoothing / static_cast<double>(p.cols), keep = 1.0 - p.smoothing;
@@ -56,7 +58,7 @@ FASTNN_INLINE double row_loss(const Problem<T>& p, int64_t row) {
     e_label = static_cast<double>(ds[label]);
     q_label = u * (keep + spread);
     q_sum = u * keep;
-    loss = q_sum * (log_sum - static_cast<double>(s[label]));
+    loss = q_sum * cost(label);
   }
   if (p.targets || p.smoothing > 0) {
     const T* t = p.targets ? p.targets + row * p.cols : nullptr;
@@ -64,7 +66,7 @@ FASTNN_INLINE double row_loss(const Problem<T>& p, int64_t row) {
       const double u = p.weight ? static_cast<double>(p.weight[c]) : 1.0;
       const double q = u * (t ? keep * static_cast<double>(t[c]) + spread : spread);
       q_sum += q;
-      loss += q * (log_sum - static_cast<double>(s[c]));
+      loss += q * cost(c);
     }
   }
 

@@ -30,15 +30,16 @@ Epilogue<T> prepare_epilogue(const Conv2dArgs& q, T* memory) {
   T *scale = memory, *shift = memory + q.o;
   for (int64_t i = 0; i < q.o; ++i) {
     double b = bias ? static_cast<double>(bias[i]) : 0.0;
-    if (gamma || mean) {
-      const double s = static_cast<double>(gamma[i]) / std::sqrt(static_cast<double>(var[i]) + q.eps);
+    if (mean) {  // gamma and beta may be absent beside it
+      const double g = gamma ? static_cast<double>(gamma[i]) : 1.0;
+      const double s = g / std::sqrt(static_cast<double>(var[i]) + q.eps);
       scale[i] = static_cast<T>(s);
-      b = (b - static_cast<double>(mean[i])) * s + static_cast<double>(beta[i]);
+      b = (b - static_cast<double>(mean[i])) * s + (beta ? static_cast<double>(beta[i]) : 0.0);
     }
     shift[i] = static_cast<T>(b);
   }
-  return {gamma || mean ? scale : nullptr,
-          bias || gamma || mean ? shift : nullptr,
+  return {mean ? scale : nullptr,
+          bias || mean ? shift : nullptr,
           static_cast<const T*>(q.y),
           static_cast<const T*>(q.residual),
           q.activation,
