@@ -278,13 +278,18 @@ def _same_layout(a: Array, b: Array) -> bool:
     return all(s == t for s, t, n in zip(a.strides, b.strides, a.shape, strict=True) if n != 1)
 
 
-def _laid_out_as(x: Array, like: Array) -> Array:
-    """A copy of x in the memory order of the dense array ``like``, which has its shape."""
-    y = _K.empty_like(like)
+def _copy_into(y: Array, x: Array) -> None:
+    """y[...] = x, as a kernel call where there is one for so many dimensions."""
     if x.ndim <= 4:
         _K.copy(x, False, y)
     else:
         np.copyto(y, x)
+
+
+def _laid_out_as(x: Array, like: Array) -> Array:
+    """A copy of x in the memory order of the dense array ``like``, which has its shape."""
+    y = _K.empty_like(like)
+    _copy_into(y, x)
     return y
 
 
@@ -578,28 +583,34 @@ def _to_rows(op: str, x: Array, axis: int) -> tuple[Array, int]:
         raise ShapeError(f"{op}: axis {axis} is out of range for an array of shape {x.shape}")
     axis %= x.ndim
     moved = np.moveaxis(x, axis, -1)
-    rows = np.ascontiguousarray(moved).reshape(-1, x.shape[axis]) if x.size else np.empty((0, x.shape[axis]), x.dtype)
-    return rows, axis
+    if not x.size:
+        return np.empty((0, x.shape[axis]), x.dtype), axis
+    return (moved if moved.flags.c_contiguous else _contiguous(moved)).reshape(-1, x.shape[axis]), axis
 
 
-def _from_rows(rows: Array, shape: tuple[int, ...], axis: int) -> Array:
-    moved = rows.reshape((*shape[:axis], *shape[axis + 1 :], shape[axis]))
-    return np.ascontiguousarray(np.moveaxis(moved, -1, axis))
+def _from_rows(rows: Array, x: Array, axis: int) -> Array:
+    """The result for x, of its shape and memory format, from its rows along ``axis``."""
+    shape = x.shape
+    moved = np.moveaxis(rows.reshape((*shape[:axis], *shape[axis + 1 :], shape[axis])), -1, axis)
+    channels_last = _prefers_channels_last(x)
+    fits = _is_channels_last(moved) if channels_last else moved.flags.c_contiguous
+    if fits:
+        return moved
+    return _in_format(moved, channels_last) if moved.ndim <= 4 else np.ascontiguousarray(moved)
 
 
 def _softmax_like(op: str, kernel: str, x: ArrayLike, axis: int, out: Array | None) -> Array:
     array = _array(op, "x", x)
     rows, axis = _to_rows(op, array, axis)
-    direct = axis == array.ndim - 1
-    target = _out(op, out, array.shape, array.dtype, False, array) if out is not None and direct else None
-    y = _K.empty(rows.shape, rows.dtype) if target is None else target.reshape(rows.shape)
+    if out is not None:
+        _out(op, out, array.shape, array.dtype, _prefers_channels_last(array), array)
+    direct = out is not None and axis == array.ndim - 1 and out.flags.c_contiguous
+    y = out.reshape(rows.shape) if direct else _K.empty(rows.shape, rows.dtype)  # type: ignore[union-attr]
     getattr(_K, f"{kernel}_forward")(rows, y)
-    if target is not None:
-        return target
-    result = y.reshape(array.shape) if direct else _from_rows(y, array.shape, axis)
     if out is None:
-        return result
-    np.copyto(_out(op, out, array.shape, array.dtype, False, array), result)
+        return _from_rows(y, array, axis)
+    if not direct:
+        _copy_into(out, _from_rows(y, array, axis))
     return out
 
 
@@ -608,12 +619,11 @@ def _softmax_like_backward(op: str, kernel: str, dy: ArrayLike, y: ArrayLike, ax
     if gradient.shape != output.shape:
         raise ShapeError(f"{op}: dy and y must have the same shape, got {gradient.shape} and {output.shape}")
     gradient, output = _same_dtype(gradient, output)
-    shape = output.shape
     rows_dy, positive = _to_rows(op, gradient, axis)
     rows_y, _ = _to_rows(op, output, axis)
     dx = _K.empty(rows_y.shape, rows_y.dtype)
     getattr(_K, f"{kernel}_backward")(rows_dy, rows_y, dx)
-    return dx.reshape(shape) if positive == len(shape) - 1 else _from_rows(dx, shape, positive)
+    return _from_rows(dx, output, positive)
 
 
 def softmax(x: ArrayLike, axis: int = -1, *, out: Array | None = None) -> Array:

@@ -1,0 +1,118 @@
+"""Small networks that between them use every layer, for the tests of layers, programs and training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from fastnn.layers import (
+    ELU,
+    GELU,
+    AvgPool2d,
+    BatchNorm1d,
+    BatchNorm2d,
+    Concat,
+    Conv2d,
+    Dropout,
+    Flatten,
+    GlobalAvgPool2d,
+    Identity,
+    Layer,
+    LeakyReLU,
+    Linear,
+    MaxPool2d,
+    ReLU,
+    Residual,
+    Sequential,
+    Sigmoid,
+    Softmax,
+    Tanh,
+)
+
+Shape = tuple[int, ...]
+
+
+def residual_net() -> Layer:
+    """Conv-BN-ReLU, residual blocks with and without a shortcut of their own, concat, every pooling, dropout."""
+    rng = np.random.default_rng(1)
+
+    def conv(c: int, o: int, k: int = 3, **options: object) -> list[Layer]:
+        return [Conv2d(c, o, k, padding=k // 2, bias=False, rng=rng, **options), BatchNorm2d(o)]  # type: ignore[arg-type]
+
+    return Sequential(
+        *conv(3, 8),
+        ReLU(),
+        Residual(Sequential(*conv(8, 8), ReLU(), *conv(8, 8))),
+        LeakyReLU(0.1),
+        MaxPool2d(3, 2, 1),
+        Residual(Sequential(*conv(8, 12, stride=1), Tanh(), *conv(12, 12)), Sequential(*conv(8, 12, 1))),
+        ReLU(),
+        Concat(Identity(), Conv2d(12, 4, 1, rng=rng)),
+        AvgPool2d(2),
+        BatchNorm2d(16),
+        GELU(),
+        Conv2d(16, 16, 3, padding=1, groups=4, rng=rng),
+        ELU(0.7),
+        GlobalAvgPool2d(),
+        Flatten(),
+        Dropout(0.3),
+        ("scores", Linear(16, 5, rng=rng)),
+    )
+
+
+def mlp() -> Layer:
+    """Linear layers with batch norm, dropout twice, and activations that the convolutional net lacks."""
+    rng = np.random.default_rng(2)
+    return Sequential(
+        Linear(12, 16, bias=False, rng=rng),
+        BatchNorm1d(16),
+        Sigmoid(),
+        Dropout(0.5),
+        Linear(16, 16, rng=rng),
+        GELU("tanh"),
+        Dropout(0.2),
+        Linear(16, 5, rng=rng),
+    )
+
+
+def shared_net() -> Layer:
+    """One layer in two places."""
+    rng = np.random.default_rng(3)
+    twice = Linear(12, 12, rng=rng)
+    return Sequential(twice, Tanh(), twice, ReLU(), Linear(12, 5, rng=rng))
+
+
+def odd_geometry() -> Layer:
+    """Strides, dilations, paddings and windows that are not square; ceil mode; softmax inside."""
+    rng = np.random.default_rng(4)
+    return Sequential(
+        Conv2d(3, 6, (3, 5), stride=(2, 1), padding=(1, 2), dilation=(1, 2), rng=rng),
+        MaxPool2d((2, 3), (1, 2), ceil_mode=True),
+        AvgPool2d(2, ceil_mode=True, count_include_pad=False),
+        Conv2d(6, 6, 1, groups=6, rng=rng),
+        Softmax(1),
+        Flatten(),
+        Linear(6 * 3 * 3, 5, rng=rng),
+    )
+
+
+#: name -> (how to build it, the shape of its input)
+NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
+    "residual": (residual_net, (4, 3, 12, 12)),
+    "mlp": (mlp, (6, 12)),
+    "shared": (shared_net, (6, 12)),
+    "odd_geometry": (odd_geometry, (3, 3, 14, 14)),
+}
+
+
+def build(name: str, dtype: type = np.float32) -> tuple[Layer, np.ndarray, np.ndarray]:
+    """The net with statistics that are not trivial, an input for it, and labels."""
+    make, shape = NETS[name]
+    rng = np.random.default_rng(5)
+    model = make().copy(dtype=dtype)
+    for key, array in model.buffers.items():
+        array[...] = rng.uniform(0.5, 2.0, array.shape) if key.endswith("var") else rng.normal(0.0, 0.5, array.shape)
+    x = rng.standard_normal(shape).astype(dtype)
+    labels = rng.integers(0, 5, shape[0])
+    return model, x, labels

@@ -1,0 +1,252 @@
+"""Programs: the same results as the layers, folded and fused, for any batch, from any thread, never out of date."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import _backends
+from fastnn import layers as L
+from nets import NETS, build
+
+# Folding batch norm rounds each weight once more, and moves the rounding of the scale from the output to the input of
+# sums of at most 150 terms; over the four folded layers in a row of these nets that is at most some hundred units.
+FOLDED = 300
+
+
+def close(a, b):
+    np.testing.assert_allclose(a, b, rtol=0, atol=FOLDED * np.finfo(a.dtype).eps * np.abs(b).max())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", NETS)
+def test_program_computes_what_the_model_computes(name, dtype):
+    model, x, _ = build(name, dtype)
+    program = fnn.compile(model, x.shape)
+    y = program(x)
+    assert y.dtype == dtype and y.shape == program.output_shape
+    close(y, model(x))
+    out = np.full_like(y, np.nan)
+    assert program(x, out=out) is out
+    np.testing.assert_array_equal(out, y)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("backend", ["numba", "numpy"])
+def test_the_other_backends_run_the_same_graph(name, backend):
+    if _backends.missing_reason(backend):
+        pytest.skip(str(_backends.missing_reason(backend)))
+    model, x, _ = build(name)
+    expected = model(x)
+    with _backends.using(backend):
+        close(fnn.compile(model, x.shape)(x), expected)
+
+
+def test_what_is_folded_and_fused():
+    model, x, _ = build("residual")
+    rows = [line.split("  ") for line in fnn.compile(model, x.shape).describe().splitlines()[2:]]
+    text = "\n".join(" | ".join(filter(None, map(str.strip, row))) for row in rows)
+    assert "1 | 0 | Conv2d 3->8 3x3 | BatchNorm2d 8, ReLU | (4, 8, 12, 12)" in text
+    # the residual sum goes into the convolution that ends its main branch, with the activation behind it
+    assert "Conv2d 8->8 3x3 | BatchNorm2d 8, Add, LeakyReLU 0.1" in text
+    # with a shortcut that computes, into the branch that comes later
+    assert "6.shortcut.0 | Conv2d 8->12 1x1 | BatchNorm2d 12, Add, ReLU" in text
+    assert "BatchNorm2d 16 | GELU" in text
+    assert "Dropout" not in text and "Identity" not in text
+
+
+def test_any_batch_size_and_memory_format():
+    model, x, _ = build("residual")
+    program = fnn.compile(model, x.shape)
+    for n in (1, 3, 4, 9, 0):
+        batch = np.resize(x, (n, *x.shape[1:]))
+        y = program(batch)
+        assert y.shape == (n, 5)
+        if n:
+            close(y, model(batch))
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    close(program(last), model(x))
+    close(program(x[:, :, ::-1, ::-1]), model(x[:, :, ::-1, ::-1]))
+
+
+def test_images_out_keep_the_memory_format():
+    model = L.Sequential(L.Conv2d(3, 4, 3, padding=1, rng=0), L.ReLU(), L.MaxPool2d(2))
+    x = np.random.default_rng(0).standard_normal((2, 6, 6, 3), np.float32).transpose(0, 3, 1, 2)
+    program = fnn.compile(model, x.shape)
+    assert program(x).transpose(0, 2, 3, 1).flags.c_contiguous
+    assert program(np.ascontiguousarray(x)).flags.c_contiguous
+    close(program(x), model(x))
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_softmax_at_the_end(axis):
+    model = L.Sequential(L.MaxPool2d(2), L.Softmax(axis))
+    x = np.random.default_rng(0).standard_normal((2, 6, 8, 3), np.float32)
+    for image in (x, np.ascontiguousarray(x.transpose(0, 3, 1, 2)), x.transpose(0, 3, 1, 2)):
+        y = fnn.compile(model, image.shape)(image)
+        np.testing.assert_array_equal(y, model(image))
+        assert y.strides == model(image).strides
+
+
+def test_a_program_is_a_snapshot():
+    model, x, _ = build("residual")
+    program = fnn.compile(model, x.shape)
+    before = program(x)
+    for array in {**model.params, **model.buffers}.values():
+        array *= 1.5
+    np.testing.assert_array_equal(program(x), before)
+    np.testing.assert_array_equal(program(x[:2]), before[:2])  # planned after the change
+    close(fnn.compile(model, x.shape)(x), model(x))
+
+
+def test_compiling_does_not_touch_the_model():
+    model, x, _ = build("residual")
+    state, y = model.state(), model(x)
+    fnn.compile(model, x.shape)(x)
+    assert all((state[k] == v).all() for k, v in model.state().items())
+    np.testing.assert_array_equal(model(x), y)
+
+
+def test_results_are_the_callers_to_keep():
+    model, x, _ = build("residual")
+    program = fnn.compile(model, x.shape)
+    first = program(x)
+    kept = first.copy()
+    for _ in range(3):
+        program(2 * x)
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_many_threads_run_one_program():
+    model, x, _ = build("residual")
+    program = fnn.compile(model, x.shape)
+    inputs = [x * (i + 1) for i in range(4)]
+    expected = [program(a) for a in inputs]
+    failures: list[int] = []
+
+    def work(i: int) -> None:
+        for _ in range(30):
+            if (program(inputs[i]) != expected[i]).any():
+                failures.append(i)
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_same_bits_for_any_number_of_threads(name):
+    model, x, _ = build(name)
+    program = fnn.compile(model, x.shape)
+    results = []
+    for n in (1, 2, 3):
+        with fnn.num_threads(n):
+            results.append(program(x))
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0], results[2])
+
+
+def test_the_arena_holds_less_than_all_arrays_together():
+    """Arrays that are dead leave their place: a chain of ten layers needs room for two."""
+    if _backends.name != "compiled":
+        pytest.skip("arenas belong to the compiled backend")
+    model = L.Sequential(*(L.MaxPool2d(1) for _ in range(10)))
+    program = fnn.compile(model, (1, 1, 64, 64))
+    program(np.zeros((1, 1, 64, 64), np.float32))
+    (plan,) = program._plans.values()
+    assert plan.arena_bytes <= 2 * 64 * 64 * 4
+
+
+def test_trivial_models():
+    x = np.random.default_rng(0).standard_normal((2, 3), np.float32)
+    for model in (L.Sequential(), L.Identity(), L.Dropout(0.5)):
+        y = fnn.compile(model, x.shape)(x)
+        np.testing.assert_array_equal(y, x)
+        assert not np.shares_memory(y, x)
+
+
+def test_bad_input():
+    model, x, _ = build("mlp")
+    program = fnn.compile(model, x.shape)
+    with pytest.raises(fnn.ShapeError, match=r"program: expected x of shape \(N, 12\), got \(6, 13\)"):
+        program(np.zeros((6, 13), np.float32))
+    with pytest.raises(TypeError, match="dtype object"):
+        program(np.array([[None] * 12]))
+    with pytest.raises(fnn.ShapeError, match="expected out of shape"):
+        program(x, out=np.zeros((1, 1), np.float32))
+    with pytest.raises(fnn.ShapeError, match=r"layer '0' \(Linear 12->16\): expected \(N, 12\), got \(6, 7\)"):
+        fnn.compile(model, (6, 7))
+    with pytest.raises(ValueError, match="unknown precision 'float8'"):
+        fnn.compile(model, x.shape, precision="float8")
+
+
+class Doubling(L.Layer):
+    """A layer that a user wrote, in NumPy, without trace."""
+
+    def __call__(self, x):
+        return x * 2
+
+    def forward(self, x, rng=None):
+        return x * 2, lambda dy: dy * 2
+
+    def output_shape(self, shape):
+        return shape
+
+
+class Tracing(Doubling):
+    """The same with a trace that claims it as a leaf."""
+
+    def trace(self, builder, x):
+        return builder.add(self, x)
+
+
+class Overriding(L.Linear):
+    """A layer of ours whose call a user replaced."""
+
+    def __call__(self, x):
+        return super().__call__(x) + 1
+
+
+class Plain(L.Linear):
+    """A layer of ours under another name."""
+
+
+class Twice(L.Layer):
+    """A container that a user wrote, with its trace."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def children(self):
+        yield "inner", self.inner
+
+    def __call__(self, x):
+        return self.inner(self.inner(x))
+
+    def output_shape(self, shape):
+        return self.inner.output_shape(self.inner.output_shape(shape))
+
+    def trace(self, builder, x):
+        return builder.trace("b", self.inner, builder.trace("a", self.inner, x))
+
+
+@pytest.mark.parametrize("layer", [Doubling(), Tracing(), Overriding(3, 3)])
+def test_what_computes_in_python_is_not_compiled_into_something_else(layer):
+    from fastnn.compiler import UntraceableError
+
+    with pytest.raises(UntraceableError, match="layer '1'"):
+        fnn.compile(L.Sequential(L.ReLU(), layer), (2, 3))
+
+
+def test_users_containers_and_subclasses_compile():
+    x = np.random.default_rng(0).standard_normal((2, 3), np.float32)
+    model = L.Sequential(Twice(Plain(3, 3, rng=0)), L.ReLU())
+    program = fnn.compile(model, x.shape)
+    close(program(x), model(x))
+    assert "ReLU" in program.describe()

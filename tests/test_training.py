@@ -1,0 +1,294 @@
+"""The trainer: programs and closures agree bit for bit, seeds mean something, nothing changes in a failed step."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn import _backends, optim
+from fastnn import layers as L
+from nets import NETS, build
+from test_compiler import Doubling, Overriding
+
+OPTIMIZERS = {
+    "sgd": lambda: optim.SGD(lr=0.05, momentum=0.9, weight_decay=1e-3),
+    "nesterov": lambda: optim.SGD(lr=0.05, momentum=0.9, nesterov=True),
+    "adam": lambda: optim.Adam(lr=0.01),
+    "adamw": lambda: optim.AdamW(lr=0.01),
+}
+
+
+def run(name, steps=5, *, optimizer="sgd", program=True, dtype=np.float32, threads=None, **options):
+    """Train one of the nets; return the losses and the final state."""
+    model, x, y = build(name, dtype)
+    trainer = fnn.Trainer(model, optimizer=OPTIMIZERS[optimizer](), rng=3, program=program, **options)
+    with fnn.num_threads(threads or fnn.threads.get_num_threads()):
+        losses = [trainer.step(x, y) for _ in range(steps)]
+    return losses, model.state(), trainer
+
+
+def same(a, b):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", NETS)
+def test_programs_and_closures_agree_bit_for_bit(name, optimizer, dtype):
+    losses, state, trainer = run(name, optimizer=optimizer, dtype=dtype)
+    expected, expected_state, _ = run(name, optimizer=optimizer, dtype=dtype, program=False)
+    if _backends.name == "compiled":
+        assert any(p is not None for p in trainer._programs.values())
+    assert losses == expected
+    same(state, expected_state)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_same_bits_for_any_number_of_threads(name):
+    results = [run(name, threads=n) for n in (1, 2, 3)]
+    for losses, state, _ in results[1:]:
+        assert losses == results[0][0]
+        same(state, results[0][1])
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_training_learns(name):
+    losses, _, _ = run(name, 60, optimizer="adam")
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_a_step_is_what_its_parts_are():
+    """One step of SGD by hand, from the layers and the loss."""
+    model, x, y = build("mlp", np.float64)
+    twin = model.copy()
+    trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.1), rng=3)
+    loss = trainer.step(x, y)
+    scores, backward = twin.forward(x, fnn.random.Stream(3, 0))
+    expected, dscores = fnn.functional.cross_entropy(scores, y)
+    backward(dscores)
+    assert loss == expected
+    for key, value in twin.params.items():
+        np.testing.assert_allclose(model.params[key], value - 0.1 * twin.grads[key], rtol=1e-13, atol=1e-15)
+    same(model.buffers, twin.buffers)
+
+
+def test_layers_arrays_become_views_and_sharing_is_kept():
+    model, x, y = build("shared")
+    values = {k: v.copy() for k, v in model.params.items()}
+    trainer = fnn.Trainer(model, rng=0)
+    (buffer,) = trainer._parameters.buffers
+    for key, array in model.params.items():
+        assert np.shares_memory(array, buffer.params) and np.shares_memory(model.grads[key], buffer.grads)
+        np.testing.assert_array_equal(array, values[key])
+        assert array.__array_interface__["data"][0] % 64 == 0
+    assert model.params["0.weight"] is model.params["2.weight"]
+    before = model.params["0.weight"].copy()
+    trainer.step(x, y)
+    assert (model.params["0.weight"] != before).any()
+
+
+def test_the_newest_trainer_owns_the_layers():
+    model, x, y = build("mlp")
+    old = fnn.Trainer(model, rng=0)
+    old.step(x, y)
+    new = fnn.Trainer(model, rng=0)
+    new.step(x, y)
+    state = model.state()
+    with pytest.raises(RuntimeError, match="no longer owns 'weight' of Linear"):
+        old.step(x, y)
+    same(model.state(), state)
+    new.step(x, y)
+    model[0].weight = np.zeros_like(model[0].weight)
+    with pytest.raises(RuntimeError, match="no longer owns"):
+        new.step(x, y)
+
+
+def test_rates_freeze_and_decays_spare():
+    model, x, y = build("mlp")
+    before = model.state()
+    trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.1), rng=0, rates={"4": 0.0, "4.bias": 1.0})
+    trainer.step(x, y)
+    np.testing.assert_array_equal(model.params["4.weight"], before["4.weight"])
+    assert (model.params["4.bias"] != before["4.bias"]).any()
+    assert (model.params["0.weight"] != before["0.weight"]).any()
+    with pytest.raises(ValueError, match="'nowhere' names no parameter"):
+        fnn.Trainer(model, rates={"nowhere": 0.0})
+    shrunk = fnn.Trainer(build("mlp")[0], optimizer=optim.SGD(lr=0.1, weight_decay=0.5), rng=0, decays={"0": 0.0})
+    shrunk.step(x, y)
+    plain = fnn.Trainer(build("mlp")[0], optimizer=optim.SGD(lr=0.1), rng=0)
+    plain.step(x, y)
+    np.testing.assert_array_equal(shrunk.model.params["0.weight"], plain.model.params["0.weight"])
+    assert (shrunk.model.params["4.weight"] != plain.model.params["4.weight"]).any()
+
+
+@pytest.mark.parametrize("change", ["frozen", "p"])
+def test_a_change_of_the_model_is_seen_by_the_next_step(change):
+    """A recorded step must not outlive the configuration that it was recorded from."""
+    model, x, y = build("mlp")
+    trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.0), rng=0)
+    trainer.step(x, y)
+    if change == "frozen":
+        model[1].frozen = True
+        before = model[1].running_mean.copy()
+        trainer.step(x, y)
+        np.testing.assert_array_equal(model[1].running_mean, before)
+    else:
+        for layer in (model[3], model[6]):
+            layer.p = 0.0
+        model[1].frozen = True
+        loss = trainer.step(x, y)
+        assert loss == pytest.approx(fnn.functional.cross_entropy(model(x), y)[0], rel=1e-6)
+
+
+def test_the_learning_rate_may_change_between_steps():
+    model, x, y = build("mlp")
+    trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.1), rng=0)
+    trainer.step(x, y)
+    trainer.optimizer.lr = 0.0
+    before = {k: v.copy() for k, v in model.params.items()}
+    trainer.step(x, y)
+    same(model.params, before)
+
+
+def test_layers_that_users_wrote_train_by_their_closures():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((8, 3), np.float32), rng.integers(0, 3, 8)
+    for layer in (Doubling(), Overriding(3, 3, rng=0)):
+        model = L.Sequential(L.Linear(3, 3, rng=0), layer)
+        trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.1), rng=0)
+        losses = [trainer.step(x, y) for _ in range(30)]
+        assert losses[-1] < losses[0]
+
+
+def test_soft_labels_and_sample_weights():
+    for program in (True, False):
+        model, x, y = build("mlp", np.float64)
+        trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.0), rng=0, program=program)
+        hard = trainer.step(x, y)
+        trainer.steps = 0  # the same masks
+        assert trainer.step(x, np.eye(5)[y]) == pytest.approx(hard, rel=1e-13)
+        trainer.steps = 0
+        weights = np.array([1.0, 0, 0, 0, 0, 0])
+        weighted = trainer.step(x, y, sample_weight=weights)
+        trainer.steps = 0
+        assert weighted != hard
+        assert trainer.step(x, y, sample_weight=3 * weights) == pytest.approx(weighted, rel=1e-13)
+
+
+@pytest.mark.parametrize("program", [True, False])
+@pytest.mark.parametrize(
+    ("batch", "error"),
+    [
+        (lambda x, y: (x, y + 5), "out of range for scores with 5 classes"),
+        (lambda x, y: (x, y[:3]), "one label for each row"),
+        (lambda x, y: (x[:, :7], y), r"layer '0' .*expected \(N, 12\), got \(6, 7\)"),
+        (lambda x, y: (x, y.astype(str)), "labels have dtype"),
+        (lambda x, y: (x, np.eye(4)[y % 4]), "must have the shape of scores"),
+        (lambda x, y: (x[:0], y[:0]), "the batch is empty"),
+    ],
+)
+def test_a_failed_step_changes_nothing(program, batch, error):
+    model, x, y = build("mlp")
+    trainer = fnn.Trainer(model, rng=0, program=program)
+    trainer.step(x, y)
+    state = model.state()
+    slots = [s.copy() for b in trainer._parameters.buffers for s in b.slots.values()]
+    with pytest.raises((ValueError, TypeError), match=error):
+        trainer.step(*batch(x, y))
+    same(model.state(), state)
+    for before, after in zip(slots, (s for b in trainer._parameters.buffers for s in b.slots.values()), strict=True):
+        np.testing.assert_array_equal(before, after)
+    assert trainer.steps == 1
+
+
+def blobs(n=300):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 3, n)
+    # means that lie 5.7 standard deviations apart: the best classifier errs in 0.5 % of the cases
+    x = rng.standard_normal((n, 4), np.float32) + 4 * np.eye(3, 4, dtype=np.float32)[y]
+    return x, y
+
+
+def small_net():
+    return L.Sequential(L.Linear(4, 16, rng=0), L.ReLU(), L.Dropout(0.1), L.Linear(16, 3, rng=1))
+
+
+def test_fit_learns_and_records():
+    x, y = blobs()
+    trainer = fnn.Trainer(small_net(), optimizer=optim.Adam(lr=0.01), rng=0)
+    history = trainer.fit((x[:200], y[:200]), validation=(x[200:], y[200:]), epochs=15, batch_size=32, progress=False)
+    assert len(history) == 15 and len(history.step_loss) == 15 * 7
+    assert history.val_accuracy[-1] > 0.95 and history.loss[-1] < 0.5 * history.loss[0]
+    assert history.val_loss[-1] == pytest.approx(trainer.evaluate(x[200:], y[200:])["loss"])
+    lines = str(history).splitlines()
+    assert len(lines) == 16 and "val accuracy" in lines[0]
+    np.testing.assert_array_equal(trainer.predict(x[:10]), trainer.model(x[:10]))
+
+
+def test_a_seed_fixes_the_whole_run():
+    x, y = blobs()
+    states = []
+    for seed in (1, 1, 2):
+        trainer = fnn.Trainer(small_net(), optimizer=optim.Adam(lr=0.01), rng=seed)
+        trainer.fit((x, y), epochs=2, progress=False)
+        states.append(trainer.model.state())
+    same(states[0], states[1])
+    assert any((states[0][k] != states[2][k]).any() for k in states[0])
+
+
+def test_fit_stops_when_the_loss_is_no_number():
+    x, y = blobs()
+    trainer = fnn.Trainer(small_net(), optimizer=optim.SGD(lr=1e30), rng=0)
+    history = trainer.fit((x, y), epochs=50, progress=False)
+    assert "the loss is" in history.stopped and len(history) < 50
+    assert not math.isfinite(history.step_loss[-1])
+    assert "stopped: the loss is" in str(history)
+
+
+def test_schedule_scales_the_rate():
+    x, y = blobs(64)
+    seen = []
+
+    def schedule(done):
+        seen.append(done)
+        return 0.0
+
+    trainer = fnn.Trainer(small_net(), optimizer=optim.SGD(lr=0.1), rng=0)
+    before = trainer.model.state()
+    trainer.fit((x, y), epochs=2, batch_size=32, schedule=schedule, progress=False)
+    same(trainer.model.state(), before)
+    assert seen == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_predict_batches_like_one():
+    x, y = blobs()
+    model, _, _ = build("residual")
+    rng = np.random.default_rng(0)
+    images = rng.standard_normal((11, 3, 12, 12), np.float32)
+    trainer = fnn.Trainer(model, rng=0)
+    whole = trainer.predict(images)
+    parts = trainer.predict(images, batch_size=4)
+    # the second way runs a compiled copy, with batch norm folded: see test_compiler.FOLDED
+    np.testing.assert_allclose(parts, whole, rtol=0, atol=300 * np.finfo(np.float32).eps * np.abs(whole).max())
+    weight = model.params["scores.weight"]
+    weight *= 2
+    assert (trainer.predict(images, batch_size=4) != parts).any()
+
+
+def test_constructor_and_fit_say_what_is_wrong():
+    x, y = blobs(8)
+    with pytest.raises(TypeError, match="expected a layer"):
+        fnn.Trainer(np.tanh)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="unknown loss 'l3'"):
+        fnn.Trainer(small_net(), loss="l3")
+    trainer = fnn.Trainer(small_net())
+    for options in ({"epochs": 0}, {"batch_size": 2.5}):
+        with pytest.raises(ValueError, match="must be a whole number of at least 1"):
+            trainer.fit((x, y), progress=False, **options)
+    with pytest.raises(fnn.ShapeError, match="one label for each row"):
+        trainer.fit((x, y[:3]), progress=False)
