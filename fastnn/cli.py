@@ -93,7 +93,7 @@ def _demo(options: argparse.Namespace) -> None:
         raise need("scikit-learn", "train", "the demo") from None
     began = time.perf_counter()
     digits = load_digits()
-    x, y = np.float32(digits.images[:, None] / 16.0), digits.target
+    x, y = (digits.images[:, None] / 16.0).astype(np.float32), digits.target
     print(f"{len(x)} handwritten digits of 8 x 8; five networks, each tested on the fifth that it was not trained on")
     print(digits_network(0).summary((1, 1, 8, 8)))
 

@@ -266,7 +266,6 @@ def test_schedule_scales_the_rate():
 
 
 def test_predict_batches_like_one():
-    x, y = blobs()
     model, _, _ = build("residual")
     rng = np.random.default_rng(0)
     images = rng.standard_normal((11, 3, 12, 12), np.float32)
