@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from . import _backends, functional
+from . import _backends, _threadpool, functional
 from .errors import FileFormatError, MissingDependencyError, ShapeError
 from .threads import num_threads, release_memory, set_num_threads, show_config
 
 __version__ = "0.1.0"
 
 _backends.choose()
+_threadpool.install()
 
 #: module attributes that are loaded when first used: name -> (module, attribute or None for the module itself)
 _LAZY: dict[str, tuple[str, str | None]] = {
