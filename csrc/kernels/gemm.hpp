@@ -87,6 +87,21 @@ FASTNN_INLINE int64_t whole(int64_t n) {
   return ceil_div(n, Vec<T>::lanes) * Vec<T>::lanes;
 }
 
+// multiply() tile by tile; done(row, rows) ends each tile while it is in L1.
+template <class T, class Done>
+FASTNN_INLINE void multiply_tiles(PanelProduct<T> q, const Done& done) {
+  const int64_t m = q.m, tiles = ceil_div(m, kTileRows[ceil_div(q.n, Vec<T>::lanes)]);
+  const T* a = q.a;
+  T* c = q.c;
+  for (int64_t t = 0, row = 0; t < tiles; ++t, row += q.m) {
+    q.m = ceil_div(m - row, tiles - t);
+    q.a = a + (q.a_columns ? row : row * q.lda);
+    q.c = c + row * q.ldc;
+    multiply(q);
+    done(row, q.m);
+  }
+}
+
 // dst[p * ld + j] = B[p][j] for a block of k rows and n columns; lanes from n on are undefined.
 template <class T>
 void pack_b(T* dst, int64_t ld, const T* b, int64_t ldb, bool transposed, int64_t k, int64_t n) {

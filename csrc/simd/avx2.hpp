@@ -317,13 +317,11 @@ FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
 }
 
 // ---- moving lanes ----
-FASTNN_INLINE Vec<float> load_where(Vec<float> v, uint32_t bits, const float* p) {
-  const Mask<float> mask = mask_from_bits<float>(bits);
-  return {_mm256_blendv_ps(v.v, _mm256_maskload_ps(p, _mm256_castps_si256(mask.m)), mask.m)};
+FASTNN_INLINE Vec<float> load_masked(const float* p, Mask<float> m) {
+  return {_mm256_maskload_ps(p, _mm256_castps_si256(m.m))};
 }
-FASTNN_INLINE Vec<double> load_where(Vec<double> v, uint32_t bits, const double* p) {
-  const Mask<double> mask = mask_from_bits<double>(bits);
-  return {_mm256_blendv_pd(v.v, _mm256_maskload_pd(p, _mm256_castpd_si256(mask.m)), mask.m)};
+FASTNN_INLINE Vec<double> load_masked(const double* p, Mask<double> m) {
+  return {_mm256_maskload_pd(p, _mm256_castpd_si256(m.m))};
 }
 FASTNN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
   const __m256d pairs = _mm256_castps_pd(_mm256_shuffle_ps(a.v, b.v, 0x88));

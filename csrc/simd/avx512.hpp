@@ -260,12 +260,8 @@ FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
 }
 
 // ---- moving lanes ----
-FASTNN_INLINE Vec<float> load_where(Vec<float> v, uint32_t bits, const float* p) {
-  return {_mm512_mask_loadu_ps(v.v, static_cast<__mmask16>(bits), p)};
-}
-FASTNN_INLINE Vec<double> load_where(Vec<double> v, uint32_t bits, const double* p) {
-  return {_mm512_mask_loadu_pd(v.v, static_cast<__mmask8>(bits), p)};
-}
+FASTNN_INLINE Vec<float> load_masked(const float* p, Mask<float> m) { return {_mm512_maskz_loadu_ps(m.m, p)}; }
+FASTNN_INLINE Vec<double> load_masked(const double* p, Mask<double> m) { return {_mm512_maskz_loadu_pd(m.m, p)}; }
 FASTNN_INLINE Vec<float> even_lanes(Vec<float> a, Vec<float> b) {
   const __m512i index = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
   return {_mm512_permutex2var_ps(a.v, index, b.v)};

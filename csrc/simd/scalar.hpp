@@ -391,11 +391,12 @@ FASTNN_INLINE Vec<float> narrow(Vec<double> low, Vec<double> high) {
 
 // ---- moving lanes ----
 template <class T>
-FASTNN_INLINE Vec<T> load_where(Vec<T> v, uint32_t bits, const T* p) {
-  if (bits == (1u << Vec<T>::lanes) - 1u) return load(p);
+FASTNN_INLINE Vec<T> load_masked(const T* p, Mask<T> m) {
+  if (all(m)) return load(p);
+  Vec<T> r = zero<T>();
   for (int i = 0; i < Vec<T>::lanes; ++i)
-    if (bits >> i & 1) v.v[i] = p[i];
-  return v;
+    if (m.m[i]) r.v[i] = p[i];
+  return r;
 }
 template <class T>
 FASTNN_INLINE Vec<T> even_lanes(Vec<T> a, Vec<T> b) {

@@ -185,7 +185,7 @@ void backward_weight(const Conv2dBackwardArgs& q) {
       const int64_t k = part_begin(pixels, image_blocks, block % image_blocks + 1) - pixel;
       const T* source = x + image * x_image + group * x_group;
       if (!last)
-        pack_pixels(a, whole<T>(k), false, columns, source, c0 * taps, n_rows, pixel, k);
+        PixelPacker<T>(columns, pixel, k, whole<T>(k), false).pack(a, source, c0, channels);
       else
         for (int64_t tap = 0; tap < taps; ++tap)
           pack_channels(a + tap * channels, n_rows, columns, source, x_image, tap * c + c0, channels, pixel, k);

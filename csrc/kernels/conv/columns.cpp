@@ -17,8 +17,8 @@ void im2col_forward_of(const Im2colArgs& q) {
   const T* x = static_cast<const T*>(q.x);
   T* y = static_cast<T*>(q.y);
   runtime::parallel_for(q.n * q.c, q.n * q.c * taps * pixels / 4, [&](int64_t task) {
-    pack_pixels(y + task * taps * pixels, pixels, true, columns, x + task / q.c * q.c * q.h * q.w, task % q.c * taps,
-                taps, 0, pixels);
+    PixelPacker<T>(columns, 0, pixels, pixels, true)
+        .pack(y + task * taps * pixels, x + task / q.c * q.c * q.h * q.w, task % q.c, 1);
   });
 }
 

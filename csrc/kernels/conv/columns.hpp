@@ -5,7 +5,7 @@
 //              the column likewise; what lies outside the source is zero
 //   pixels     a grid out_h x out_w, counted row by row
 // The same description serves the forward pass (step = dilation, move = stride) and, with dy as the source, each stride
-// phase of backward-data. Two packers: pack_pixels for NCHW (neighbouring pixels lie together, rows are in the order
+// phase of backward-data. Two packers: PixelPacker for NCHW (neighbouring pixels lie together, rows are in the order
 // (channel, tap) of the weights) and pack_channels for channels-last (rows are in the order (tap, channel)).
 #pragma once
 #include "kernels/gemm.hpp"
@@ -30,30 +30,6 @@ struct Columns {
 
 // ---- NCHW ----
 
-// Lanes of one vector of pixels that lie in one source row: lane l reads source[offset + l * move_w] where bit l is
-// set.
-struct Piece {
-  int64_t offset;
-  uint32_t bits;
-};
-
-// The pieces of `count` pixels from (y, x) for the tap at (dy, dx); lanes outside the source belong to none.
-static int find_pieces(const Columns& q, int64_t y, int64_t x, int64_t count, int64_t dy, int64_t dx, Piece* pieces) {
-  int n = 0;
-  for (int64_t lane = 0; lane < count; ++y, x = 0) {
-    const int64_t run = smaller(q.out_w - x, count - lane);
-    const int64_t sy = y * q.move_h + dy, sx = x * q.move_w + dx;
-    if (sy >= 0 && sy < q.h && sx < q.w) {
-      const int64_t left = q.w - sx;  // source columns from lane 0 of the run to the right edge
-      const int64_t low = sx >= 0 ? 0 : q.move_w == 1 ? -sx : ceil_div(-sx, q.move_w);
-      const int64_t high = smaller(run, q.move_w == 1 ? left : ceil_div(left, q.move_w));
-      if (low < high) pieces[n++] = {sy * q.stride_h + sx - lane * q.move_w, ((1u << high) - (1u << low)) << lane};
-    }
-    lane += run;
-  }
-  return n;
-}
-
 // Bit l of x to bit 2 l.
 FASTNN_INLINE uint32_t spread_bits(uint32_t x) {
   x = (x | x << 8) & 0x00ff00ffu;
@@ -62,84 +38,165 @@ FASTNN_INLINE uint32_t spread_bits(uint32_t x) {
   return (x | x << 1) & 0x55555555u;
 }
 
-// One vector of pixels for `channels` channels, whose rows in dst lie `step` apart. The masks stay in registers while
-// the loop walks over the channels: one or two loads and a store a vector.
-template <class T, class Store>
-FASTNN_INLINE void pack_vector(T* dst, int64_t step, const T* x, int64_t stride_c, int64_t channels, int64_t move,
-                               const Piece* pieces, int n, const Store& put) {
-  constexpr int lanes = Vec<T>::lanes;
-  constexpr uint32_t all = (1u << lanes) - 1u;
-  if (n == 0) {
-    for (int64_t c = 0; c < channels; ++c) put(dst + c * step, zero<T>());
-  } else if (move == 1 && n == 1 && pieces[0].bits == all) {
-    const T* p = x + pieces[0].offset;
-    for (int64_t c = 0; c < channels; ++c) put(dst + c * step, load(p + c * stride_c));
-  } else if (move == 1 && n <= 2) {
-    const T *p0 = x + pieces[0].offset, *p1 = n == 2 ? x + pieces[1].offset : p0;
-    const uint32_t bits0 = pieces[0].bits, bits1 = n == 2 ? pieces[1].bits : bits0;
-    for (int64_t c = 0; c < channels; ++c)
-      put(dst + c * step, load_where(load_where(zero<T>(), bits0, p0 + c * stride_c), bits1, p1 + c * stride_c));
-  } else if (move == 1) {
-    for (int64_t c = 0; c < channels; ++c) {
-      Vec<T> v = zero<T>();
-      for (int i = 0; i < n; ++i) v = load_where(v, pieces[i].bits, x + pieces[i].offset + c * stride_c);
-      put(dst + c * step, v);
-    }
-  } else if (move == 2) {
-    uint32_t low[lanes], high[lanes];
-    for (int i = 0; i < n; ++i) {
-      low[i] = spread_bits(pieces[i].bits) & all;
-      high[i] = spread_bits(pieces[i].bits >> lanes / 2) & all;
-    }
-    for (int64_t c = 0; c < channels; ++c) {
-      Vec<T> a = zero<T>(), b = zero<T>();
-      for (int i = 0; i < n; ++i) {
-        const T* p = x + pieces[i].offset + c * stride_c;
-        a = load_where(a, low[i], p);
-        b = load_where(b, high[i], p + lanes);
-      }
-      put(dst + c * step, even_lanes(a, b));
-    }
-  } else {
-    for (int64_t c = 0; c < channels; ++c) {
-      T v[lanes] = {};
-      for (int i = 0; i < n; ++i)
-        for (int l = 0; l < lanes; ++l)
-          if (pieces[i].bits >> l & 1) v[l] = x[pieces[i].offset + l * move + c * stride_c];
-      put(dst + c * step, load(v));
-    }
-  }
-}
-
-// dst[r * ld + p] = column (row0 + r, pixel0 + p) for r < rows, p < pixels. The last vector of a row is filled up with
-// zeros, or with `exact` written in part.
+// Packs a range of pixels, up to kVectors vectors of them at a time. Which source elements a vector of pixels takes is
+// the same for every channel, so it is worked out once (the plan) and then carried out channel by channel: plain copies
+// for vectors that lie whole in one source row, the others put together from masked loads, one for each row they touch.
+// All taps of a channel follow each other, so that its source lines are read from L1: with image sizes that are powers
+// of two, channels evict each other.
 template <class T>
-void pack_pixels(T* dst, int64_t ld, bool exact, const Columns& q, const T* x, int64_t row0, int64_t rows,
-                 int64_t pixel0, int64_t pixels) {
-  constexpr int64_t lanes = Vec<T>::lanes;
-  const int64_t taps = q.taps();
-  if (rows == 0) return;
-  for (int64_t p = 0; p < pixels; p += lanes) {
-    const int64_t count = smaller(lanes, pixels - p);
-    const int64_t out_y = (pixel0 + p) / q.out_w, out_x = (pixel0 + p) % q.out_w;
-    // Rows row0 <= c * taps + tap < row0 + rows: all channels of one tap together, starting in the order of the taps.
-    int64_t c = row0 / taps, tap = row0 % taps;
-    for (int64_t r = 0; r < smaller(taps, rows); ++r) {
-      Piece pieces[lanes];
-      const int n = find_pieces(q, out_y, out_x, count, q.first_h + tap / q.tw * q.step_h,
-                                q.first_w + tap % q.tw * q.step_w, pieces);
-      const int64_t channels = (rows - r - 1) / taps + 1;
-      T* first = dst + r * ld + p;
-      if (exact && count < lanes)
-        pack_vector(first, taps * ld, x + c * q.stride_c, q.stride_c, channels, q.move_w, pieces, n,
-                    [count](T* to, Vec<T> v) { store_partial(to, v, static_cast<int>(count)); });
-      else
-        pack_vector(first, taps * ld, x + c * q.stride_c, q.stride_c, channels, q.move_w, pieces, n,
-                    [](T* to, Vec<T> v) { store(to, v); });
-      if (++tap == taps) tap = 0, ++c;
+class PixelPacker {
+ public:
+  // exact: the last vector of a row is written in part; else it is filled up with zeros.
+  PixelPacker(const Columns& columns, int64_t pixel0, int64_t pixels, int64_t ld, bool exact)
+      : q_(columns), pixel0_(pixel0), pixels_(pixels), ld_(ld), exact_(exact) {
+    if (planned_once()) make_plan(0, q_.taps(), pixel0_, pixels_);
+  }
+
+  // dst[r * ld + p] = column (c0 * taps + r, pixel0 + p) for r < channels * taps, p < pixels
+  void pack(T* dst, const T* x, int64_t c0, int64_t channels) {
+    x += c0 * q_.stride_c;
+    if (planned_once()) return run(dst, x, channels);
+    for (int64_t p = 0; p < pixels_; p += kVectors * kLanes)
+      for (int64_t tap = 0; tap < q_.taps(); tap += kTaps) {
+        make_plan(tap, smaller(kTaps, q_.taps() - tap), pixel0_ + p, smaller(kVectors * kLanes, pixels_ - p));
+        run(dst + tap * ld_ + p, x, channels);
+      }
+  }
+
+ private:
+  static constexpr int kLanes = Vec<T>::lanes, kVectors = 4, kTaps = 32;
+
+  struct Segment {  // lanes of a vector that lie in one row of the output
+    int64_t lane, length, y, x;
+  };
+  struct Copy {
+    int64_t from, to;
+  };
+  struct Piece {  // lane l is source[from + l * move_w] where bit l is set; low and high: these lanes as masks
+    int64_t from;
+    Mask<T> low, high;
+    uint32_t bits;
+  };
+  struct Vector {
+    int64_t to;
+    int lanes;
+  };
+
+  const Columns& q_;
+  const int64_t pixel0_, pixels_, ld_;
+  const bool exact_;
+  int copies_, vectors_, depth_;  // depth: pieces of a vector, some of which may be empty
+  Copy copy_[kTaps * kVectors];
+  Vector vector_[kTaps * kVectors];
+  Piece piece_[kTaps * kVectors * kLanes];
+
+  bool planned_once() const { return q_.taps() > 0 && q_.taps() <= kTaps && pixels_ <= kVectors * kLanes; }
+
+  void make_plan(int64_t tap0, int64_t taps, int64_t pixel0, int64_t pixels) {
+    constexpr uint32_t all = (1u << kLanes) - 1u;
+    Segment segments[kVectors][kLanes];
+    int counts[kVectors];
+    depth_ = 1;
+    const int64_t n = ceil_div(pixels, kLanes);
+    int64_t y = pixel0 / q_.out_w, x = pixel0 % q_.out_w;
+    for (int64_t i = 0; i < n; ++i) {
+      const int64_t lanes = smaller(kLanes, pixels - i * kLanes);
+      int count = 0;
+      for (int64_t lane = 0; lane < lanes;) {
+        const int64_t length = smaller(q_.out_w - x, lanes - lane);
+        segments[i][count++] = {lane, length, y * q_.move_h, x * q_.move_w};
+        lane += length;
+        x += length;
+        if (x == q_.out_w) x = 0, ++y;
+      }
+      counts[i] = count;
+      if (count > depth_) depth_ = count;
+    }
+    copies_ = vectors_ = 0;
+    Piece* piece = piece_;
+    int64_t dy = q_.first_h + tap0 / q_.tw * q_.step_h;
+    for (int64_t tap = 0, j = tap0 % q_.tw; tap < taps; ++tap) {
+      const int64_t dx = q_.first_w + j * q_.step_w;
+      for (int64_t i = 0; i < n; ++i) {
+        const int64_t to = tap * ld_ + i * kLanes;
+        int used = 0;
+        for (int k = 0; k < counts[i]; ++k) {
+          const Segment& s = segments[i][k];
+          const int64_t sy = s.y + dy, sx = s.x + dx, left = q_.w - sx;
+          if (sy < 0 || sy >= q_.h) continue;
+          const int64_t low = sx >= 0 ? 0 : q_.move_w == 1 ? -sx : ceil_div(-sx, q_.move_w);
+          const int64_t high = smaller(s.length, q_.move_w == 1 ? left : ceil_div(larger(left, 0), q_.move_w));
+          if (low >= high) continue;
+          const uint32_t bits = ((1u << high) - (1u << low)) << s.lane;
+          const bool two = q_.move_w == 2;
+          piece[used++] = {sy * q_.stride_h + sx - s.lane * q_.move_w,
+                           mask_from_bits<T>(two ? spread_bits(bits) & all : bits),
+                           mask_from_bits<T>(two ? spread_bits(bits >> kLanes / 2) & all : 0), bits};
+        }
+        if (used == 1 && piece->bits == all && q_.move_w == 1) {
+          copy_[copies_++] = {piece->from, to};
+          continue;
+        }
+        // Empty pieces read nothing, but from a good address: a masked fault is slow.
+        for (; used < depth_; ++used) piece[used] = {0, mask_from_bits<T>(0), mask_from_bits<T>(0), 0};
+        vector_[vectors_++] = {to, exact_ ? static_cast<int>(smaller(kLanes, pixels - i * kLanes)) : kLanes};
+        piece += depth_;
+      }
+      if (++j == q_.tw) j = 0, dy += q_.step_h;
     }
   }
-}
+
+  // One vector for one channel. depth 0: any depth; move 0: any step.
+  template <int move, int depth>
+  FASTNN_MEMBER_INLINE Vec<T> read(const T* x, const Piece* pieces) const {
+    const int n = depth ? depth : depth_;
+    if constexpr (move == 1) {
+      Vec<T> v = load_masked(x + pieces->from, pieces->low);
+      for (int i = 1; i < n; ++i) v = bit_or(v, load_masked(x + pieces[i].from, pieces[i].low));
+      return v;
+    } else if constexpr (move == 2) {
+      Vec<T> a = load_masked(x + pieces->from, pieces->low), b = load_masked(x + pieces->from + kLanes, pieces->high);
+      for (int i = 1; i < n; ++i) {
+        a = bit_or(a, load_masked(x + pieces[i].from, pieces[i].low));
+        b = bit_or(b, load_masked(x + pieces[i].from + kLanes, pieces[i].high));
+      }
+      return even_lanes(a, b);
+    } else {
+      T v[kLanes] = {};
+      for (int i = 0; i < n; ++i)
+        for (int l = 0; l < kLanes; ++l)
+          if (pieces[i].bits >> l & 1) v[l] = x[pieces[i].from + l * q_.move_w];
+      return ::fastnn::FASTNN_ISA::load(v);
+    }
+  }
+
+  template <int move, int depth>
+  void run_as(T* dst, const T* x, int64_t channels) const {
+    const int step = depth ? depth : depth_;
+    for (int64_t c = 0; c < channels; ++c, dst += q_.taps() * ld_, x += q_.stride_c) {
+      for (int i = 0; i < copies_; ++i) store(dst + copy_[i].to, ::fastnn::FASTNN_ISA::load(x + copy_[i].from));
+      const Piece* pieces = piece_;
+      for (int i = 0; i < vectors_; ++i, pieces += step) {
+        const Vec<T> v = read<move, depth>(x, pieces);
+        if (vector_[i].lanes == kLanes)
+          store(dst + vector_[i].to, v);
+        else
+          store_partial(dst + vector_[i].to, v, vector_[i].lanes);
+      }
+    }
+  }
+
+  void run(T* dst, const T* x, int64_t channels) const {
+    if (q_.move_w == 1)
+      depth_ == 1   ? run_as<1, 1>(dst, x, channels)
+      : depth_ == 2 ? run_as<1, 2>(dst, x, channels)
+                    : run_as<1, 0>(dst, x, channels);
+    else if (q_.move_w == 2)
+      depth_ == 1 ? run_as<2, 1>(dst, x, channels) : run_as<2, 0>(dst, x, channels);
+    else
+      run_as<0, 0>(dst, x, channels);
+  }
+};
 
 // ---- channels-last ----
 

@@ -48,12 +48,15 @@ void product_rows(const ConvProduct<T>& q, const T* a, const Finish& finish) {
   const int64_t all_panels = panels.count * q.images * q.groups;
   // Each part packs the panel again: 128 rows pay for that.
   const int64_t m_parts = larger(1, smaller(ceil_div(q.m, 128), 16 / larger(1, all_panels)));
-  const int64_t blocks = larger(1, ceil_div(rows, kBlockK)), block_rows = ceil_div(rows, blocks);
+  // Blocks of whole channels; without any tap (a phase that no output meets) one empty block, which writes zeros.
+  const int64_t taps = columns.taps(), block_channels = taps ? larger(1, kBlockK / taps) : 1;
+  const int64_t blocks = taps ? larger(1, ceil_div(columns.c, block_channels)) : 1;
+  const int64_t block_rows = ceil_div(columns.c, blocks) * taps;
   const bool dense = q.y_pixel == 1 && q.y_row == columns.out_w;
   runtime::parallel_for(all_panels * m_parts, q.images * q.groups * q.m * rows * pixels / 32, [&](int64_t task) {
     const int64_t part = task % m_parts, panel = task / m_parts % panels.count;
-    const int64_t group = task / (m_parts * panels.count) % q.groups,
-                  image = task / (m_parts * panels.count * q.groups);
+    const int64_t group = task / (m_parts * panels.count) % q.groups;
+    const int64_t image = task / (m_parts * panels.count * q.groups);
     const int64_t pixel = panels.begin(panel), n = panels.size(panel), ld = whole<T>(n);
     const int64_t i = part_begin(q.m, m_parts, part), m = part_begin(q.m, m_parts, part + 1) - i;
     const int64_t channel = group * q.m + i;
@@ -62,15 +65,19 @@ void product_rows(const ConvProduct<T>& q, const T* a, const Finish& finish) {
     T* y = q.y + image * q.y_image + channel * q.y_channel;
     T* c = dense ? y + pixel : b + block_rows * ld;
     const int64_t ldc = dense ? q.y_channel : ld;
+    PixelPacker<T> packer(columns, pixel, n, ld, false);
     for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t p = part_begin(rows, blocks, block), k = part_begin(rows, blocks, block + 1) - p;
-      pack_pixels(b, ld, false, columns, q.x + image * q.x_image + group * q.x_group, p, k, pixel, n);
-      multiply(PanelProduct<T>{a + channel * rows + p, b, c, m, n, k, rows, ld, ldc, false, block > 0});
+      const int64_t c0 = part_begin(columns.c, blocks, block), c1 = part_begin(columns.c, blocks, block + 1);
+      packer.pack(b, q.x + image * q.x_image + group * q.x_group, c0, c1 - c0);
+      const PanelProduct<T> product = {
+          a + channel * rows + c0 * taps, b, c, m, n, (c1 - c0) * taps, rows, ld, ldc, false, block > 0};
+      if (block == blocks - 1 && dense)
+        multiply_tiles(product,
+                       [&](int64_t row, int64_t count) { finish(c + row * ldc, ldc, channel + row, count, n); });
+      else
+        multiply(product);
     }
-    if (dense)
-      finish(c, ldc, channel, m, n);
-    else
-      scatter_rows(q, y, c, ldc, m, pixel, n);
+    if (!dense) scatter_rows(q, y, c, ldc, m, pixel, n);
   });
 }
 
@@ -122,13 +129,26 @@ void product_columns(const ConvProduct<T>& q, const T* weights, const Finish& fi
       for (int64_t panel = panel0; panel < panel1; ++panel) {
         const int64_t j = panels.begin(panel), ld = whole<T>(panels.size(panel));
         const T* b = weights + group * rows * whole<T>(q.m) + j * rows + p * ld;
-        multiply(PanelProduct<T>{direct ? x + pixel * columns.stride_w + p : packed, b, c + (j - j0), m,
-                                 panels.size(panel), k, direct ? columns.stride_w : k, ld, ldc, false, block > 0});
+        const PanelProduct<T> product = {direct ? x + pixel * columns.stride_w + p : packed,
+                                         b,
+                                         c + (j - j0),
+                                         m,
+                                         panels.size(panel),
+                                         k,
+                                         direct ? columns.stride_w : k,
+                                         ld,
+                                         ldc,
+                                         false,
+                                         block > 0};
+        if (block == blocks - 1 && dense)
+          multiply_tiles(product, [&](int64_t row, int64_t count) {
+            finish(product.c + row * ldc, ldc, group * q.m + j, count, product.n);
+          });
+        else
+          multiply(product);
       }
     }
-    if (dense) {
-      finish(c, ldc, group * q.m + j0, m, columns_n);
-    } else {
+    if (!dense) {
       for (int64_t i = 0; i < m; ++i) {
         const int64_t image = (pixel + i) / columns.pixels(), at = (pixel + i) % columns.pixels();
         T* y = q.y + image * q.y_image + at / columns.out_w * q.y_row + at % columns.out_w * q.y_pixel;
