@@ -529,7 +529,9 @@ def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array
 
 
 def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
-    """Arrays side by side along ``axis``; at most four dimensions, channels-last where the first is.
+    """Arrays side by side along ``axis``: (N, C1, ...) and (N, C2, ...) give (N, C1 + C2, ...).
+
+    At most four dimensions; the result is channels-last where the first array is.
 
     Examples
     --------
@@ -537,6 +539,8 @@ def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
     array([[1., 2., 3.]], dtype=float32)
     """
     op = "concat"
+    if not xs:
+        raise ShapeError(f"{op}: expected at least one array, got none")
     arrays = _same_dtype(*(_array(op, f"xs[{i}]", x) for i, x in enumerate(xs)))
     first = arrays[0]
     if not 0 <= axis < first.ndim or first.ndim > 4:
@@ -552,7 +556,7 @@ def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
 
 
 def split(x: ArrayLike, sizes: Sequence[int], axis: int = 1) -> list[Array]:
-    """The inverse of `concat`: new arrays of the given sizes along ``axis``.
+    """The inverse of `concat`: (N, C, ...) into new arrays (N, size, ...), one for each of sizes, along ``axis``.
 
     Examples
     --------

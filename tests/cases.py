@@ -45,7 +45,7 @@ class Case:
     def arrays(self, dtype: npt.DTypeLike) -> dict[str, Array]:
         """The arrays, floating ones in ``dtype``; the same at every call."""
         rng = np.random.default_rng(zlib.crc32(self.id.encode()))
-        return {name: _cast(_make(spec, rng), dtype) for name, spec in self.specs.items()}
+        return {name: _cast(make(spec, rng), dtype) for name, spec in self.specs.items()}
 
     def run(self, arrays: dict[str, Array]) -> tuple[Array, ...]:
         return self.op.run(arrays, self.options)
@@ -75,7 +75,8 @@ class Op:
         return tuple(np.asarray(y) for y in (result if isinstance(result, tuple) else (result,)))
 
 
-def _make(spec: Any, rng: np.random.Generator) -> Array:
+def make(spec: Any, rng: np.random.Generator) -> Array:
+    """The array that a spec stands for."""
     if isinstance(spec, tuple):
         return rng.standard_normal(spec)
     return spec(rng) if callable(spec) else np.array(spec)
@@ -110,22 +111,32 @@ def shifted(by: float, *shape: int) -> Callable[[np.random.Generator], Array]:
 def spread(*shape: int) -> Callable[[np.random.Generator], Array]:
     """Distinct numbers 0.05 apart, so that a maximum is one for its neighbourhood; none is within 0.02 of 0."""
 
-    def make(rng: np.random.Generator) -> Array:
+    def draw(rng: np.random.Generator) -> Array:
         size = int(np.prod(shape))
         return ((rng.permutation(size) - size // 2) * 0.05 + 0.025).reshape(shape)
 
-    return make
+    return draw
+
+
+def clear_of_zero(*shape: int) -> Callable[[np.random.Generator], Array]:
+    """Normal numbers moved away from 0 by 0.1."""
+
+    def draw(rng: np.random.Generator) -> Array:
+        x = rng.standard_normal(shape)
+        return x + np.copysign(0.1, x)
+
+    return draw
 
 
 def with_values(values: Sequence[float], *shape: int) -> Callable[[np.random.Generator], Array]:
     """Normal numbers with some places, far from each other, holding values."""
 
-    def make(rng: np.random.Generator) -> Array:
+    def draw(rng: np.random.Generator) -> Array:
         x = rng.standard_normal(shape)
         x.flat[:: max(1, x.size // len(values))][: len(values)] = values
         return x
 
-    return make
+    return draw
 
 
 def rounded(*shape: int) -> Callable[[np.random.Generator], Array]:
@@ -140,12 +151,12 @@ def integers(low: int, high: int, *shape: int) -> Callable[[np.random.Generator]
 def row_softmax(log: bool, axis: int, *shape: int) -> Callable[[np.random.Generator], Array]:
     """What softmax or log_softmax would return."""
 
-    def make(rng: np.random.Generator) -> Array:
+    def draw(rng: np.random.Generator) -> Array:
         e = np.exp(rng.standard_normal(shape))
         y = e / e.sum(axis, keepdims=True)
         return np.log(y) if log else y
 
-    return make
+    return draw
 
 
 def mask_bytes(size: int) -> Callable[[np.random.Generator], Array]:
@@ -240,13 +251,13 @@ def random_bits(key: Array, size: int) -> Array:
 
 def sgd_step(grad: Array, param: Array, hyper: Any, segments: Any, velocity: Array | None = None) -> tuple[Array, ...]:
     param, velocity = param.copy(), None if velocity is None else velocity.copy()
-    K.sgd_step(grad, np.array(hyper, np.float64), np.array(segments, np.float64), param, velocity)
+    F.sgd_step(grad, np.array(hyper, np.float64), np.array(segments, np.float64), param, velocity)
     return (param,) if velocity is None else (param, velocity)
 
 
 def adam_step(grad: Array, param: Array, m: Array, v: Array, hyper: Any, segments: Any) -> tuple[Array, ...]:
     param, m, v = param.copy(), m.copy(), v.copy()
-    K.adam_step(grad, np.array(hyper, np.float64), np.array(segments, np.float64), param, m, v)
+    F.adam_step(grad, np.array(hyper, np.float64), np.array(segments, np.float64), param, m, v)
     return param, m, v
 
 
@@ -411,10 +422,10 @@ def _dropout() -> list[Op]:
     probabilities = (0.0, 0.25, 0.1, 1 / 3, 0.9999, 1.0, 2.0**-40, 1 - 2.0**-40)
     forward: list[Spec] = [(f"n{n}", {"x": (n,)}, {"p": 0.5, "rng": n}) for n in SIZES]
     forward += [(f"n{n}_p0.3", {"x": (n,)}, {"p": 0.3, "rng": n}) for n in SIZES]
-    forward += [(f"p{p:.4g}", {"x": (501,)}, {"p": p, "rng": 2**64 - 1}) for p in probabilities]
+    forward += [(f"p{p}", {"x": (501,)}, {"p": p, "rng": 2**64 - 1}) for p in probabilities]
     forward += [("special", {"x": SPECIAL}, {"p": 0.5, "rng": 5}), ("shape4", {"x": (2, 3, 5, 7)}, {"rng": 6})]
     backward: list[Spec] = [(f"n{n}", {"dy": (n,), "mask": mask_bytes(n)}, {"p": 0.5}) for n in SIZES]
-    backward += [(f"p{p:.4g}", {"dy": (501,), "mask": mask_bytes(501)}, {"p": p}) for p in probabilities]
+    backward += [(f"p{p}", {"dy": (501,), "mask": mask_bytes(501)}, {"p": p}) for p in probabilities]
     backward += [("special", {"dy": SPECIAL, "mask": mask_bytes(SPECIAL.size)}, {"p": 0.5})]
     backward += [("shape4", {"dy": (2, 3, 5, 7), "mask": mask_bytes(210)}, {"p": 0.2})]
     keys = {"zero": [0, 0], "ones": [2**64 - 1, 2**64 - 1], "mixed": [0x0123456789ABCDEF, 0xFEDCBA9876543210]}

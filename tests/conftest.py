@@ -1,0 +1,70 @@
+"""For all tests: what they run on, stated at the top; hypothesis made repeatable; and the counts that .ci/run compares.
+
+``--counts FILE`` writes how many tests passed on each engine (engines.py), by op, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+from engines import ENGINES, MISSING
+
+import fastnn
+
+# No deadlines: machines are shared. In CI the same examples at every run; a failure elsewhere prints how to repeat it.
+hypothesis.settings.register_profile("default", deadline=None, print_blob=True, max_examples=60)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+_passed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--counts", type=Path, help="write the number of passed tests for each engine and op to this file")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    folder = Path(fastnn.__file__).parent
+    if folder.parent == config.rootpath and not list(folder.glob("_core*.so")) and not os.environ.get("FASTNN_BACKEND"):
+        pytest.exit(
+            f"these tests would run on the sources in {folder}, without kernels, and not on what is installed: after "
+            "`pip install '.[test]'` use `pytest`, not `python -m pytest`",
+            returncode=4,
+        )
+
+
+def pytest_report_header() -> list[str]:
+    config = fastnn.threads.config()
+    lines = [f"fastnn {fastnn.__version__} from {Path(fastnn.__file__).parent}, {config['threads']} threads"]
+    lines += [f"engines: {', '.join(engine.name for engine in ENGINES)}"]
+    return lines + [f"missing: {name}: {why}" for name, why in MISSING.items()]
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        parameters: Any = dict(report.user_properties).get("engine")
+        if parameters:
+            engine, op = parameters
+            _passed[engine][op] += 1
+
+
+@pytest.fixture(autouse=True)
+def _count(request: pytest.FixtureRequest, record_property: Any) -> None:
+    """Note on which engine, and for which op, a test ran."""
+    parameters = getattr(getattr(request.node, "callspec", None), "params", {})
+    if "engine" in parameters:
+        op = parameters.get("op")
+        record_property("engine", (parameters["engine"].name, getattr(op, "kernel", str(op))))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for engine, ops in _passed.items():
+        terminalreporter.write_line(f"{engine:8} {sum(ops.values()):5} tests of {len(ops)} ops passed")
+    if config.getoption("--counts"):
+        config.getoption("--counts").write_text(json.dumps(_passed, indent=1, sort_keys=True))

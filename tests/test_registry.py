@@ -1,0 +1,128 @@
+"""No kernel of the list is missing anywhere: reference, binding, fallback, tests, gradients, benchmarks, docs."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from cases import CASES, OPS
+from test_gradients import GRADIENTS
+
+import fastnn.functional as F
+from fastnn import reference
+from fastnn._backends import ALGORITHMS, OUTPUTS
+
+every_kernel = pytest.mark.parametrize("kernel", OUTPUTS)
+every_function = pytest.mark.parametrize("name", F.__all__)
+
+
+@pytest.fixture(scope="module")
+def core() -> ModuleType:
+    return pytest.importorskip("fastnn._core", reason="fastnn was installed without compiled kernels")
+
+
+@pytest.fixture(scope="module")
+def numba_module() -> ModuleType:
+    pytest.importorskip("numba", reason="numba is not installed")
+    return importlib.import_module("fastnn._numba")
+
+
+def parameters(function: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def expected_parameters(kernel: str) -> list[str]:
+    """Those of the reference, `accumulate` where weights have gradients, then the outputs."""
+    inputs, outputs = parameters(getattr(reference, kernel)), OUTPUTS[kernel]
+    return [*inputs, *(["accumulate"] if "dweight" in outputs else []), *outputs]
+
+
+def test_list_is_the_compiled_list(core: ModuleType) -> None:
+    assert set(core.KERNELS) == {*OUTPUTS, *ALGORITHMS}
+
+
+@every_kernel
+def test_reference_twin(kernel: str) -> None:
+    function = getattr(reference, kernel)
+    assert function.__doc__, "the reference says what the op computes"
+
+
+@pytest.mark.parametrize("kernel", [*OUTPUTS, *ALGORITHMS])
+def test_binding(kernel: str, core: ModuleType) -> None:
+    assert parameters(getattr(core, kernel)) == expected_parameters(ALGORITHMS.get(kernel, kernel))
+
+
+@every_kernel
+def test_numba_signature(kernel: str, numba_module: ModuleType) -> None:
+    """Numba may leave an op to the reference, but not give it another signature."""
+    function = getattr(numba_module, kernel, None)
+    if function is not None:
+        assert parameters(function) == expected_parameters(kernel)
+
+
+def test_numba_covers(numba_module: ModuleType) -> None:
+    """What the fallback must have itself: convolution, activations, dropout, batch norm, pooling."""
+    families = ("relu", "sigmoid", "tanh", "elu", "gelu", "leaky_relu", "dropout", "batch_norm", "pool2d", "conv2d")
+    must = [kernel for kernel in OUTPUTS if any(family in kernel for family in families)]
+    assert not [kernel for kernel in must if not hasattr(numba_module, kernel)]
+
+
+@every_kernel
+def test_parity_cases(kernel: str) -> None:
+    assert len(CASES[kernel]) >= 5
+    assert len({case.label for case in CASES[kernel]}) == len(CASES[kernel]), "labels are names, each once"
+
+
+def test_no_case_without_kernel() -> None:
+    assert set(OPS) == set(OUTPUTS)
+
+
+@pytest.mark.parametrize(
+    "kernel", [*(k for k in OUTPUTS if k.endswith("_backward")), "cross_entropy", "im2col_forward"]
+)
+def test_gradient_check(kernel: str) -> None:
+    assert kernel in GRADIENTS
+
+
+@pytest.mark.parametrize("kernel", [*OUTPUTS, *ALGORITHMS])
+def test_benchmark(kernel: str) -> None:
+    path = Path(__file__).parents[1] / "bench" / "workloads.py"
+    if not path.exists():
+        pytest.skip("the benchmarks are not beside these tests")
+    spec = importlib.util.spec_from_file_location("bench_workloads", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert any(kernel in workload.kernels for workload in module.WORKLOADS)
+
+
+@every_kernel
+def test_reached_through_functional(kernel: str) -> None:
+    """An op is one noun: its public function has the kernel's name. The others are machinery of layers and trainers."""
+    internal = {"scale_add", "fill", "copy", "random_bits"}
+    noun = kernel.removesuffix("_forward").replace("gelu_tanh", "gelu").replace("conv2d_im2col", "conv2d")
+    assert noun in F.__all__ or kernel in internal
+
+
+@every_function
+def test_docstring(name: str) -> None:
+    """A first line, shapes (its own, or those of the op whose gradient it is) and an example."""
+    doc = inspect.getdoc(getattr(F, name)) or ""
+    assert re.match(r"\S.*[.:,)]", doc)
+    assert ">>>" in doc, f"{name} has no example"
+    shapes = r"any shape|one shape|\((\w+|\.\.\.),[\w., /*]*\)"
+    named = re.search(r"(?:Gradients? of|transpose of) `(\w+)`", doc)
+    base = inspect.getdoc(getattr(F, named[1])) or "" if named else ""
+    assert re.search(shapes, doc) or re.search(shapes, base), f"{name} does not tell the shapes of its arrays"
+
+
+def test_everything_public_is_listed() -> None:
+    """__all__ is every function of the module without an underscore."""
+    defined = {n for n, f in vars(F).items() if inspect.isfunction(f) and f.__module__ == F.__name__ and n[0] != "_"}
+    assert set(F.__all__) == defined
