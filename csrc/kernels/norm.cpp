@@ -1,118 +1,478 @@
-// batch_norm over n, h, w. Legend: m = n * h * w values a channel, s = h * w.
+// batch_norm over n, h, w. Legend: c channels, s = h * w pixels of a plane, m = n * s values of a channel.
+//   y = (x - mean) / sqrt(var + eps) * weight + bias, inference with an activation on top
+//   dx = weight / sqrt(var + eps) * (dy - sum(dy) / m - xhat * sum(dy * xhat) / m), frozen without the two sums
+// Saved for backward: x, mean, var. y may be x, dx may be dy. weight, bias null: 1, 0; dweight, dbias null: not wanted.
+// Sums are float64 throughout, of x less a value of its own channel, so a mean of 1e4 costs var nothing; y subtracts
+// the mean rounded to T first and puts the rest of it into the shift. NaN and inf as NumPy; m = 0 gives NaN statistics.
+// Two forms: planes (NCHW), where a channel is summed and written while it is in L2, and rows (channels-last, h = w =
+// 1), where vectors lie along the channels; few channels are joined to virtual ones, a row of theirs being g rows.
 #include <cmath>
 
+#include "kernels/activation.hpp"
 #include "kernels/kernels.hpp"
-#include "simd/simd.hpp"
+#include "kernels/stream.hpp"
+#include "runtime/fp_state.hpp"
+#include "runtime/scratch.hpp"
+#include "runtime/team.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-struct Shape {
-  int64_t n, c, s, channels_last;
-  int64_t at(int64_t i, int64_t channel, int64_t pixel) const {
-    return channels_last ? (i * s + pixel) * c + channel : (i * c + channel) * s + pixel;
-  }
+using runtime::parallel_for;
+
+constexpr int64_t kStep = 2 * Vec<double>::lanes;  // elements that a sum takes at once
+constexpr int64_t kPad = 16;                       // tables are padded to this many channels
+constexpr int64_t kChunk = 65536;                  // elements of a task
+constexpr int64_t kBlock = 1024;                   // values that are summed before they join the sum of blocks
+constexpr int64_t kRowTile = 16;                   // the same for rows
+constexpr int64_t kManyChannels = 16;              // enough to give each channel to one task
+
+struct Layout {
+  bool rows;
+  int64_t c, n, s, m, g, cv, size;  // cv = c * g virtual channels
 };
 
 template <class Args>
-FASTNN_INLINE Shape shape_of(const Args& a) {
-  return {a.n, a.c, a.h * a.w, a.channels_last};
+FASTNN_INLINE Layout layout_of(const Args& a) {
+  Layout l{a.channels_last != 0, a.c, a.n, a.h * a.w, a.n * a.h * a.w, 1, a.c, a.n * a.c * a.h * a.w};
+  if (a.c == 1) {
+    l.rows = false;
+    l.n = 1;
+    l.s = l.m;
+  } else if (l.s == 1) {
+    l.rows = true;
+  }
+  if (l.rows)
+    while (l.cv < 64 || (l.cv % kPad != 0 && l.cv < 512)) l.g *= 2, l.cv *= 2;
+  return l;
 }
 
-FASTNN_INLINE double activate(int64_t activation, double v, double alpha) {
-  switch (activation) {
-    case k_relu:
-      return v < 0 ? 0 : v;
-    case k_leaky_relu:
-      return v < 0 ? alpha * v : v;
-    case k_sigmoid:
-      return 1 / (1 + std::exp(-v));
-    case k_tanh:
-      return std::tanh(v);
-    case k_elu:
-      return v < 0 ? alpha * std::expm1(v) : v;
-    case k_gelu:
-      return 0.5 * v * std::erfc(-v * 0.70710678118654752440);
-    case k_gelu_tanh:
-      return 0.5 * v * (1 + std::tanh(0.79788456080286535588 * (v + 0.044715 * v * v * v)));
-    default:
-      return v;
+// What the write pass needs of each channel: out = [dy * gain +] (x - mean) * scale + shift.
+template <class T>
+struct Table {
+  T *mean, *scale, *shift, *gain;
+};
+
+FASTNN_INLINE int64_t padded(int64_t c) { return (c + kPad - 1) / kPad * kPad; }
+FASTNN_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTNN_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Scratch of a call: a table, and `count` doubles for sums.
+template <class T>
+FASTNN_INLINE Table<T> table_of(const Layout& l, int64_t count, double*& sums) {
+  const int64_t c = padded(l.cv);
+  const size_t bytes = static_cast<size_t>(count) * sizeof(double) + static_cast<size_t>(4 * c) * sizeof(T);
+  sums = static_cast<double*>(runtime::scratch(runtime::Slot::kShared, bytes));
+  T* t = reinterpret_cast<T*>(sums + count);
+  for (int64_t i = 0; i < 4 * c; ++i) t[i] = T(0);
+  return {t, t + c, t + 2 * c, t + 3 * c};
+}
+
+// The virtual channels are copies of the first c.
+template <class T>
+FASTNN_INLINE void repeat(const Layout& l, T* entries) {
+  for (int64_t i = l.c; i < l.cv; ++i) entries[i] = entries[i - l.c];
+}
+template <class T>
+FASTNN_INLINE void repeat_all(const Layout& l, const Table<T>& t) {
+  repeat(l, t.mean);
+  repeat(l, t.scale);
+  repeat(l, t.shift);
+  repeat(l, t.gain);
+}
+
+// ---- sums, in float64: forward s = sum(d), q = sum(d * d); backward s = sum(dy), q = sum(dy * d); d = x - shift ----
+
+struct Sums {
+  Vec<double> s0, s1, q0, q1;
+};
+FASTNN_INLINE Sums no_sums() { return {zero<double>(), zero<double>(), zero<double>(), zero<double>()}; }
+FASTNN_INLINE void join(Sums& t, const Sums& block) {
+  t.s0 += block.s0;
+  t.s1 += block.s1;
+  t.q0 += block.q0;
+  t.q1 += block.q1;
+}
+
+FASTNN_INLINE void load2(const float* p, Vec<double>& low, Vec<double>& high) {
+  const Vec<float> v = load(p);
+  low = widen_low(v);
+  high = widen_high(v);
+}
+FASTNN_INLINE void load2(const double* p, Vec<double>& low, Vec<double>& high) {
+  low = load(p);
+  high = load(p + Vec<double>::lanes);
+}
+// The first n of kStep; the others come from low and high.
+template <class T>
+FASTNN_INLINE void load2_partial(const T* p, int64_t n, Vec<double>& low, Vec<double>& high) {
+  T tail[kStep];
+  for (int64_t i = 0; i < kStep; ++i) tail[i] = i < n ? p[i] : T(0);
+  const Mask<double> first = mask_from_bits<double>((1u << min_of(n, kStep / 2)) - 1u);
+  const Mask<double> second = mask_from_bits<double>((1u << max_of(n - kStep / 2, 0)) - 1u);
+  Vec<double> v0, v1;
+  load2(tail, v0, v1);
+  low = select(first, v0, low);
+  high = select(second, v1, high);
+}
+
+template <bool backward>
+FASTNN_INLINE void add_to(Sums& t, Vec<double> x0, Vec<double> x1, Vec<double> dy0, Vec<double> dy1, Vec<double> shift0,
+                          Vec<double> shift1) {
+  const Vec<double> d0 = x0 - shift0, d1 = x1 - shift1;
+  const Vec<double> g0 = backward ? dy0 : d0, g1 = backward ? dy1 : d1;
+  t.s0 += g0;
+  t.s1 += g1;
+  t.q0 = fma(g0, d0, t.q0);
+  t.q1 = fma(g1, d1, t.q1);
+}
+
+// Part begin .. end of the m values of one channel of planes; x and dy point to its first plane.
+template <class T, bool backward>
+FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift, int64_t begin, int64_t end, double* s,
+                              double* q) {
+  const Vec<double> zeros = zero<double>(), vshift = set1(static_cast<double>(shift));
+  Sums total = no_sums(), t = no_sums();
+  Vec<double> x0, x1, dy0 = zeros, dy1 = zeros;
+  int64_t in_block = 0;
+  for (int64_t at = begin; at < end;) {
+    const int64_t plane = at / l.s, first = at - plane * l.s;
+    const int64_t count = min_of(min_of(l.s - first, end - at), kBlock), offset = plane * l.c * l.s + first;
+    int64_t i = offset;
+    for (; i + kStep <= offset + count; i += kStep) {
+      load2(x + i, x0, x1);
+      if (backward) load2(dy + i, dy0, dy1);
+      add_to<backward>(t, x0, x1, dy0, dy1, vshift, vshift);
+    }
+    if (i < offset + count) {
+      x0 = x1 = vshift;
+      dy0 = dy1 = zeros;
+      load2_partial(x + i, offset + count - i, x0, x1);
+      if (backward) load2_partial(dy + i, offset + count - i, dy0, dy1);
+      add_to<backward>(t, x0, x1, dy0, dy1, vshift, vshift);
+    }
+    at += count;
+    in_block += count;
+    if (in_block >= kBlock) {
+      join(total, t);
+      t = no_sums();
+      in_block = 0;
+    }
   }
+  join(total, t);
+  *s = reduce_add(total.s0 + total.s1);
+  *q = reduce_add(total.q0 + total.q1);
+}
+
+// Adds `count` rows of `width` (virtual) channels to s and q.
+template <class T, bool backward>
+FASTNN_INLINE void sum_rows(const T* x, const T* dy, int64_t stride, int64_t count, int64_t width, const T* shift,
+                            double* s, double* q) {
+  Vec<double> x0, x1, dy0 = zero<double>(), dy1 = zero<double>(), shift0, shift1;
+  constexpr int64_t half = Vec<double>::lanes;
+  for (int64_t j = 0; j < width; j += kStep) {
+    Sums total{load(s + j), load(s + j + half), load(q + j), load(q + j + half)}, t = no_sums();
+    load2(shift + j, shift0, shift1);
+    if (j + kStep <= width) {
+      for (int64_t i = 0; i < count; ++i) {
+        load2(x + i * stride + j, x0, x1);
+        if (backward) load2(dy + i * stride + j, dy0, dy1);
+        add_to<backward>(t, x0, x1, dy0, dy1, shift0, shift1);
+      }
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        x0 = shift0;
+        x1 = shift1;
+        dy0 = dy1 = zero<double>();
+        load2_partial(x + i * stride + j, width - j, x0, x1);
+        if (backward) load2_partial(dy + i * stride + j, width - j, dy0, dy1);
+        add_to<backward>(t, x0, x1, dy0, dy1, shift0, shift1);
+      }
+    }
+    join(total, t);
+    store(s + j, total.s0);
+    store(s + j + half, total.s1);
+    store(q + j, total.q0);
+    store(q + j + half, total.q1);
+  }
+}
+
+// ---- the write pass ----
+
+enum class Pass { kForward, kBackward, kFrozen };
+
+template <class T>
+struct Entry {
+  Vec<T> mean, scale, shift, gain;
+};
+template <class T>
+FASTNN_INLINE Entry<T> entry_of(const Table<T>& t, int64_t channel) {
+  return {set1(t.mean[channel]), set1(t.scale[channel]), set1(t.shift[channel]), set1(t.gain[channel])};
+}
+template <class T>
+FASTNN_INLINE Entry<T> entries_of(const Table<T>& t, int64_t channel) {
+  return {load(t.mean + channel), load(t.scale + channel), load(t.shift + channel), load(t.gain + channel)};
+}
+
+template <Pass pass, Activation kind, class T>
+FASTNN_INLINE Vec<T> out_of(Vec<T> x, Vec<T> dy, const Entry<T>& e, Vec<T> alpha) {
+  if constexpr (pass == Pass::kFrozen) return dy * e.gain;
+  const Vec<T> y = fma(x - e.mean, e.scale, e.shift);
+  if constexpr (pass == Pass::kBackward) return fma(dy, e.gain, y);
+  return activate<kind>(y, alpha);
+}
+
+// A run of n pixels of one channel.
+template <Pass pass, Activation kind, class T>
+FASTNN_INLINE void write_run(const T* x, const T* dy, T* y, int64_t n, const Entry<T>& e, Vec<T> alpha,
+                             bool streaming) {
+  constexpr int64_t lanes = Vec<T>::lanes;
+  constexpr bool needs_x = pass != Pass::kFrozen, needs_dy = pass != Pass::kForward;
+  const auto at = [&](int64_t i) FASTNN_INLINED {
+    return out_of<pass, kind>(needs_x ? load(x + i) : e.mean, needs_dy ? load(dy + i) : e.mean, e, alpha);
+  };
+  const auto partial = [&](int64_t i, int64_t count) FASTNN_INLINED {
+    const int k = static_cast<int>(count);
+    const Vec<T> vx = needs_x ? load_partial(x + i, k) : e.mean, vdy = needs_dy ? load_partial(dy + i, k) : e.mean;
+    store_partial(y + i, out_of<pass, kind>(vx, vdy, e, alpha), k);
+  };
+  int64_t i = 0;
+  if (streaming) {
+    i = before_aligned(y, n);
+    if (i > 0) partial(0, i);
+    for (; i + lanes <= n; i += lanes) stream(y + i, at(i));
+  }
+  for (; i + lanes <= n; i += lanes) store(y + i, at(i));
+  if (i < n) partial(i, n - i);
+}
+
+// Elements begin .. end of the whole array of planes, in memory order.
+template <Pass pass, Activation kind, class T>
+FASTNN_INLINE void write_planes(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, T alpha,
+                                bool streaming, int64_t begin, int64_t end) {
+  const Vec<T> valpha = set1(alpha);
+  for (int64_t at = begin; at < end;) {
+    const int64_t plane = at / l.s, count = min_of((plane + 1) * l.s, end) - at;
+    write_run<pass, kind>(x + at, dy + at, y + at, count, entry_of(table, plane % l.c), valpha, streaming);
+    at += count;
+  }
+  if (streaming) stream_fence();
+}
+
+// Elements begin .. end of rows; begin is the start of a virtual row.
+template <Pass pass, Activation kind, class T>
+FASTNN_INLINE void write_rows(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, T alpha,
+                              bool streaming, int64_t begin, int64_t end) {
+  constexpr int64_t lanes = Vec<T>::lanes;
+  constexpr bool needs_x = pass != Pass::kFrozen, needs_dy = pass != Pass::kForward;
+  const Vec<T> valpha = set1(alpha), nothing = zero<T>();
+  // A stream needs every vector of every row aligned.
+  streaming = streaming && l.cv % lanes == 0 && before_aligned(y, lanes) == 0;
+  for (int64_t row = begin; row < end; row += l.cv) {
+    const int64_t width = min_of(l.cv, end - row);
+    int64_t j = 0;
+    for (; j + lanes <= width; j += lanes) {
+      const Vec<T> vx = needs_x ? load(x + row + j) : nothing, vdy = needs_dy ? load(dy + row + j) : nothing;
+      const Vec<T> v = out_of<pass, kind>(vx, vdy, entries_of(table, j), valpha);
+      streaming ? stream(y + row + j, v) : store(y + row + j, v);
+    }
+    if (j < width) {
+      const int k = static_cast<int>(width - j);
+      const Vec<T> vx = needs_x ? load_partial(x + row + j, k) : nothing;
+      const Vec<T> vdy = needs_dy ? load_partial(dy + row + j, k) : nothing;
+      store_partial(y + row + j, out_of<pass, kind>(vx, vdy, entries_of(table, j), valpha), k);
+    }
+  }
+  if (streaming) stream_fence();
+}
+
+// The write pass over everything. Exponentials follow on what is written, while it is in the cache.
+template <Pass pass, Activation kind, class T>
+static void write_all(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, int64_t then, T alpha) {
+  const int64_t rows = l.rows ? (kChunk + l.cv - 1) / l.cv : 0, chunk = l.rows ? rows * l.cv : kChunk;
+  const bool streaming = y != x && y != dy && then == kIdentity && streams(y, l.size);
+  parallel_for((l.size + chunk - 1) / chunk, l.size / 4 + (then == kIdentity ? 0 : l.size), [&](int64_t task) {
+    const int64_t begin = task * chunk, end = min_of(begin + chunk, l.size);
+    l.rows ? write_rows<pass, kind>(l, x, dy, y, table, alpha, streaming, begin, end)
+           : write_planes<pass, kind>(l, x, dy, y, table, alpha, streaming, begin, end);
+    if (then != kIdentity) activate_array(then, y + begin, end - begin, alpha);
+  });
+}
+
+// ---- sums, then finish(channel, s, q), which fills the table, then the write pass ----
+
+template <Pass pass, class T, class Finish>
+FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, double* sums,
+                                    Finish finish) {
+  constexpr bool backward = pass != Pass::kForward;
+  if (!l.rows && (l.c >= kManyChannels || l.size <= kChunk)) {
+    const int64_t group = l.m > 0 ? min_of((kChunk + l.m - 1) / l.m, l.c) : l.c;  // channels of a task
+    const bool streaming = y != x && y != dy && streams(y, l.size);
+    parallel_for((l.c + group - 1) / group, l.size / (backward ? 1 : 2), [&](int64_t task) {
+      for (int64_t c = task * group; c < min_of((task + 1) * group, l.c); ++c) {
+        double s, q;
+        sum_planes<T, backward>(l, x + c * l.s, dy + c * l.s, table.mean[c], 0, l.m, &s, &q);
+        finish(c, s, q);
+        const Entry<T> e = entry_of(table, c);
+        for (int64_t n = 0, at = c * l.s; n < l.n; ++n, at += l.c * l.s)
+          write_run<pass, kIdentity>(x + at, dy + at, y + at, l.s, e, e.mean, streaming);
+      }
+      if (streaming) stream_fence();
+    });
+    return;
+  }
+  if (l.rows) {
+    const int64_t cv = padded(l.cv), tile = kRowTile * l.cv, chunk = (kChunk + tile - 1) / tile * tile;
+    const int64_t chunks = (l.size + chunk - 1) / chunk;
+    parallel_for(chunks, l.size / (backward ? 2 : 4), [&](int64_t task) {
+      double *s = sums + 2 * task * cv, *q = s + cv;
+      for (int64_t j = 0; j < 2 * cv; ++j) s[j] = 0;
+      int64_t at = task * chunk;
+      for (const int64_t end = min_of(at + chunk, l.size); at < end;) {
+        const int64_t count = min_of((end - at) / l.cv, kRowTile);
+        if (count > 0)
+          sum_rows<T, backward>(x + at, dy + at, l.cv, count, l.cv, table.mean, s, q);
+        else
+          sum_rows<T, backward>(x + at, dy + at, l.cv, 1, end - at, table.mean, s, q);
+        at += count > 0 ? count * l.cv : end - at;
+      }
+    });
+    for (int64_t c = 0; c < l.c; ++c) {
+      double s = 0, q = 0;
+      for (int64_t task = 0; task < chunks; ++task)
+        for (int64_t j = c; j < l.cv; j += l.c) {
+          s += sums[2 * task * cv + j];
+          q += sums[(2 * task + 1) * cv + j];
+        }
+      finish(c, s, q);
+    }
+    repeat_all(l, table);
+  } else {
+    const int64_t chunks = (l.m + kChunk - 1) / kChunk;  // of a channel
+    parallel_for(l.c * chunks, l.size / (backward ? 2 : 4), [&](int64_t task) {
+      const int64_t c = task / chunks, begin = task % chunks * kChunk;
+      sum_planes<T, backward>(l, x + c * l.s, dy + c * l.s, table.mean[c], begin, min_of(begin + kChunk, l.m),
+                              sums + 2 * task, sums + 2 * task + 1);
+    });
+    for (int64_t c = 0; c < l.c; ++c) {
+      double s = 0, q = 0;
+      for (int64_t k = c * chunks; k < (c + 1) * chunks; ++k) {
+        s += sums[2 * k];
+        q += sums[2 * k + 1];
+      }
+      finish(c, s, q);
+    }
+  }
+  if (l.size > 0) write_all<pass, kIdentity>(l, x, dy, y, table, kIdentity, T(0));
+}
+
+// How many doubles reduce_and_write wants.
+FASTNN_INLINE int64_t sums_of(const Layout& l) {
+  if (!l.rows) return 2 * l.c * ((l.m + kChunk - 1) / kChunk);
+  const int64_t tile = kRowTile * l.cv, chunk = (kChunk + tile - 1) / tile * tile;
+  return 2 * padded(l.cv) * ((l.size + chunk - 1) / chunk);
+}
+
+// ---- exported ----
+
+template <class T>
+FASTNN_INLINE void set_entry(const Table<T>& table, int64_t c, double mean, double scale, double bias) {
+  table.mean[c] = static_cast<T>(mean);
+  table.scale[c] = static_cast<T>(scale);
+  table.shift[c] = static_cast<T>(bias - (mean - static_cast<double>(table.mean[c])) * scale);
+}
+
+template <class T>
+FASTNN_INLINE double value_or(const void* p, int64_t i, double otherwise) {
+  return p ? static_cast<double>(static_cast<const T*>(p)[i]) : otherwise;
 }
 
 template <class T>
 static void batch_norm_forward_of(const BatchNormArgs& a) {
   const T *x = static_cast<const T*>(a.x), *mean = static_cast<const T*>(a.mean), *var = static_cast<const T*>(a.var);
-  const T *weight = static_cast<const T*>(a.weight), *bias = static_cast<const T*>(a.bias);
   T* y = static_cast<T*>(a.y);
-  const Shape shape = shape_of(a);
-  for (int64_t c = 0; c < a.c; ++c) {
-    const double scale = (weight ? double(weight[c]) : 1.0) / std::sqrt(double(var[c]) + a.eps);
-    const double shift = bias ? double(bias[c]) : 0.0;
-    for (int64_t n = 0; n < a.n; ++n)
-      for (int64_t i = 0; i < shape.s; ++i) {
-        const int64_t at = shape.at(n, c, i);
-        y[at] = static_cast<T>(activate(a.activation, (double(x[at]) - double(mean[c])) * scale + shift, a.alpha));
-      }
+  if (a.n * a.c * a.h * a.w == 0) return;
+  const Layout l = layout_of(a);
+  double* sums;
+  const Table<T> table = table_of<T>(l, 0, sums);
+  for (int64_t c = 0; c < l.c; ++c) {
+    const double scale = value_or<T>(a.weight, c, 1.0) / std::sqrt(static_cast<double>(var[c]) + a.eps);
+    set_entry(table, c, static_cast<double>(mean[c]), scale, value_or<T>(a.bias, c, 0.0));
   }
+  repeat_all(l, table);
+  const T alpha = static_cast<T>(a.alpha);
+  if (is_exponential(a.activation)) {
+    const runtime::FlushDenormals flush;
+    write_all<Pass::kForward, kIdentity>(l, x, x, y, table, a.activation, alpha);
+  } else if (a.activation == k_relu) {
+    write_all<Pass::kForward, k_relu>(l, x, x, y, table, kIdentity, alpha);
+  } else if (a.activation == k_leaky_relu) {
+    write_all<Pass::kForward, k_leaky_relu>(l, x, x, y, table, kIdentity, alpha);
+  } else {
+    write_all<Pass::kForward, kIdentity>(l, x, x, y, table, kIdentity, alpha);
+  }
+}
+
+// Place of value i of channel c.
+FASTNN_INLINE int64_t offset_of(const Layout& l, int64_t c, int64_t i) {
+  return l.rows ? i * l.c + c : (i / l.s * l.c + c) * l.s + i % l.s;
+}
+
+// A value from among those of the channel: the middle of three, so that one outlier does not spoil the sums. An
+// infinite shift would make NaN of an infinite mean.
+template <class T>
+FASTNN_INLINE T shift_of(T a, T b, T c) {
+  const T low = a < b ? a : b, high = a < b ? b : a, middle = c < low ? low : c < high ? c : high;
+  return middle - middle == T(0) ? middle : T(0);
 }
 
 template <class T>
 static void batch_norm_train_forward_of(const BatchNormTrainArgs& a) {
-  const T *x = static_cast<const T*>(a.x), *weight = static_cast<const T*>(a.weight);
-  const T* bias = static_cast<const T*>(a.bias);
-  T *y = static_cast<T*>(a.y), *mean = static_cast<T*>(a.mean), *var = static_cast<T*>(a.var);
-  const Shape shape = shape_of(a);
-  const double m = double(a.n) * double(shape.s);
-  for (int64_t c = 0; c < a.c; ++c) {
-    double sum = 0, squares = 0;
-    for (int64_t n = 0; n < a.n; ++n)
-      for (int64_t i = 0; i < shape.s; ++i) sum += double(x[shape.at(n, c, i)]);
-    const double mu = sum / m;
-    for (int64_t n = 0; n < a.n; ++n)
-      for (int64_t i = 0; i < shape.s; ++i) {
-        const double d = double(x[shape.at(n, c, i)]) - mu;
-        squares += d * d;
-      }
+  const T* x = static_cast<const T*>(a.x);
+  T *mean = static_cast<T*>(a.mean), *var = static_cast<T*>(a.var);
+  if (a.c == 0) return;
+  const Layout l = layout_of(a);
+  const double m = static_cast<double>(l.m);
+  double* sums;
+  const Table<T> table = table_of<T>(l, sums_of(l), sums);
+  if (l.m > 0)
+    for (int64_t c = 0; c < l.c; ++c) {
+      const int64_t middle = l.n / 2 * l.s + l.s / 2, last = l.m - 1;
+      table.mean[c] = shift_of(x[offset_of(l, c, 0)], x[offset_of(l, c, middle)], x[offset_of(l, c, last)]);
+    }
+  repeat(l, table.mean);
+  reduce_and_write<Pass::kForward>(l, x, x, static_cast<T*>(a.y), table, sums, [&](int64_t c, double s, double q) {
+    const double mu = static_cast<double>(table.mean[c]) + s / m, excess = (q - s * (s / m)) / m;
+    const double v = excess < 0.0 ? 0.0 : excess;
     mean[c] = static_cast<T>(mu);
-    var[c] = static_cast<T>(squares / m);
-    const double scale = (weight ? double(weight[c]) : 1.0) / std::sqrt(squares / m + a.eps);
-    const double shift = bias ? double(bias[c]) : 0.0;
-    for (int64_t n = 0; n < a.n; ++n)
-      for (int64_t i = 0; i < shape.s; ++i) {
-        const int64_t at = shape.at(n, c, i);
-        y[at] = static_cast<T>((double(x[at]) - mu) * scale + shift);
-      }
-  }
+    var[c] = static_cast<T>(v);
+    set_entry(table, c, mu, value_or<T>(a.weight, c, 1.0) / std::sqrt(v + a.eps), value_or<T>(a.bias, c, 0.0));
+  });
 }
 
 template <class T>
 static void batch_norm_backward_of(const BatchNormBackwardArgs& a) {
-  const T *dy = static_cast<const T*>(a.dy), *x = static_cast<const T*>(a.x), *mean = static_cast<const T*>(a.mean);
-  const T *var = static_cast<const T*>(a.var), *weight = static_cast<const T*>(a.weight);
+  const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
+  const T *mean = static_cast<const T*>(a.mean), *var = static_cast<const T*>(a.var);
   T *dx = static_cast<T*>(a.dx), *dweight = static_cast<T*>(a.dweight), *dbias = static_cast<T*>(a.dbias);
-  const Shape shape = shape_of(a);
-  const double m = double(a.n) * double(shape.s);
-  for (int64_t c = 0; c < a.c; ++c) {
-    const double mu = double(mean[c]), inverse = 1.0 / std::sqrt(double(var[c]) + a.eps);
-    double sum_dy = 0, sum_dy_xhat = 0;
-    for (int64_t n = 0; n < a.n; ++n)
-      for (int64_t i = 0; i < shape.s; ++i) {
-        const int64_t at = shape.at(n, c, i);
-        sum_dy += double(dy[at]);
-        sum_dy_xhat += double(dy[at]) * (double(x[at]) - mu) * inverse;
-      }
-    if (dweight) dweight[c] = static_cast<T>((a.accumulate ? double(dweight[c]) : 0.0) + sum_dy_xhat);
-    if (dbias) dbias[c] = static_cast<T>((a.accumulate ? double(dbias[c]) : 0.0) + sum_dy);
-    const double scale = (weight ? double(weight[c]) : 1.0) * inverse;
-    const double mean_dy = a.frozen ? 0.0 : sum_dy / m, mean_dy_xhat = a.frozen ? 0.0 : sum_dy_xhat / m;
-    for (int64_t n = 0; n < a.n; ++n)
-      for (int64_t i = 0; i < shape.s; ++i) {
-        const int64_t at = shape.at(n, c, i);
-        const double xhat = (double(x[at]) - mu) * inverse;
-        dx[at] = static_cast<T>(scale * (double(dy[at]) - mean_dy - xhat * mean_dy_xhat));
-      }
-  }
+  if (a.c == 0) return;
+  const Layout l = layout_of(a);
+  const double m = static_cast<double>(l.m);
+  double* sums;
+  const Table<T> table = table_of<T>(l, sums_of(l), sums);
+  for (int64_t c = 0; c < l.c; ++c) table.mean[c] = mean[c];
+  repeat(l, table.mean);
+  const auto finish = [&](int64_t c, double s, double q) {
+    const double inverse = 1.0 / std::sqrt(static_cast<double>(var[c]) + a.eps);
+    const double gain = value_or<T>(a.weight, c, 1.0) * inverse;
+    if (dweight) dweight[c] = static_cast<T>((a.accumulate ? static_cast<double>(dweight[c]) : 0.0) + q * inverse);
+    if (dbias) dbias[c] = static_cast<T>((a.accumulate ? static_cast<double>(dbias[c]) : 0.0) + s);
+    table.gain[c] = static_cast<T>(gain);
+    table.scale[c] = static_cast<T>(-gain * inverse * inverse * (q / m));
+    table.shift[c] = static_cast<T>(-gain * (s / m));
+  };
+  a.frozen ? reduce_and_write<Pass::kFrozen>(l, x, dy, dx, table, sums, finish)
+           : reduce_and_write<Pass::kBackward>(l, x, dy, dx, table, sums, finish);
 }
 
 }  // namespace
