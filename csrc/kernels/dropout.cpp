@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/kernels.hpp"
+#include "kernels/stream.hpp"
 #include "runtime/philox.hpp"
 #include "runtime/team.hpp"
 #include "simd/simd.hpp"
@@ -14,11 +15,10 @@ namespace {
 
 using namespace runtime;
 
-constexpr int kMaskBytes = 2 * U32::lanes;          // of a group
-constexpr int kGroup = 8 * kMaskBytes;              // elements
-constexpr int kChains = U32::lanes == 16 ? 4 : 2;   // Philox chains side by side; as many as the registers hold
-constexpr int64_t kChunk = 32768;                   // elements of a task: whole groups of every set
-constexpr int64_t kStreamBytes = int64_t{4} << 20;  // outputs from here on go past the caches
+constexpr int kMaskBytes = 2 * U32::lanes;         // of a group
+constexpr int kGroup = 8 * kMaskBytes;             // elements
+constexpr int kChains = U32::lanes == 16 ? 4 : 2;  // Philox chains side by side; as many as the registers hold
+constexpr int64_t kChunk = 32768;                  // elements of a task: whole groups of every set
 
 struct Words {
   U32 w[4];
@@ -186,8 +186,7 @@ FASTNN_INLINE void draw_chunk(const Key& key, uint32_t threshold, int64_t byte, 
 // body(begin, n, streaming) over chunks.
 template <class T, class Body>
 FASTNN_INLINE void over_chunks(const T* x, const T* y, int64_t size, double nanoseconds, Body body) {
-  const bool streaming = y != x && size * static_cast<int64_t>(sizeof(T)) >= kStreamBytes &&
-                         reinterpret_cast<uintptr_t>(y) % sizeof(Vec<T>) == 0;
+  const bool streaming = y != x && streams(y, size) && before_aligned(y, 1) == 0;
   parallel_for((size + kChunk - 1) / kChunk, static_cast<int64_t>(nanoseconds * static_cast<double>(size)),
                [&](int64_t task) {
                  const int64_t begin = task * kChunk, n = begin + kChunk < size ? kChunk : size - begin;

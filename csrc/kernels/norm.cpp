@@ -25,6 +25,7 @@ constexpr int64_t kPad = 16;                       // tables are padded to this 
 constexpr int64_t kChunk = 65536;                  // elements of a task
 constexpr int64_t kBlock = 1024;                   // values that are summed before they join the sum of blocks
 constexpr int64_t kRowTile = 16;                   // the same for rows
+constexpr int64_t kStreamRun = 2048;               // bytes of a plane from which streaming pays
 constexpr int64_t kManyChannels = 16;              // enough to give each channel to one task
 
 struct Layout {
@@ -55,7 +56,6 @@ struct Table {
 
 FASTNN_INLINE int64_t padded(int64_t c) { return (c + kPad - 1) / kPad * kPad; }
 FASTNN_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
-FASTNN_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Scratch of a call: a table, and `count` doubles for sums.
 template <class T>
@@ -103,17 +103,26 @@ FASTNN_INLINE void load2(const double* p, Vec<double>& low, Vec<double>& high) {
   low = load(p);
   high = load(p + Vec<double>::lanes);
 }
-// The first n of kStep; the others come from low and high.
+// The first n of kStep, n < kStep; the others come from low and high.
+FASTNN_INLINE void load2_partial(const float* p, int64_t n, Vec<double>& low, Vec<double>& high) {
+  const Vec<float> v = load_partial(p, static_cast<int>(n));
+  const uint32_t bits = (1u << n) - 1u;
+  low = select(mask_from_bits<double>(bits & ((1u << kStep / 2) - 1u)), widen_low(v), low);
+  high = select(mask_from_bits<double>(bits >> kStep / 2), widen_high(v), high);
+}
+FASTNN_INLINE void load2_partial(const double* p, int64_t n, Vec<double>& low, Vec<double>& high) {
+  constexpr int lanes = Vec<double>::lanes;
+  const uint32_t bits = (1u << n) - 1u;
+  const int first = n < lanes ? static_cast<int>(n) : lanes;
+  low = select(mask_from_bits<double>(bits & ((1u << lanes) - 1u)), load_partial(p, first), low);
+  high = select(mask_from_bits<double>(bits >> lanes), load_partial(p + first, static_cast<int>(n) - first), high);
+}
+
+// The cache lines of kStep elements.
 template <class T>
-FASTNN_INLINE void load2_partial(const T* p, int64_t n, Vec<double>& low, Vec<double>& high) {
-  T tail[kStep];
-  for (int64_t i = 0; i < kStep; ++i) tail[i] = i < n ? p[i] : T(0);
-  const Mask<double> first = mask_from_bits<double>((1u << min_of(n, kStep / 2)) - 1u);
-  const Mask<double> second = mask_from_bits<double>((1u << max_of(n - kStep / 2, 0)) - 1u);
-  Vec<double> v0, v1;
-  load2(tail, v0, v1);
-  low = select(first, v0, low);
-  high = select(second, v1, high);
+FASTNN_INLINE void prefetch_step(const T* p) {
+  constexpr int64_t line = 64 / sizeof(T);
+  for (int64_t i = 0; i < kStep; i += line) prefetch(p + i);
 }
 
 template <bool backward>
@@ -127,21 +136,30 @@ FASTNN_INLINE void add_to(Sums& t, Vec<double> x0, Vec<double> x1, Vec<double> d
   t.q1 = fma(g1, d1, t.q1);
 }
 
-// Part begin .. end of the m values of one channel of planes; x and dy point to its first plane.
+// Part begin .. end of the m values of one channel of planes; x and dy point to its first plane. Pieces of planes of at
+// most kBlock values; while one is summed, one that far ahead is prefetched, which no prefetcher of the processor does
+// across planes (1.3x in all).
 template <class T, bool backward>
 FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift, int64_t begin, int64_t end, double* s,
                               double* q) {
   const Vec<double> zeros = zero<double>(), vshift = set1(static_cast<double>(shift));
   Sums total = no_sums(), t = no_sums();
   Vec<double> x0, x1, dy0 = zeros, dy1 = zeros;
-  int64_t in_block = 0;
-  for (int64_t at = begin; at < end;) {
-    const int64_t plane = at / l.s, first = at - plane * l.s;
-    const int64_t count = min_of(min_of(l.s - first, end - at), kBlock), offset = plane * l.c * l.s + first;
+  const int64_t pieces = (l.s + kBlock - 1) / kBlock, longest = l.s > 0 ? (l.s + pieces - 1) / pieces : 0;
+  const int64_t planes_ahead = l.s > 0 ? (kBlock + l.s - 1) / l.s : 0;
+  int64_t plane = l.s > 0 ? begin / l.s : 0, first = begin - plane * l.s, in_block = 0;
+  for (int64_t left = end - begin; left > 0;) {
+    const int64_t count = min_of(min_of(l.s - first, left), longest), offset = plane * l.c * l.s + first;
+    int64_t ahead = first + count < l.s ? count : planes_ahead * l.c * l.s - first;
+    if (ahead > count && plane + planes_ahead >= l.n) ahead = 0;
     int64_t i = offset;
     for (; i + kStep <= offset + count; i += kStep) {
+      prefetch_step(x + i + ahead);
       load2(x + i, x0, x1);
-      if (backward) load2(dy + i, dy0, dy1);
+      if (backward) {
+        prefetch_step(dy + i + ahead);
+        load2(dy + i, dy0, dy1);
+      }
       add_to<backward>(t, x0, x1, dy0, dy1, vshift, vshift);
     }
     if (i < offset + count) {
@@ -151,7 +169,12 @@ FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift,
       if (backward) load2_partial(dy + i, offset + count - i, dy0, dy1);
       add_to<backward>(t, x0, x1, dy0, dy1, vshift, vshift);
     }
-    at += count;
+    left -= count;
+    first += count;
+    if (first == l.s) {
+      first = 0;
+      ++plane;
+    }
     in_block += count;
     if (in_block >= kBlock) {
       join(total, t);
@@ -164,19 +187,26 @@ FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift,
   *q = reduce_add(total.q0 + total.q1);
 }
 
-// Adds `count` rows of `width` (virtual) channels to s and q.
+// Adds `count` rows of `width` (virtual) channels to s and q. Prefetched is the next tile where it fits in L1 with this
+// one, else a little ahead in each row (1.3-2x on these short strided walks).
 template <class T, bool backward>
 FASTNN_INLINE void sum_rows(const T* x, const T* dy, int64_t stride, int64_t count, int64_t width, const T* shift,
                             double* s, double* q) {
   Vec<double> x0, x1, dy0 = zero<double>(), dy1 = zero<double>(), shift0, shift1;
-  constexpr int64_t half = Vec<double>::lanes;
+  constexpr int64_t half = Vec<double>::lanes, fits = 32768 / sizeof(T);
+  const int64_t ahead = kRowTile * stride <= fits ? kRowTile * stride : 4 * kPad;
   for (int64_t j = 0; j < width; j += kStep) {
     Sums total{load(s + j), load(s + j + half), load(q + j), load(q + j + half)}, t = no_sums();
     load2(shift + j, shift0, shift1);
     if (j + kStep <= width) {
       for (int64_t i = 0; i < count; ++i) {
-        load2(x + i * stride + j, x0, x1);
-        if (backward) load2(dy + i * stride + j, dy0, dy1);
+        const int64_t at = i * stride + j;
+        prefetch_step(x + at + ahead);
+        load2(x + at, x0, x1);
+        if (backward) {
+          prefetch_step(dy + at + ahead);
+          load2(dy + at, dy0, dy1);
+        }
         add_to<backward>(t, x0, x1, dy0, dy1, shift0, shift1);
       }
     } else {
@@ -200,6 +230,12 @@ FASTNN_INLINE void sum_rows(const T* x, const T* dy, int64_t stride, int64_t cou
 // ---- the write pass ----
 
 enum class Pass { kForward, kBackward, kFrozen };
+
+template <class T>
+FASTNN_INLINE bool writes_past_caches(const Layout& l, const T* x, const T* dy, const T* y) {
+  constexpr int64_t bytes = sizeof(T);
+  return y != x && y != dy && (l.rows || l.s * bytes >= kStreamRun) && streams(y, l.size);
+}
 
 template <class T>
 struct Entry {
@@ -290,13 +326,21 @@ FASTNN_INLINE void write_rows(const Layout& l, const T* x, const T* dy, T* y, co
 template <Pass pass, Activation kind, class T>
 static void write_all(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, int64_t then, T alpha) {
   const int64_t rows = l.rows ? (kChunk + l.cv - 1) / l.cv : 0, chunk = l.rows ? rows * l.cv : kChunk;
-  const bool streaming = y != x && y != dy && then == kIdentity && streams(y, l.size);
-  parallel_for((l.size + chunk - 1) / chunk, l.size / 4 + (then == kIdentity ? 0 : l.size), [&](int64_t task) {
-    const int64_t begin = task * chunk, end = min_of(begin + chunk, l.size);
+  const bool streaming = then == kIdentity && writes_past_caches(l, x, dy, y);
+  const int64_t chunks = (l.size + chunk - 1) / chunk;
+  parallel_for(chunks, l.size / 4 + (then == kIdentity ? 0 : l.size), [&](int64_t task) {
+    // Backwards: what a pass of sums before this one read last is still in the cache.
+    const int64_t begin = (chunks - 1 - task) * chunk, end = min_of(begin + chunk, l.size);
     l.rows ? write_rows<pass, kind>(l, x, dy, y, table, alpha, streaming, begin, end)
            : write_planes<pass, kind>(l, x, dy, y, table, alpha, streaming, begin, end);
     if (then != kIdentity) activate_array(then, y + begin, end - begin, alpha);
   });
+}
+
+// Elements of rows that one task sums: whole tiles, and enough of them to be worth a table of sums.
+FASTNN_INLINE int64_t sum_chunk(const Layout& l) {
+  const int64_t least = 4 * kRowTile * l.cv;
+  return (kChunk + least - 1) / least * least;
 }
 
 // ---- sums, then finish(channel, s, q), which fills the table, then the write pass ----
@@ -307,7 +351,7 @@ FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T*
   constexpr bool backward = pass != Pass::kForward;
   if (!l.rows && (l.c >= kManyChannels || l.size <= kChunk)) {
     const int64_t group = l.m > 0 ? min_of((kChunk + l.m - 1) / l.m, l.c) : l.c;  // channels of a task
-    const bool streaming = y != x && y != dy && streams(y, l.size);
+    const bool streaming = writes_past_caches(l, x, dy, y);
     parallel_for((l.c + group - 1) / group, l.size / (backward ? 1 : 2), [&](int64_t task) {
       for (int64_t c = task * group; c < min_of((task + 1) * group, l.c); ++c) {
         double s, q;
@@ -322,8 +366,7 @@ FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T*
     return;
   }
   if (l.rows) {
-    const int64_t cv = padded(l.cv), tile = kRowTile * l.cv, chunk = (kChunk + tile - 1) / tile * tile;
-    const int64_t chunks = (l.size + chunk - 1) / chunk;
+    const int64_t cv = padded(l.cv), chunk = sum_chunk(l), chunks = (l.size + chunk - 1) / chunk;
     parallel_for(chunks, l.size / (backward ? 2 : 4), [&](int64_t task) {
       double *s = sums + 2 * task * cv, *q = s + cv;
       for (int64_t j = 0; j < 2 * cv; ++j) s[j] = 0;
@@ -337,13 +380,14 @@ FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T*
         at += count > 0 ? count * l.cv : end - at;
       }
     });
+    for (int64_t i = 2 * cv; i < 2 * chunks * cv; i += 2 * cv)
+      for (int64_t j = 0; j < 2 * cv; ++j) sums[j] += sums[i + j];
     for (int64_t c = 0; c < l.c; ++c) {
       double s = 0, q = 0;
-      for (int64_t task = 0; task < chunks; ++task)
-        for (int64_t j = c; j < l.cv; j += l.c) {
-          s += sums[2 * task * cv + j];
-          q += sums[(2 * task + 1) * cv + j];
-        }
+      for (int64_t j = c; j < (chunks > 0 ? l.cv : 0); j += l.c) {
+        s += sums[j];
+        q += sums[cv + j];
+      }
       finish(c, s, q);
     }
     repeat_all(l, table);
@@ -369,8 +413,7 @@ FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T*
 // How many doubles reduce_and_write wants.
 FASTNN_INLINE int64_t sums_of(const Layout& l) {
   if (!l.rows) return 2 * l.c * ((l.m + kChunk - 1) / kChunk);
-  const int64_t tile = kRowTile * l.cv, chunk = (kChunk + tile - 1) / tile * tile;
-  return 2 * padded(l.cv) * ((l.size + chunk - 1) / chunk);
+  return 2 * padded(l.cv) * ((l.size + sum_chunk(l) - 1) / sum_chunk(l));
 }
 
 // ---- exported ----
