@@ -303,7 +303,7 @@ def _activations() -> list[Op]:
         ]
         forward += [("scalar", {"x": ()}, options), ("shape4", {"x": (2, 3, 5, 7)}, options)]
         forward += [(f"option{i}", {"x": (100,)}, o) for i, o in enumerate(variants[1:])]
-        ops.append(Op(f"{name}_forward", function, forward_bound, forward, ({"x": (1 << 20,)}, options)))
+        ops.append(Op(f"{name}_forward", function, forward_bound, forward, ({"x": (1 << 18,)}, options)))
 
         backward: list[Spec] = [(f"n{n}", {"dy": (n,), "x": (n,)}, options) for n in SIZES]
         backward += [
@@ -314,7 +314,7 @@ def _activations() -> list[Op]:
         ]
         backward += [(f"option{i}", {"dy": (100,), "x": (100,)}, o) for i, o in enumerate(variants[1:])]
         gradient = getattr(F, f"{function.__name__}_backward")
-        large: Any = ({"dy": (1 << 20,), "x": (1 << 20,)}, options)
+        large: Any = ({"dy": (1 << 18,), "x": (1 << 18,)}, options)
         ops.append(Op(f"{name}_backward", gradient, backward_bound, backward, large))
     return ops
 
@@ -344,7 +344,7 @@ def _arithmetic() -> list[Op]:
         change = LAYOUTS[name]
         copies.append((f"from_{name}", {"x": _laid(change, 2, 19, 6, 7), "y": (2, 19, 6, 7)}, {"accumulate": False}))
         copies.append((f"to_{name}", {"x": (2, 19, 6, 7), "y": _laid(change, 2, 19, 6, 7)}, {"accumulate": True}))
-    big = (1 << 20,)
+    big = (1 << 18,)
     return [
         Op("exp_forward", F.exp, bounds.exp, exp, ({"x": big}, {})),
         Op("add_forward", F.add, bounds.add, add, ({"a": big, "b": big}, {"activation": "relu"})),
@@ -376,7 +376,7 @@ def _softmax() -> list[Op]:
         forward: list[Spec] = [(_word(s), {"x": s}, {}) for s in shapes]
         forward += [("hard", {"x": hard}, {}), ("vector", {"x": (9,)}, {}), ("wide", {"x": shifted(50, 5, 40)}, {})]
         forward += [(f"axis{axis}", {"x": (2, 3, 4, 5)}, {"axis": axis}) for axis in (0, 1, 2, -1)]
-        large: Any = ({"x": (1024, 1000)}, {})
+        large: Any = ({"x": (256, 1000)}, {})
         ops.append(Op(f"{name}_forward", getattr(F, name), getattr(bounds, name), forward, large))
         backward: list[Spec] = [(_word(s), {"dy": s, "y": row_softmax(log, -1, *s)}, {}) for s in shapes]
         backward += [
@@ -384,7 +384,7 @@ def _softmax() -> list[Op]:
             for axis in (0, 1, 2, -1)
         ]
         backward += [("nan", {"dy": with_values([np.nan, np.inf], 6, 5), "y": row_softmax(log, -1, 6, 5)}, {})]
-        large = ({"dy": (1024, 1000), "y": row_softmax(log, -1, 1024, 1000)}, {})
+        large = ({"dy": (256, 1000), "y": row_softmax(log, -1, 256, 1000)}, {})
         function, bound = getattr(F, f"{name}_backward"), getattr(bounds, f"{name}_backward")
         ops.append(Op(f"{name}_backward", function, bound, backward, large))
 
@@ -413,7 +413,7 @@ def _softmax() -> list[Op]:
         ("hard", {"scores": hard, "labels": np.array([1, 0, 2, 0, 0, 2])}, {}),
         ("hard_ignored", {"scores": hard, "labels": np.array([1, 0, -100, -100, -100, 2])}, {}),
     ]
-    large = ({"scores": (1024, 1000), "labels": labels(1024, 1000)}, {"label_smoothing": 0.1})
+    large = ({"scores": (256, 1000), "labels": labels(256, 1000)}, {"label_smoothing": 0.1})
     ops.append(Op("cross_entropy", F.cross_entropy, bounds.cross_entropy, loss, large))
     return ops
 
@@ -431,7 +431,7 @@ def _dropout() -> list[Op]:
     keys = {"zero": [0, 0], "ones": [2**64 - 1, 2**64 - 1], "mixed": [0x0123456789ABCDEF, 0xFEDCBA9876543210]}
     bits: list[Spec] = [(f"n{n}", {"key": np.array([n, 7], np.uint64)}, {"size": n}) for n in SIZES]
     bits += [(name, {"key": np.array(key, np.uint64)}, {"size": 100}) for name, key in keys.items()]
-    n = 1 << 20
+    n = 1 << 18
     return [
         Op("dropout_forward", F.dropout, bounds.dropout, forward, ({"x": (n,)}, {"p": 0.3, "rng": 1})),
         Op("dropout_backward", F.dropout_backward, bounds.dropout, backward,
@@ -491,7 +491,7 @@ def _batch_norm() -> list[Op]:
         ("frozen_plain", consistent(s, weight=False), {"frozen": True}),
         ("nan", {**consistent(s), "dy": with_values([np.nan, np.inf], *s)}, {}),
     ]
-    big = (16, 64, 32, 32)
+    big = (8, 33, 32, 32)
     return [
         Op("batch_norm_forward", F.batch_norm, bounds.batch_norm, forward,
             (given(big, *every), {"activation": "relu"})),
@@ -560,8 +560,8 @@ def _pools() -> list[Op]:
     whole += [("nan", {"x": with_values(odd, 6, 3, 4, 4)}, {})]
     whole_back: list[Spec] = [(_word(s), {"dy": (*s[:2], 1, 1)}, {"in_shape": s}) for s in shapes]
     whole_back += [("last", {"dy": (2, 17, 1, 1)}, {"in_shape": (2, 17, 3, 4), "channels_last": True})]
-    big, o = (8, 64, 56, 56), {"kernel_size": 3, "stride": 2, "padding": 1}
-    small = (8, 64, 28, 28)
+    big, o = (4, 33, 56, 56), {"kernel_size": 3, "stride": 2, "padding": 1}
+    small = (4, 33, 28, 28)
     return [
         Op("max_pool2d_forward", max_pool2d, bounds.exact, maximum, ({"x": big}, o)),
         Op("max_pool2d_backward", F.max_pool2d_backward, bounds.max_pool2d_backward, max_back,
@@ -571,7 +571,7 @@ def _pools() -> list[Op]:
             ({"dy": small}, {"in_shape": big, **o})),
         Op("global_avg_pool2d_forward", F.global_avg_pool2d, bounds.global_avg_pool2d, whole, ({"x": big}, {})),
         Op("global_avg_pool2d_backward", F.global_avg_pool2d_backward, bounds.one_product, whole_back,
-            ({"dy": (8, 64, 1, 1)}, {"in_shape": big})),
+            ({"dy": (4, 33, 1, 1)}, {"in_shape": big})),
     ]  # fmt: skip
 
 
@@ -718,7 +718,7 @@ def _optimizers() -> list[Op]:
         ("decoupled", flat(100, "m", "v"), {"hyper": (*later[:5], 1.0), "segments": three}),
         ("no_segments", flat(10, "m", "v"), {"hyper": later, "segments": np.zeros((0, 4))}),
     ]
-    n = 1 << 20
+    n = 1 << 18
     parts = [(0, n // 3, 1.0, 0.01), (n // 3, n, 0.5, 0.0)]
     return [
         Op("sgd_step", sgd_step, bounds.sgd, sgd,

@@ -1,7 +1,7 @@
 """float32 is never less accurate than a plain chain of fused multiply-adds, measured against float64 (root of the mean
 square error over all outputs), for every kind of matrix product, from one product upwards.
 
-The chain is what a simple loop would do: acc = fma(a, b, acc), k times. Products of two float32 are exact in float64, so
+The chain is what a simple loop does: acc = fma(a, b, acc), k times. Products of two float32 are exact in float64, so
 rounding the float64 sum to float32 at each step is that fma (rounded twice in one case of 2^29). The scalar set is for
 processors that may have no such instruction: it is held to the chain of multiplications and additions.
 """
