@@ -21,7 +21,11 @@ __all__ = ["main"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
     try:
         options.run(options)
     except (MissingDependencyError, OSError, ValueError) as error:
@@ -34,26 +38,64 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="fastnn", description="Neural-network layers for NumPy.")
+    parser = argparse.ArgumentParser(
+        prog="fastnn",
+        description="Neural-network layers for NumPy at the speed of the processor.",
+        epilog="FASTNN_BACKEND, FASTNN_ISA and FASTNN_NUM_THREADS choose what computes; 'fastnn info' tells what does.",
+    )
     parser.add_argument("--version", action="version", version=f"fastnn {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    commands = parser.add_subparsers(dest="command", title="commands")
 
-    demo = commands.add_parser("demo", help="train, compile and compare a small network on handwritten digits")
-    demo.add_argument("--output", type=Path, default=Path("fastnn-demo.png"), help="the picture (default: %(default)s)")
-    demo.add_argument("--epochs", type=_count, default=20, help="for each of the five networks (default: %(default)s)")
-    demo.add_argument("--seed", type=int, default=0, help="of folds, weights, order and dropout (default: %(default)s)")
+    what = "train, compile and time a small network on handwritten digits"
+    demo = commands.add_parser(
+        "demo", help=what, description=f"{what.capitalize()}; its test accuracy is a five-fold cross-validation."
+    )
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path("fastnn-demo.png"),
+        metavar="PNG",
+        help="where the curves of loss and accuracy go (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--epochs",
+        type=_count,
+        default=20,
+        metavar="N",
+        help="for each of the five networks (default: %(default)s)",
+    )
+    demo.add_argument(
+        "--seed",
+        type=_seed,
+        default=0,
+        metavar="N",
+        help="of folds, weights, order and dropout (default: %(default)s)",
+    )
     demo.set_defaults(run=_demo)
 
-    info = commands.add_parser("info", help="what fastnn computes with here, and why")
+    what = "what fastnn computes with here, and why"
+    info = commands.add_parser("info", help=what, description=f"Print {what}.")
     info.set_defaults(run=lambda options: show_config())
     return parser
 
 
+def _whole(text: str, least: int, most: int) -> int:
+    if not text.isdecimal() or not least <= int(text) <= most:
+        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
+    return int(text)
+
+
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
-    return value
+    return _whole(text, 1, 10_000)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 2**32 - 1)  # what scikit-learn takes
+
+
+def _say(*lines: str) -> None:
+    """Print at once, so that a pipe or a log shows how far a long command is."""
+    print(*lines, sep="\n", flush=True)
 
 
 # ---- demo -----------------------------------------------------------------------------------------------------------
@@ -91,11 +133,18 @@ def _demo(options: argparse.Namespace) -> None:
         from sklearn.model_selection import StratifiedKFold
     except ImportError:
         raise need("scikit-learn", "train", "the demo") from None
+    plot.available()
+    if not options.output.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--output: there is no folder {options.output.absolute().parent}")
     began = time.perf_counter()
     digits = load_digits()
-    x, y = (digits.images[:, None] / 16.0).astype(np.float32), digits.target
-    print(f"{len(x)} handwritten digits of 8 x 8; five networks, each tested on the fifth that it was not trained on")
-    print(digits_network(0).summary((1, 1, 8, 8)))
+    x, y = np.asarray(digits.images[:, None] / 16.0, np.float32), digits.target
+    _say(
+        f"{len(x)} handwritten digits of 8 x 8; five networks, each tested on the fifth that it was not trained on",
+        "",
+        digits_network(0).summary((1, 1, 8, 8)),
+        "",
+    )
 
     right, first = 0, None
     folds = StratifiedKFold(5, shuffle=True, random_state=options.seed)
@@ -111,22 +160,23 @@ def _demo(options: argparse.Namespace) -> None:
             progress=f"network {number + 1} of 5",
         )
         right += int((trainer.predict(x[test]).argmax(1) == y[test]).sum())
-        print(f"network {number + 1}: {len(test)} test images, accuracy {run.val_accuracy[-1]:.2%}")
+        _say(f"network {number + 1}: {len(test)} test images, accuracy {100 * run.val_accuracy[-1]:.2f} %")
         first = first or (model, run, test)
-    print(f"test accuracy {100 * right / len(x):.2f} %")
+    _say(f"test accuracy {100 * right / len(x):.2f} %")
     assert first is not None
     model, run, test = first
     path = plot.history(run, options.output, title="Handwritten digits: the first of five networks")
-    print(f"curves of the first network: {path}")
+    _say(f"curves of the first network: {path}")
 
     batch = x[test]
     program = compile(model, batch.shape)
     difference = float(np.abs(program(batch) - model(batch)).max())
     largest = float(np.abs(model(batch)).max())
-    print(f"compiled: largest difference to the uncompiled network {difference:.1e} (largest score {largest:.1f})")
-    print(program.describe())
-    print(_layer_table())
-    print(f"{time.perf_counter() - began:.1f} s in all, {get_num_threads()} threads")
+    _say("", "the first network compiled:", program.describe())
+    _say(f"largest difference to the uncompiled network {difference:.1e}, where the largest score is {largest:.1f}", "")
+    _say(_layer_table(), "")
+    threads = get_num_threads()
+    _say(f"{time.perf_counter() - began:.1f} s in all on {threads} thread{'s' * (threads > 1)}")
 
 
 def _median_ms(function: Callable[[], Any], seconds: float = 0.3) -> float:
@@ -165,8 +215,9 @@ def _layer_table() -> str:
     torch_row = _torch_layer(x, w, (gamma, beta, mean, var), expected)
     rows += [torch_row] if torch_row else []
     fastest = min(ms for _, ms, _ in rows)
-    lines = [f"conv 3x3 64->64 @56 + batch norm + ReLU, batch 1{'':<5}ms   times the fastest   largest error"]
-    lines += [f"  {name:<44}{ms:9.3f}{ms / fastest:20.1f}{error:16.1e}" for name, ms, error in rows]
+    lines = ["one layer: 3 x 3 convolution, 64 to 64 channels of 56 x 56, batch norm and ReLU, batch 1"]
+    lines += [f"{'':<31}{'ms':>9}{'times the fastest':>20}{'largest error':>16}"]
+    lines += [f"{name:<31}{ms:9.3f}{ms / fastest:20.1f}{error:16.1e}" for name, ms, error in rows]
     return "\n".join(lines)
 
 

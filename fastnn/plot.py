@@ -8,19 +8,26 @@ from typing import Any
 from .errors import need
 from .training.history import History
 
-__all__ = ["history"]
+__all__ = ["available", "history"]
 
 # Blue for training and orange for validation throughout; distinguishable without colour by line style too.
 _TRAIN, _VALIDATION = "#1f6fb4", "#e07b1a"
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    """A figure and its axes, without touching the global state or needing a screen."""
+def available() -> None:
+    """Raise `MissingDependencyError` where matplotlib is missing: for those who draw only after long work."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
+        import matplotlib.figure  # noqa: F401
     except ImportError:
         raise need("matplotlib", "train", "a picture") from None
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    """A figure and its axes, without touching the global state or needing a screen."""
+    available()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns)
@@ -43,19 +50,22 @@ def history(run: History, path: str | Path, *, title: str = "") -> Path:
     """
     figure, (left, right) = _figure(1, 2, (10, 4))
     epochs = range(1, len(run) + 1)
+    style: dict[str, Any] = {"linewidth": 2, "markersize": 4, "marker": "o" if len(run) <= 30 else ""}
+    train = {**style, "color": _TRAIN, "label": "training"}
+    validation = {**style, "color": _VALIDATION, "linestyle": "--", "label": "validation"}
     steps = len(run.step_loss) / max(len(run), 1)
     at = [(i + 1) / steps for i in range(len(run.step_loss))] if steps else []
     left.plot(at, run.step_loss, color=_TRAIN, alpha=0.25, linewidth=1, label="each step")
-    left.plot(epochs, run.loss, color=_TRAIN, linewidth=2, label="training")
-    right.plot(epochs, [100 * a for a in run.accuracy], color=_TRAIN, linewidth=2, label="training")
+    left.plot(epochs, run.loss, **train)
+    right.plot(epochs, [100 * a for a in run.accuracy], **train)
     if run.val_loss:
-        left.plot(epochs, run.val_loss, color=_VALIDATION, linewidth=2, linestyle="--", label="validation")
-        percent = [100 * a for a in run.val_accuracy]
-        right.plot(epochs, percent, color=_VALIDATION, linewidth=2, linestyle="--", label="validation")
+        left.plot(epochs, run.val_loss, **validation)
+        right.plot(epochs, [100 * a for a in run.val_accuracy], **validation)
     # The loss falls by orders of magnitude; on a linear axis the end of training would be a flat line.
     left.set_yscale("log")
     for axes, what in ((left, "loss"), (right, "accuracy, %")):
         axes.set_xlabel("epoch")
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(what)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

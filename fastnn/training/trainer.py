@@ -309,7 +309,7 @@ def _progress_bar(progress: bool | str | None, total: int) -> Any:
     try:
         from tqdm.auto import tqdm
     except ImportError:
-        if progress:
+        if progress is True:
             raise need("tqdm", "train", "a progress bar") from None
         return _NoBar()
     # disable=None: tqdm itself looks whether anybody is watching.
