@@ -19,8 +19,8 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/team.hpp"
 
-#define TILE_PROBE(isa)                                    \
-  void tile_split_##isa(const float*, uint16_t*, int64_t); \
+#define TILE_PROBE(isa)                                               \
+  void tile_split_##isa(const float*, uint16_t*, uint16_t*, int64_t); \
   void tile_dot_##isa(float*, const uint16_t*, const uint16_t*, float*);
 TILE_PROBE(scalar)
 TILE_PROBE(avx2)
@@ -40,7 +40,7 @@ bool g_emulated;
 struct Set {
   const char* isa;
   const fastnn::KernelTable* table;
-  void (*split)(const float*, uint16_t*, int64_t);
+  void (*split)(const float*, uint16_t*, uint16_t*, int64_t);
   void (*dot)(float*, const uint16_t*, const uint16_t*, float*);
 };
 std::vector<Set> g_sets;  // that run here; scalar first, amx last
@@ -98,10 +98,13 @@ void splits_are_the_instruction_s() {
       x.push_back(float_of(u | sign));
   while (x.size() % 32 != 0) x.push_back(0.0f);
   const int64_t size = static_cast<int64_t>(x.size());
-  std::vector<uint16_t> first(x.size() * 3), parts(x.size() * 3);
-  g_sets[0].split(x.data(), first.data(), size);
+  std::vector<uint16_t> first(x.size() * 3), parts(first.size()), pairs(first.size()), untied(first.size());
+  g_sets[0].split(x.data(), first.data(), pairs.data(), size);
   for (const Set& set : g_sets) {
-    set.split(x.data(), parts.data(), size);
+    set.split(x.data(), parts.data(), pairs.data(), size);
+    for (size_t i = 0; i < pairs.size(); ++i) untied[i / 32 * 32 + i % 2 * 16 + i % 32 / 2] = pairs[i];
+    CHECK(differences(untied, first) == 0, "%s: %lld in pairs", set.isa,
+          static_cast<long long>(differences(untied, first)));
     CHECK(differences(parts, first) == 0, "%s: %lld parts", set.isa, static_cast<long long>(differences(parts, first)));
   }
   int64_t inexact = 0;  // what is large enough for three parts and small enough to be rounded is their sum

@@ -125,27 +125,33 @@ void fill_offsets(int64_t* offsets, const Plan& p, const Conv2dArgs& q) {
 
 // ---- packing ----
 
-// One channel block of one panel; `gathered` holds taps * 32 * 32 floats.
-void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t block, float* gathered, uint16_t* packed) {
-  const int64_t channels = least(kBlock, q.c - block * kBlock), outs = least(kBlock, q.o - panel * kBlock);
-  if (channels < kBlock || outs < kBlock)
-    std::memset(gathered, 0, static_cast<size_t>(p.taps * kBlock * kBlock) * sizeof(float));
-  for (int64_t o = 0; o < outs; ++o) {
-    const float* w = static_cast<const float*>(q.weight) + ((panel * kBlock + o) * q.c + block * kBlock) * p.taps;
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t tap = 0; tap < p.taps; ++tap)
-        gathered[tap * kBlock * kBlock + (o / 16 * 16 + c / 2) * 32 + o % 16 * 2 + c % 2] = *w++;
-  }
-  packed += (panel * p.channel_blocks + block) * p.taps * kStepWeights;
-  for (int64_t tap = 0; tap < p.taps; ++tap, packed += kStepWeights)
-    for (int64_t row = 0; row < kBlock; ++row, gathered += 32) split_bf16(gathered, packed + row * 32, kBlock * kBlock);
-}
-
 // to[j * 32 + i] = from[i * stride + j], i and j < 16
 FASTNN_INLINE void transpose_16(const float* from, int64_t stride, float* to) {
   constexpr int lanes = Vec<float>::lanes;
   for (int i = 0; i < 16; i += lanes)
     for (int j = 0; j < 16; j += lanes) transpose(from + i * stride + j, stride, to + j * kBlock + i, kBlock);
+}
+
+// One channel block of one panel, by way of `rows`: 32 * taps rows (channel, tap) of 32 output channels.
+void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t block, float* rows, uint16_t* packed) {
+  const int64_t channels = least(kBlock, q.c - block * kBlock), outs = least(kBlock, q.o - panel * kBlock);
+  const int64_t width = kBlock * p.taps, stride = q.c * p.taps;
+  const float* w = static_cast<const float*>(q.weight) + panel * kBlock * stride + block * width;
+  if (channels == kBlock && outs == kBlock) {
+    for (int64_t i = 0; i < width; i += 16)
+      for (int64_t o = 0; o < kBlock; o += 16) transpose_16(w + o * stride + i, stride, rows + i * kBlock + o);
+  } else {
+    std::memset(rows, 0, static_cast<size_t>(width * kBlock) * sizeof(float));
+    for (int64_t o = 0; o < outs; ++o)
+      for (int64_t i = 0; i < channels * p.taps; ++i) rows[i * kBlock + o] = w[o * stride + i];
+  }
+  packed += (panel * p.channel_blocks + block) * p.taps * kStepWeights;
+  for (int64_t tap = 0; tap < p.taps; ++tap, packed += kStepWeights)
+    for (int64_t half = 0; half < 2; ++half)
+      for (int64_t pair = 0; pair < 16; ++pair) {
+        const float* row = rows + (2 * pair * p.taps + tap) * kBlock + half * 16;
+        split_bf16_pairs(row, row + p.taps * kBlock, packed + (half * 16 + pair) * 32, kBlock * kBlock);
+      }
 }
 
 // 32 channels (of `channels` that there are) of one pixel.
@@ -398,10 +404,10 @@ void convolve_images(const Conv2dArgs& q) {
     const Epilogue<float> epilogue = prepare_epilogue<float>(q, reinterpret_cast<float*>(offsets + p.steps));
     fill_offsets(offsets, p, q);
     const int64_t pieces = p.panels * p.channel_blocks;
-    runtime::parallel_for(pieces, pieces * p.taps * 1500, [&](int64_t i) {
-      float* gathered = static_cast<float*>(
+    runtime::parallel_for(pieces, pieces * p.taps * 500, [&](int64_t i) {
+      float* rows = static_cast<float*>(
           runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(p.taps * kBlock * kBlock) * sizeof(float)));
-      pack_weights(q, p, i / p.channel_blocks, i % p.channel_blocks, gathered, weights);
+      pack_weights(q, p, i / p.channel_blocks, i % p.channel_blocks, rows, weights);
     });
     const int64_t tasks = q.n * p.bands * p.groups;
     const int64_t nanoseconds = tasks * p.blocks(p.band, q.ow) * p.panels_a_task * p.steps * 150;
