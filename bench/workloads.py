@@ -1,0 +1,354 @@
+"""What is measured, in one table: for each workload its arrays, who computes it and how, and what the work is.
+
+`pytest bench` and `compare.py` both read WORKLOADS. To add one: a function that makes the arrays and returns the
+contestants, and a line in WORKLOADS. Every contestant gets its arrays in the form that it likes best before the clock
+starts (weights packed, batch norm folded, channels-last), and its result is checked before it is timed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import fastnn as fnn
+import fastnn.functional as F
+from fastnn import _backends
+from fastnn import layers as L
+
+Call = Callable[[], Any]
+MIB = 2**20
+#: elements of the large element-wise arrays: 25.7 MB of float32, the activations of ResNet-18's first block at batch 32
+LARGE = (32, 64, 56, 56)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One row of the table.
+
+    make(shape...) -> {contestant: call}; every call returns the result as something that np.asarray takes.
+    """
+
+    name: str
+    op: str
+    make: Callable[[], dict[str, Call]]
+    flops: float = 0.0
+    bytes: float = 0.0
+    tolerance: float = 1e-5  # of the largest result: float32 sums in another order
+
+
+def _torch() -> Any:
+    return importlib.import_module("torch") if importlib.util.find_spec("torch") else None
+
+
+def on(backend: str, call: Call) -> Call:
+    """The call on another backend."""
+
+    def run() -> Any:
+        with _backends.using(backend):
+            return call()
+
+    return run
+
+
+def everywhere(call: Call) -> dict[str, Call]:
+    """The same call on each backend that is here; the compiled one first, as it is, without a detour."""
+    calls = {"compiled": call}
+    for backend in ("numba", "numpy"):
+        if _backends.missing_reason(backend) is None:
+            calls[backend] = on(backend, call)
+    return calls
+
+
+def _normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape, np.float32)
+
+
+# ---- element-wise ----
+
+_TORCH_ACTIVATIONS: dict[str, Callable[[Any], Callable[[Any], Any]]] = {
+    "relu": lambda t: t.relu,
+    "leaky_relu": lambda t: t.nn.functional.leaky_relu,
+    "sigmoid": lambda t: t.sigmoid,
+    "tanh": lambda t: t.tanh,
+    "elu": lambda t: t.nn.functional.elu,
+    "gelu": lambda t: t.nn.functional.gelu,
+}
+
+
+def activation(name: str, shape: tuple[int, ...], in_place_output: bool) -> dict[str, Call]:
+    x = _normal(*shape)
+    function = getattr(F, name)
+    out = np.empty_like(x) if in_place_output else None
+    calls = everywhere(lambda: function(x, out=out))
+    if torch := _torch():
+        peer, xt = _TORCH_ACTIVATIONS[name](torch), torch.from_numpy(x)
+        calls["torch"] = lambda: peer(xt)
+    return calls
+
+
+def dropout() -> dict[str, Call]:
+    x = _normal(*LARGE)
+    rng = np.random.default_rng(0)
+
+    def numpy_best() -> np.ndarray:
+        mask = rng.random(x.shape, np.float32) >= 0.5
+        return np.multiply(x, mask, dtype=np.float32) * np.float32(2)
+
+    calls = everywhere(lambda: F.dropout(x, 0.5, rng=1)[0])
+    calls["numpy, its own generator"] = numpy_best
+    if torch := _torch():
+        xt = torch.from_numpy(x)
+        calls["torch"] = lambda: torch.nn.functional.dropout(xt, 0.5)
+    return calls
+
+
+def softmax() -> dict[str, Call]:
+    x = _normal(4096, 1000)
+    calls = everywhere(lambda: F.softmax(x))
+    if torch := _torch():
+        xt = torch.from_numpy(x)
+        calls["torch"] = lambda: torch.softmax(xt, 1)
+    return calls
+
+
+def batch_norm_train() -> dict[str, Call]:
+    x, w, b = _normal(*LARGE), _normal(64, seed=1), _normal(64, seed=2)
+    calls = everywhere(lambda: F.batch_norm_train(x, w, b)[0])
+    if torch := _torch():
+        xt, wt, bt = map(torch.from_numpy, (x, w, b))
+        for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
+            xm = xt.contiguous(memory_format=memory)
+            calls[name] = lambda xm=xm: torch.nn.functional.batch_norm(xm, None, None, wt, bt, training=True)
+    return calls
+
+
+def max_pool2d() -> dict[str, Call]:
+    x = _normal(*LARGE)
+    calls = everywhere(lambda: F.max_pool2d(x, 3, 2, 1))
+    if torch := _torch():
+        xt = torch.from_numpy(x)
+        calls["torch"] = lambda: torch.nn.functional.max_pool2d(xt, 3, 2, 1)
+    return calls
+
+
+def linear(rows: int, n_in: int, n_out: int) -> dict[str, Call]:
+    x, w = _normal(rows, n_in), _normal(n_out, n_in, seed=1) / np.float32(math.sqrt(n_in))
+    b = _normal(n_out, seed=2)
+    calls = everywhere(lambda: F.linear(x, w, b))
+    if torch := _torch():
+        xt, wt, bt = map(torch.from_numpy, (x, w, b))
+        calls["torch"] = lambda: torch.nn.functional.linear(xt, wt, bt)
+    return calls
+
+
+# ---- convolution ----
+
+
+def conv2d(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> dict[str, Call]:
+    """conv + batch norm + ReLU; peers get the norm folded, torch in its frozen, fused form too."""
+    x, w = _normal(n, c, size, size), _normal(o, c, k, k, seed=1) * np.float32(math.sqrt(2 / (c * k * k)))
+    gamma, beta, mean = (_normal(o, seed=s) for s in (2, 3, 4))
+    var = np.random.default_rng(5).uniform(0.5, 2.0, o).astype(np.float32)
+    padding = k // 2
+    statistics = (gamma, beta, mean, var, 1e-5)
+    calls = everywhere(lambda: F.conv2d(x, w, None, stride, padding, batch_norm=statistics, activation="relu"))
+    conv, norm = L.Conv2d(c, o, k, stride, padding, bias=False), L.BatchNorm2d(o)
+    conv.weight[...] = w
+    norm.load_state({"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var})
+    program = fnn.compile(L.Sequential(conv, norm, L.ReLU()), x.shape)
+    calls = {"compiled, program": lambda: program(x), **calls}
+    scale = gamma / np.sqrt(var + np.float32(1e-5))
+    folded, bias = w * scale[:, None, None, None], beta - mean * scale
+    if torch := _torch():
+        for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
+            xt = torch.from_numpy(x).contiguous(memory_format=memory)
+            wt = torch.from_numpy(folded).contiguous(memory_format=memory)
+            module = torch.nn.Sequential(torch.nn.Conv2d(c, o, k, stride, padding), torch.nn.ReLU()).eval()
+            module = module.to(memory_format=memory)
+            with torch.no_grad():
+                module[0].weight.copy_(wt)
+                module[0].bias.copy_(torch.from_numpy(bias))
+                frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(module, xt)))
+
+            def eager(module: Any = module, xt: Any = xt) -> Any:
+                with torch.inference_mode():
+                    return module(xt)
+
+            def run(frozen: Any = frozen, xt: Any = xt) -> Any:
+                with torch.inference_mode():
+                    return frozen(xt)
+
+            calls[name] = eager
+            calls[f"{name}, frozen"] = run
+    session = _onnx_conv(x, folded, bias, stride, padding)
+    if session is not None:
+        calls["onnxruntime"] = lambda: session.run(None, {"x": x})[0]
+    return calls
+
+
+def _onnx_conv(x: np.ndarray, w: np.ndarray, b: np.ndarray, stride: int, padding: int) -> Any:
+    """The fused layer as an onnxruntime session with as many threads, where onnx and onnxruntime are installed."""
+    if not (importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime")):
+        return None
+    import onnx
+    import onnxruntime
+
+    conv = onnx.helper.make_node(
+        "Conv", ["x", "w", "b"], ["c"], strides=[stride] * 2, pads=[padding] * 4, kernel_shape=list(w.shape[2:])
+    )
+    relu = onnx.helper.make_node("Relu", ["c"], ["y"])
+    size = (x.shape[2] + 2 * padding - w.shape[2]) // stride + 1
+    info = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [conv, relu],
+        "layer",
+        [info("x", onnx.TensorProto.FLOAT, x.shape)],
+        [info("y", onnx.TensorProto.FLOAT, (x.shape[0], w.shape[0], size, size))],
+        [onnx.numpy_helper.from_array(w, "w"), onnx.numpy_helper.from_array(b, "b")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = fnn.threads.get_num_threads()
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def conv2d_train(n: int, c: int, size: int, o: int, k: int) -> dict[str, Call]:
+    """Forward and backward of one convolution, all three gradients."""
+    x, w = _normal(n, c, size, size), _normal(o, c, k, k, seed=1) * np.float32(math.sqrt(2 / (c * k * k)))
+    b, dy = _normal(o, seed=2), _normal(n, o, size, size, seed=3)
+    padding = k // 2
+
+    def ours() -> np.ndarray:
+        F.conv2d(x, w, b, 1, padding)
+        return F.conv2d_backward(dy, x, w, 1, padding)[1]
+
+    calls = {"compiled": ours}
+    if torch := _torch():
+        for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
+            xt, dyt = (torch.from_numpy(a).contiguous(memory_format=memory) for a in (x, dy))
+            wt = torch.from_numpy(w).contiguous(memory_format=memory).requires_grad_()
+            bt = torch.from_numpy(b).requires_grad_()
+            xt.requires_grad_()
+
+            def step(xt: Any = xt, wt: Any = wt, bt: Any = bt, dyt: Any = dyt) -> Any:
+                for t in (xt, wt, bt):
+                    t.grad = None
+                torch.nn.functional.conv2d(xt, wt, bt, padding=padding).backward(dyt)
+                return wt.grad
+
+            calls[name] = step
+    return calls
+
+
+def small_cnn_step() -> dict[str, Call]:
+    """A training step of a small convolutional net at batch 64, 32 x 32."""
+    rng = np.random.default_rng(0)
+    x, y = _normal(64, 3, 32, 32), rng.integers(0, 10, 64)
+    model = L.Sequential(
+        L.Conv2d(3, 32, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(32), L.ReLU(),
+        L.Conv2d(32, 64, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(64), L.ReLU(), L.MaxPool2d(2),
+        L.Conv2d(64, 128, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(128), L.ReLU(),
+        L.GlobalAvgPool2d(), L.Flatten(), L.Linear(128, 10, rng=rng),
+    )  # fmt: skip
+    state = model.state()
+    trainer = fnn.Trainer(model, optimizer=fnn.optim.SGD(lr=0.0, momentum=0.9), rng=0)
+    calls: dict[str, Call] = {"compiled": lambda: trainer.step(x, y)}
+    if torch := _torch():
+        nn = torch.nn
+        for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
+            net = nn.Sequential(
+                nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+                nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
+                nn.Conv2d(64, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
+                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
+            )  # fmt: skip
+            own = net.state_dict()
+            net.load_state_dict({k: torch.from_numpy(state[k]) if k in state else v for k, v in own.items()})
+            net = net.to(memory_format=memory)
+            optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
+            xt, yt = torch.from_numpy(x).contiguous(memory_format=memory), torch.from_numpy(y)
+
+            def step(net: Any = net, optimizer: Any = optimizer, xt: Any = xt, yt: Any = yt) -> float:
+                optimizer.zero_grad()
+                loss = nn.functional.cross_entropy(net(xt), yt)
+                loss.backward()
+                optimizer.step()
+                return loss.item()
+
+            calls[name] = step
+    return calls
+
+
+def _activation_row(name: str, kind: str) -> Workload:
+    shape, reuse = (LARGE, False) if kind == "25.7 MB" else ((16, 1024), True)
+    return Workload(f"{name} {kind}", name, lambda: activation(name, shape, reuse), bytes=8.0 * math.prod(shape))
+
+
+def _conv_row(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> Workload:
+    out = (size + 2 * (k // 2) - k) // stride + 1
+    label = f"conv2d+BN+ReLU {k}x{k}{f's{stride}' if stride > 1 else ''} {c}->{o} @{size} b{n}"
+    return Workload(
+        label, "conv2d", lambda: conv2d(n, c, size, o, k, stride), flops=2.0 * n * o * c * k * k * out * out
+    )
+
+
+def _train_row(n: int, c: int, size: int, o: int, k: int) -> Workload:
+    label = f"conv2d forward+backward {k}x{k} {c}->{o} @{size} b{n}"
+    return Workload(
+        label, "conv2d_backward", lambda: conv2d_train(n, c, size, o, k), flops=6.0 * n * o * c * k * k * size * size
+    )
+
+
+def _linear_row(rows: int, n_in: int, n_out: int) -> Workload:
+    label = f"linear {rows} x {n_in} -> {n_out}"
+    return Workload(label, "linear", lambda: linear(rows, n_in, n_out), flops=2.0 * rows * n_in * n_out)
+
+
+WORKLOADS: tuple[Workload, ...] = (
+    _conv_row(1, 64, 56, 64, 3),
+    _conv_row(1, 128, 28, 128, 3),
+    _conv_row(1, 256, 14, 256, 3),
+    _conv_row(1, 512, 7, 512, 3),
+    _conv_row(1, 3, 224, 64, 7, 2),
+    _conv_row(1, 64, 56, 256, 1),
+    _conv_row(1, 1024, 14, 256, 1),
+    _conv_row(1, 128, 56, 128, 3, 2),
+    _train_row(64, 64, 32, 64, 3),
+    _train_row(16, 256, 28, 64, 1),
+    Workload("training step, small CNN b64 @32", "training", small_cnn_step, tolerance=1e-4),
+    _linear_row(1024, 1024, 1024),
+    _linear_row(256, 2048, 1000),
+    _linear_row(1, 784, 100),
+    *(
+        _activation_row(name, kind)
+        for kind in ("25.7 MB", "64 KB")
+        for name in ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu")
+    ),
+    Workload("dropout 25.7 MB", "dropout", dropout, bytes=8.0 * math.prod(LARGE), tolerance=math.inf),
+    Workload("softmax 4096 x 1000", "softmax", softmax, bytes=8.0 * 4096 * 1000),
+    Workload("batch norm training 25.7 MB", "batch_norm", batch_norm_train, bytes=12.0 * math.prod(LARGE)),
+    Workload("max pool 3x3s2 25.7 MB", "max_pool2d", max_pool2d, bytes=5.0 * math.prod(LARGE)),
+)
+
+
+def check(workload: Workload, calls: dict[str, Call]) -> None:
+    """Raise when a contestant's result is not that of the NumPy backend (or of the first contestant)."""
+    # Dropout draws its own numbers in each contestant: there the share of zeros is compared, not the values.
+    reference = calls.get("numpy", next(iter(calls.values())))
+    want = np.asarray(reference(), np.float64)
+    for name, call in calls.items():
+        got = _array(call())
+        if math.isinf(workload.tolerance):
+            assert abs(float((got == 0).mean()) - 0.5) < 0.01, f"{workload.name}: {name} drops another share"
+            continue
+        error = np.abs(got - want).max() / np.abs(want).max()
+        assert error <= workload.tolerance, f"{workload.name}: {name} is off by {error:.1e} of the largest result"
+
+
+def _array(result: Any) -> np.ndarray:
+    return np.asarray(result.detach().numpy() if hasattr(result, "detach") else result, np.float64)
