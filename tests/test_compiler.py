@@ -187,7 +187,7 @@ def test_bad_input():
 
 
 class Doubling(L.Layer):
-    """A layer that a user wrote, in NumPy, without trace."""
+    """The least that a layer can be: in NumPy, without trace and output_shape."""
 
     def __call__(self, x):
         return x * 2
@@ -195,12 +195,12 @@ class Doubling(L.Layer):
     def forward(self, x, rng=None):
         return x * 2, lambda dy: dy * 2
 
-    def output_shape(self, shape):
-        return shape
-
 
 class Tracing(Doubling):
     """The same with a trace that claims it as a leaf."""
+
+    def output_shape(self, shape):
+        return shape
 
     def trace(self, builder, x):
         return builder.add(self, x)

@@ -82,12 +82,7 @@ class Builder:
 
     def trace(self, name: str, layer: Layer, x: Value) -> Value:
         """Trace a layer inside a container, under its name."""
-        # A class that computes something else than the class that wrote trace() would be compiled into another network.
-        for cls in type(layer).__mro__:
-            if "trace" in vars(cls):
-                break
-            if _computes(cls):
-                raise UntraceableError(f"layer {name!r}: {type(layer).__name__} does not define trace()")
+        _require_trace(name, layer)
         with self._named(name):
             return layer.trace(self, x)
 
@@ -109,8 +104,25 @@ def _computes(cls: type) -> bool:
     return not ours and ("__call__" in vars(cls) or "forward" in vars(cls))
 
 
+def _require_trace(name: str, layer: Layer) -> None:
+    # A class that computes something else than the class that wrote trace() would be compiled into another network.
+    for cls in type(layer).__mro__:
+        if "trace" in vars(cls):
+            return
+        if _computes(cls):
+            raise UntraceableError(f"layer {name!r}: {type(layer).__name__} does not define trace()")
+
+
+def _inside(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
+    yield name, layer
+    for part, child in layer.children():
+        yield from _inside(child, f"{name}.{part}" if name else part)
+
+
 def trace(model: Layer, input_shape: Shape) -> Graph:
     """Return the graph of ``model`` for inputs of ``input_shape``; raise `ShapeError` or `UntraceableError`."""
+    for name, layer in _inside(model):  # before the shapes, which a layer that is not traced need not tell
+        _require_trace(name, layer)
     builder = Builder()
     x = Value(tuple(input_shape))
     model.output_shape(x.shape)
