@@ -7,6 +7,7 @@
 #include <chrono>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <thread>
 #include <vector>
 
@@ -137,6 +138,22 @@ void a_busy_thread_delays_only_its_own_task() {
   }
 }
 
+// The caller has nothing left to do long before the others: it falls asleep and must be woken.
+void a_caller_that_waits_is_woken() {
+  for (int threads : {2, 3, 8}) {
+    set_num_threads(threads);
+    const auto caller = std::this_thread::get_id();
+    std::atomic<int> arrived{0}, done{0};
+    parallel_for(threads, kMuch, [&](int64_t) {
+      ++arrived;
+      wait_until(arrived, threads);
+      if (std::this_thread::get_id() != caller) std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      ++done;
+    });
+    CHECK(done == threads, "returned after %d of %d tasks", done.load(), threads);
+  }
+}
+
 // Partial sums of floats, whose result depends on the order, combined in the order of the tasks.
 void same_bits_for_any_count() {
   std::vector<float> x(100000);
@@ -165,8 +182,10 @@ void same_bits_for_any_count() {
 }
 
 void nested_calls_run_on_their_own_thread() {
-  for (int threads : {1, 2, 8}) {
-    set_num_threads(threads);
+  for (int threads : {1, 2, 8, -8}) {
+    set_num_threads(std::abs(threads));
+    std::optional<Session> outer;
+    if (threads < 0) outer.emplace();
     std::atomic<int> elsewhere{0}, runs{0};
     parallel_for(16, kMuch, [&](int64_t) {
       const auto self = std::this_thread::get_id();
@@ -352,6 +371,34 @@ void fork_in_a_session() {
   CHECK(all_threads_meet(3), "after the fork");
 }
 
+void a_fork_waits_for_the_call_of_another_thread() {
+#if defined(__SANITIZE_THREAD__)
+  std::printf("       not run: the thread sanitizer's own locks do not survive a fork from several threads\n");
+#else
+  set_num_threads(2);
+  std::atomic<int> inside{0}, go{0}, done{0};
+  std::thread other([&] {
+    const Session session;
+    parallel_for(2, kMuch, [&](int64_t) {
+      ++inside;
+      wait_until(go, 1);
+    });
+    done = 1;
+  });
+  std::thread opener([&] {
+    wait_until(inside, 2);
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    go = 1;
+  });
+  wait_until(inside, 2);
+  in_child("while another thread is in a call", [&] { return done == 1 && all_threads_meet(2); });
+  CHECK(done == 1, "the fork did not wait");
+  other.join();
+  opener.join();
+  CHECK(all_threads_meet(2), "after the fork");
+#endif
+}
+
 void fork_while_another_thread_runs() {
 #if defined(__SANITIZE_THREAD__)
   std::printf("       not run: the thread sanitizer's own locks do not survive a fork from several threads\n");
@@ -428,6 +475,7 @@ int main() {
                     {"threads_really_run_together", threads_really_run_together},
                     {"little_work_stays_on_the_callers_thread", little_work_stays_on_the_callers_thread},
                     {"a_busy_thread_delays_only_its_own_task", a_busy_thread_delays_only_its_own_task},
+                    {"a_caller_that_waits_is_woken", a_caller_that_waits_is_woken},
                     {"same_bits_for_any_count", same_bits_for_any_count},
                     {"nested_calls_run_on_their_own_thread", nested_calls_run_on_their_own_thread},
                     {"several_callers_at_once", several_callers_at_once},
@@ -439,6 +487,7 @@ int main() {
                     {"callers_that_come_and_go", callers_that_come_and_go},
                     {"fork_in_parent_and_child", fork_in_parent_and_child},
                     {"fork_in_a_session", fork_in_a_session},
+                    {"a_fork_waits_for_the_call_of_another_thread", a_fork_waits_for_the_call_of_another_thread},
                     {"fork_while_another_thread_runs", fork_while_another_thread_runs},
                     {"the_process_may_end_at_any_time", the_process_may_end_at_any_time},
                     {"the_library_may_be_unloaded", the_library_may_be_unloaded}});
