@@ -26,9 +26,10 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-// Ready to answer within 0.1 us for about as long as it costs to sleep and be woken; longer would heat the machine for
-// callers that come once.
-constexpr auto kSpin = std::chrono::microseconds(50);
+// A worker is ready to answer within 0.1 us for about as long as it costs to sleep and be woken, and then sleeps, not
+// to heat the machine for callers that come once. A caller waits longer for its last tasks, whose length is its own
+// choice; when it gives up, a worker that lost its processor to another program can have the caller's.
+constexpr auto kWorkerSpins = std::chrono::microseconds(50), kCallerSpins = std::chrono::microseconds(200);
 // A thread is worth calling when this much work falls to it: spinning threads join within 0.2 us, sleeping ones must
 // be woken, which takes 2-7 us of the caller's time and 5-25 us until they run (the larger on virtual machines).
 constexpr int64_t kWorthAwake = 1000, kWorthAsleep = 10000;  // nanoseconds
@@ -46,17 +47,18 @@ struct alignas(128) Seat {
   std::atomic<bool> asleep{false};  // the worker must be woken
   std::atomic<bool> leave{false};   // the worker shall end
   pthread_t worker{};
-  int avoids = -1;  // the processor that the worker is kept off, or -1
 };
 
 // All of this is plain memory without destructors, and seats are never freed: workers may outlive main() and the
 // destruction of static objects, and sleep through the end of the process.
 std::mutex g_team;  // held for the length of a call or session
 Seat* g_seats[kMaxThreads];
-int g_workers;                  // running, at seats 1..g_workers; guarded by g_team
-std::atomic<int> g_threads{0};  // 0: not set yet
-int g_processors;               // for the team when its workers were started; guarded by g_team
+int g_workers;                     // running, at seats 1..g_workers; guarded by g_team
+std::atomic<int> g_threads{0};     // 0: not set yet
+int g_most_workers = kMaxThreads;  // that the system grants, once it has refused one; guarded by g_team
+int g_processors;                  // for the team when its workers were started; guarded by g_team
 std::atomic<bool> g_may_spin{true}, g_in_session{false};
+constexpr std::atomic<bool> kNever{false};
 
 struct alignas(128) Remaining {
   std::atomic<uint32_t> tasks{0};
@@ -74,17 +76,17 @@ void relax() {
 #endif
 }
 
-// Spins until ready() or the time is up; true when ready.
+// Spins until ready() or the time is up, which it never is when `longer`; true when ready.
 template <class Ready>
-bool spin(Ready ready) {
+bool spin(Clock::duration time, const std::atomic<bool>& longer, Ready ready) {
   if (!g_may_spin.load(std::memory_order_relaxed)) return ready();
-  const auto deadline = Clock::now() + kSpin;
+  const auto deadline = Clock::now() + time;
   do {
     for (int i = 0; i < 32; ++i) {
       if (ready()) return true;
       relax();
     }
-  } while (g_in_session.load(std::memory_order_relaxed) || Clock::now() < deadline);
+  } while (longer.load(std::memory_order_relaxed) || Clock::now() < deadline);
   return false;
 }
 
@@ -136,7 +138,7 @@ void* worker_main(void* start) {
   Seat& seat = *g_seats[self];
   t_in_task = true;
   while (!seat.leave.load(std::memory_order_relaxed)) {
-    if (!spin([&] { return seat.bell.load(std::memory_order_acquire) != heard; })) {
+    if (!spin(kWorkerSpins, g_in_session, [&] { return seat.bell.load(std::memory_order_acquire) != heard; })) {
       seat.asleep.store(true);
       seat.bell.wait(heard);
       seat.asleep.store(false, std::memory_order_relaxed);
@@ -148,24 +150,28 @@ void* worker_main(void* start) {
 }
 
 // Linux may wake a thread on the very processor of the one that wakes it, where it then waits for milliseconds although
-// others are idle (measured: always with two processors, 2.4 ms until it ran; 0.02 ms when kept off). So a worker that
-// must be woken may run on every processor that its caller may, except the one that the caller is on.
-void keep_off_this_processor([[maybe_unused]] Seat& seat) {
+// others are idle (measured with two processors: nearly always, 2.4 ms until it ran; 0.03 ms when kept off). So while
+// it is being woken a worker may run where its caller may, except on the processor that the caller is on.
+void wake(Seat& seat) {
 #if defined(__linux__)
+  cpu_set_t allowed;  // on a machine with more than 1024 processors the call fails, and the worker is woken anywhere
   const int here = sched_getcpu();
-  if (here == seat.avoids || !g_may_spin.load(std::memory_order_relaxed)) return;
-  cpu_set_t allowed;  // of a machine with more than 1024 processors the call refuses to tell, and nothing is done
-  if (here < 0 || here >= CPU_SETSIZE || sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
-  if (CPU_COUNT(&allowed) > 1) CPU_CLR(here, &allowed);
-  if (pthread_setaffinity_np(seat.worker, sizeof allowed, &allowed) == 0) seat.avoids = here;
+  if (g_may_spin.load(std::memory_order_relaxed) && here >= 0 && here < CPU_SETSIZE &&
+      sched_getaffinity(0, sizeof allowed, &allowed) == 0 && CPU_COUNT(&allowed) > 1) {
+    cpu_set_t elsewhere = allowed;
+    CPU_CLR(here, &elsewhere);
+    pthread_setaffinity_np(seat.worker, sizeof elsewhere, &elsewhere);
+    seat.bell.notify_one();
+    pthread_setaffinity_np(seat.worker, sizeof allowed, &allowed);
+    return;
+  }
 #endif
+  seat.bell.notify_one();
 }
 
 void ring(Seat& seat) {
   seat.bell.fetch_add(1);
-  if (!seat.asleep.load()) return;
-  keep_off_this_processor(seat);
-  seat.bell.notify_one();
+  if (seat.asleep.load()) wake(seat);
 }
 
 // Unloading the library under sleeping workers would crash, so the first start keeps it loaded for good.
@@ -184,6 +190,7 @@ bool take_seat(int self) {
 
 // Has `count` workers running, or as many as the system grants; returns how many. The team is held.
 int have_workers(int count) {
+  if (count > g_most_workers) count = g_most_workers;
   if (g_workers >= count) return count;
   if (!take_seat(0)) return 0;
   stay_loaded();
@@ -200,7 +207,6 @@ int have_workers(int count) {
     Seat& seat = *g_seats[self];
     seat.leave.store(false, std::memory_order_relaxed);
     seat.asleep.store(false, std::memory_order_relaxed);
-    seat.avoids = -1;
     auto* start = new (std::nothrow) Start{self, seat.bell.load(std::memory_order_relaxed)};
     if (start == nullptr) break;
     if (pthread_create(&seat.worker, nullptr, worker_main, start) != 0) {
@@ -215,7 +221,8 @@ int have_workers(int count) {
     g_workers = self;
   }
   pthread_sigmask(SIG_SETMASK, &before, nullptr);
-  return g_workers < count ? g_workers : count;
+  if (g_workers < count) g_most_workers = g_workers;  // not asked for again at every call
+  return g_workers;
 }
 
 // The team is held.
@@ -226,6 +233,7 @@ void join_workers() {
   }
   for (int i = 1; i <= g_workers; ++i) pthread_join(g_seats[i]->worker, nullptr);
   g_workers = 0;
+  g_most_workers = kMaxThreads;
 }
 
 // One round of at most kMostTasks tasks on `threads` seats. The team is held.
@@ -245,7 +253,7 @@ void run_round(int threads, int64_t base, int64_t tasks, void (*fn)(void*, int64
   }
   work(0);
   const auto all_done = [] { return g_remaining.tasks.load(std::memory_order_acquire) == 0; };
-  if (spin(all_done)) return;
+  if (spin(kCallerSpins, kNever, all_done)) return;
   g_remaining.caller_asleep.store(true);
   for (uint32_t left; (left = g_remaining.tasks.load()) != 0;) g_remaining.tasks.wait(left);
   g_remaining.caller_asleep.store(false, std::memory_order_relaxed);

@@ -1,6 +1,7 @@
 // The thread team: every task once, the same bits for any count, one caller at a time, forks, floating-point state,
 // sessions, the end of threads, libraries and processes.
 #include <dlfcn.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -340,6 +341,22 @@ void stop_and_start_again() {
   CHECK(all_threads_meet(4), "4 threads did not meet in a session after a stop");
 }
 
+void fewer_threads_than_asked_for() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  std::printf("       not run: sanitizers need the address space that is taken away here\n");
+#else
+  in_child("little address space", [] {
+    set_num_threads(2);
+    if (!all_threads_meet(2)) return false;
+    const rlimit room = {size_t{256} << 20, size_t{256} << 20};  // for about 20 stacks
+    if (setrlimit(RLIMIT_AS, &room) != 0) return false;
+    set_num_threads(1000);
+    const bool once = every_task_once(5000) && every_task_once(5000);
+    return once && os_threads() < 1000 && all_threads_meet(2);
+  });
+#endif
+}
+
 void callers_that_come_and_go() {
   set_num_threads(2);
   for (int i = 0; i < 100; ++i) {
@@ -484,6 +501,7 @@ int main() {
                     {"sessions", sessions},
                     {"scratch_is_per_thread", scratch_is_per_thread},
                     {"stop_and_start_again", stop_and_start_again},
+                    {"fewer_threads_than_asked_for", fewer_threads_than_asked_for},
                     {"callers_that_come_and_go", callers_that_come_and_go},
                     {"fork_in_parent_and_child", fork_in_parent_and_child},
                     {"fork_in_a_session", fork_in_a_session},
