@@ -105,6 +105,196 @@ void multiply_of(const PanelProduct<T>& q) {
   }
 }
 
+// ---- few rows: B is read once where it lies, since packing it would cost more than the product ----
+
+constexpr int64_t kFewRows = 16;
+#if defined(FASTNN_ISA_AVX512) || defined(FASTNN_ISA_AMX)
+constexpr int kDotRows = 4;
+#else
+constexpr int kDotRows = 2;
+#endif
+constexpr int kDotColumns = 4;
+
+// C (rows, columns) = or += A B with rows of A along rows of B^T: vectors run along k, and are added up at the end.
+template <class T, int rows, int columns>
+void dot_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, bool accumulate) {
+  constexpr int lanes = Vec<T>::lanes;
+  Vec<T> acc[rows][columns];
+#pragma GCC unroll 4
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < columns; ++j) acc[i][j] = zero<T>();
+  int64_t p = 0;
+  for (; p + lanes <= k; p += lanes) {
+    Vec<T> va[rows];
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i) va[i] = load(a + i * lda + p);
+#pragma GCC unroll 8
+    for (int j = 0; j < columns; ++j) {
+      const Vec<T> vb = opaque(load(b + j * ldb + p));
+#pragma GCC unroll 4
+      for (int i = 0; i < rows; ++i) acc[i][j] = fma(va[i], vb, acc[i][j]);
+    }
+  }
+  if (p < k) {
+    const int rest = static_cast<int>(k - p);
+#pragma GCC unroll 8
+    for (int j = 0; j < columns; ++j) {
+      const Vec<T> vb = load_partial(b + j * ldb + p, rest);
+#pragma GCC unroll 4
+      for (int i = 0; i < rows; ++i) acc[i][j] = fma(load_partial(a + i * lda + p, rest), vb, acc[i][j]);
+    }
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 8
+    for (int j = 0; j < columns; ++j) c[i * ldc + j] = reduce_add(acc[i][j]) + (accumulate ? c[i * ldc + j] : T(0));
+}
+
+template <class T, int columns>
+void dot_rows(const Product<T>& q, int64_t j) {
+  const T* b = q.b + j * q.ldb;
+  int64_t i = 0;
+  for (; i + kDotRows <= q.m; i += kDotRows)
+    dot_tile<T, kDotRows, columns>(q.k, q.a + i * q.lda, q.lda, b, q.ldb, q.c + i * q.ldc + j, q.ldc, q.accumulate);
+  if (kDotRows > 2 && i + 2 <= q.m) {
+    dot_tile<T, 2, columns>(q.k, q.a + i * q.lda, q.lda, b, q.ldb, q.c + i * q.ldc + j, q.ldc, q.accumulate);
+    i += 2;
+  }
+  if (i < q.m) dot_tile<T, 1, columns>(q.k, q.a + i * q.lda, q.lda, b, q.ldb, q.c + i * q.ldc + j, q.ldc, q.accumulate);
+}
+
+template <class T>
+void gemm_dots(const Product<T>& q) {
+  const int64_t parts = ceil_div(q.n, 32);
+  runtime::parallel_for(parts, q.n * q.k * (8 + q.m) / 256, [&](int64_t task) {
+    const int64_t begin = part_begin(q.n, parts, task, kDotColumns),
+                  end = part_begin(q.n, parts, task + 1, kDotColumns);
+    int64_t j = begin;
+    if (q.m == 1)  // one chain a column: twice as many columns hide the latency
+      for (; j + 2 * kDotColumns <= end; j += 2 * kDotColumns)
+        dot_tile<T, 1, 2 * kDotColumns>(q.k, q.a, q.lda, q.b + j * q.ldb, q.ldb, q.c + j, q.ldc, q.accumulate);
+    for (; j + kDotColumns <= end; j += kDotColumns) dot_rows<T, kDotColumns>(q, j);
+    for (; j < end; ++j) dot_rows<T, 1>(q, j);
+    if (q.finish) q.finish(q.context, 0, begin, q.m, end - begin);
+  });
+}
+
+// C (rows, n) = or += A (rows, depth) B (depth, n) for a handful of each: B streams by, C stays in L1.
+template <class T, int rows, int depth>
+void stream_tile(const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc, int64_t n, bool accumulate) {
+  constexpr int lanes = Vec<T>::lanes;
+  Vec<T> va[rows][depth];
+#pragma GCC unroll 4
+  for (int i = 0; i < rows; ++i)
+#pragma GCC unroll 4
+    for (int p = 0; p < depth; ++p) va[i][p] = load1(a + i * lda + p);
+  const auto column = [&](int64_t j, auto read, auto write) __attribute__((always_inline)) {
+    Vec<T> vb[depth];
+#pragma GCC unroll 4
+    for (int p = 0; p < depth; ++p) vb[p] = read(b + p * ldb + j);
+#pragma GCC unroll 4
+    for (int i = 0; i < rows; ++i) {
+      Vec<T> v = accumulate ? read(c + i * ldc + j) : zero<T>();
+#pragma GCC unroll 4
+      for (int p = 0; p < depth; ++p) v = fma(va[i][p], vb[p], v);
+      write(c + i * ldc + j, v);
+    }
+  };
+  int64_t j = 0;
+  for (; j + lanes <= n; j += lanes) column(j, [](const T* p) { return load(p); }, [](T* p, Vec<T> v) { store(p, v); });
+  const int rest = static_cast<int>(n - j);
+  if (rest)
+    column(
+        j, [rest](const T* p) { return load_partial(p, rest); }, [rest](T* p, Vec<T> v) { store_partial(p, v, rest); });
+}
+
+template <class T, int rows>
+void stream_rows(const Product<T>& q, int64_t row, int64_t j, int64_t n, int64_t p, int64_t end) {
+  const T *a = q.a + row * q.lda, *b = q.b + j;
+  T* c = q.c + row * q.ldc + j;
+  for (; p + 4 <= end; p += 4)
+    stream_tile<T, rows, 4>(a + p, q.lda, b + p * q.ldb, q.ldb, c, q.ldc, n, q.accumulate || p > 0);
+  for (; p < end; ++p) stream_tile<T, rows, 1>(a + p, q.lda, b + p * q.ldb, q.ldb, c, q.ldc, n, q.accumulate || p > 0);
+}
+
+template <class T>
+void gemm_streams(const Product<T>& q) {
+  constexpr int64_t block = 32;
+  // Stretches of 4 to 8 KB: shorter ones leave the prefetcher no time, longer ones drive C out of L1.
+  const int64_t bytes = q.n * static_cast<int64_t>(sizeof(T));
+  const int64_t parts = larger(1, smaller(16, larger(bytes / 8192, smaller(2, bytes / 4096))));
+  runtime::parallel_for(parts, q.n * q.k * (8 + q.m) / 256, [&](int64_t task) {
+    const int64_t begin = part_begin(q.n, parts, task, 64), n = part_begin(q.n, parts, task + 1, 64) - begin;
+    if (q.k == 0 && !q.accumulate)
+      for (int64_t i = 0; i < q.m; ++i)
+        for (int64_t j = begin; j < begin + n; ++j) q.c[i * q.ldc + j] = T(0);
+    for (int64_t p = 0; p < q.k; p += block) {
+      const int64_t end = smaller(q.k, p + block);
+      int64_t row = 0;
+      for (; row + kDotRows <= q.m; row += kDotRows) stream_rows<T, kDotRows>(q, row, begin, n, p, end);
+      if (kDotRows > 2 && row + 2 <= q.m) stream_rows<T, 2>(q, row, begin, n, p, end), row += 2;
+      if (row < q.m) stream_rows<T, 1>(q, row, begin, n, p, end);
+    }
+    if (q.finish) q.finish(q.context, 0, begin, q.m, n);
+  });
+}
+
+// ---- many rows: a task packs a group of panels of B, block by block of k, and runs over its rows ----
+
+template <class T>
+void gemm_panels(const Product<T>& q) {
+  constexpr int64_t block_rows = 96;
+  const Panels<T> panels(q.n);
+  // Columns of A far apart are brought together first, which must pay for itself over more panels. Each part of the
+  // rows packs B again: 48 rows pay for that.
+  const bool pack_a = q.a_columns && q.lda > block_rows;
+  const int64_t groups = larger(ceil_div(panels.count, pack_a ? 8 : 2), smaller(panels.count, 8));
+  const int64_t row_parts = larger(1, smaller(q.m / 48, ceil_div(16, groups)));
+  const int64_t blocks = larger(1, ceil_div(q.k, kBlockK)), block_k = ceil_div(q.k, blocks);
+  runtime::parallel_for(groups * row_parts, q.m * q.n * q.k / 32, [&](int64_t task) {
+    const int64_t panel0 = part_begin(panels.count, groups, task / row_parts);
+    const int64_t panel1 = part_begin(panels.count, groups, task / row_parts + 1);
+    const int64_t j0 = panels.begin(panel0), n = panels.begin(panel1) - j0;
+    const int64_t row0 = part_begin(q.m, row_parts, task % row_parts);
+    const int64_t row1 = part_begin(q.m, row_parts, task % row_parts + 1);
+    T* packed = static_cast<T*>(runtime::scratch(
+        runtime::Slot::kTask, static_cast<size_t>(block_k * (whole<T>(n) + (pack_a ? block_rows : 0))) * sizeof(T)));
+    T* packed_a = packed + block_k * whole<T>(n);
+    for (int64_t block = 0; block < blocks; ++block) {
+      const int64_t p = part_begin(q.k, blocks, block), k = part_begin(q.k, blocks, block + 1) - p;
+      for (int64_t panel = panel0; panel < panel1; ++panel) {
+        const int64_t j = panels.begin(panel);
+        pack_b(packed + (j - j0) * k, whole<T>(panels.size(panel)),
+               q.b + (q.b_transposed ? j * q.ldb + p : p * q.ldb + j), q.ldb, q.b_transposed, k, panels.size(panel));
+      }
+      for (int64_t i = row0; i < row1; i += block_rows) {
+        const int64_t m = smaller(block_rows, row1 - i);
+        const T* a = q.a + (q.a_columns ? p * q.lda + i : i * q.lda + p);
+        if (pack_a) pack_b(packed_a, block_rows, a, q.lda, false, k, m);
+        for (int64_t panel = panel0; panel < panel1; ++panel) {
+          const int64_t j = panels.begin(panel);
+          multiply_of(PanelProduct<T>{pack_a ? packed_a : a, packed + (j - j0) * k, q.c + i * q.ldc + j, m,
+                                      panels.size(panel), k, pack_a ? block_rows : q.lda, whole<T>(panels.size(panel)),
+                                      q.ldc, q.a_columns, q.accumulate || block > 0});
+        }
+        if (q.finish && block == blocks - 1) q.finish(q.context, i, j0, m, n);
+      }
+    }
+  });
+}
+
+template <class T>
+void gemm_of(const Product<T>& q) {
+  if (q.m == 0 || q.n == 0) return;
+  if (q.m > kFewRows || q.a_columns) return gemm_panels(q);
+  if (!q.b_transposed) return gemm_streams(q);
+  // Short dot products would spend their time on adding up the lanes.
+  q.k >= 4 * Vec<T>::lanes ? gemm_dots(q) : gemm_panels(q);
+}
+
+// ---- sums ----
+
 // Partial sums of 128 rows in the type itself, then in double: (1 + 128) ulp at worst, memory speed.
 template <class T>
 void column_sums_of(const T* x, int64_t rows, int64_t columns, T* y, bool accumulate) {
@@ -136,27 +326,6 @@ void column_sums_of(const T* x, int64_t rows, int64_t columns, T* y, bool accumu
     for (int64_t chunk = 0; chunk < chunks; ++chunk) total += sums[chunk * columns + j];
     y[j] = static_cast<T>(total);
   }
-}
-
-template <class T>
-void gemm_of(const Product<T>& q) {
-  if (q.m == 0 || q.n == 0) return;
-  const Panels<T> panels(q.n);
-  const int64_t row_parts = larger(1, smaller(ceil_div(q.m, 256), ceil_div(16, panels.count)));
-  const int64_t blocks = larger(1, ceil_div(q.k, kBlockK));
-  runtime::parallel_for(panels.count * row_parts, q.m * q.n * q.k / 32, [&](int64_t task) {
-    const int64_t panel = task / row_parts, j = panels.begin(panel), n = panels.size(panel), ld = whole<T>(n);
-    const int64_t part = task % row_parts;
-    const int64_t i = part_begin(q.m, row_parts, part), m = part_begin(q.m, row_parts, part + 1) - i;
-    T* b = static_cast<T*>(runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(kBlockK * ld) * sizeof(T)));
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t p = part_begin(q.k, blocks, block), k = part_begin(q.k, blocks, block + 1) - p;
-      pack_b(b, ld, q.b + (q.b_transposed ? j * q.ldb + p : p * q.ldb + j), q.ldb, q.b_transposed, k, n);
-      multiply(PanelProduct<T>{q.a + (q.a_columns ? p * q.lda + i : i * q.lda + p), b, q.c + i * q.ldc + j, m, n, k,
-                               q.lda, ld, q.ldc, q.a_columns, q.accumulate || block > 0});
-    }
-    if (q.finish) q.finish(q.context, i, j, m, n);
-  });
 }
 
 }  // namespace
