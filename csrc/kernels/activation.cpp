@@ -16,9 +16,8 @@ template <Activation kind, class T>
 void forward(const UnaryArgs& a) {
   const Vec<T> alpha = set1(static_cast<T>(a.alpha));
   map_array(
-      a.size, picoseconds_of(kind),
-      static_cast<T*>(a.y), [=](Vec<T> x) __attribute__((always_inline)) { return activate<kind>(x, alpha); },
-      static_cast<const T*>(a.x));
+      a.size, picoseconds_of(kind), static_cast<T*>(a.y),
+      [=](Vec<T> x) FASTNN_INLINED { return activate<kind>(x, alpha); }, static_cast<const T*>(a.x));
 }
 
 template <Activation kind, class T>
@@ -26,7 +25,7 @@ void backward(const UnaryBackwardArgs& a) {
   const Vec<T> alpha = set1(static_cast<T>(a.alpha));
   map_array(
       a.size, picoseconds_of(kind), static_cast<T*>(a.dx),
-      [=](Vec<T> dy, Vec<T> x) __attribute__((always_inline)) {
+      [=](Vec<T> dy, Vec<T> x) FASTNN_INLINED {
         if constexpr (kind == k_relu) return select(gt(x, zero<T>()), dy, zero<T>());  // infinity * 0 would be NaN
         return dy * activation_slope<kind>(x, alpha);
       },

@@ -12,8 +12,7 @@ template <class T>
 void exp_forward_of(const UnaryArgs& a) {
   const runtime::FlushDenormals flush;
   map_array(
-      a.size, 800, static_cast<T*>(a.y), [](Vec<T> x) __attribute__((always_inline)) { return exp(x); },
-      static_cast<const T*>(a.x));
+      a.size, 800, static_cast<T*>(a.y), [](Vec<T> x) FASTNN_INLINED { return exp(x); }, static_cast<const T*>(a.x));
 }
 
 template <class T>
@@ -22,7 +21,7 @@ void add_forward_of(const AddArgs& a) {
   const auto run = [&](auto tag) {
     map_array(
         a.size, is_exponential(tag.value) ? 1000 : 500, static_cast<T*>(a.y),
-        [=](Vec<T> va, Vec<T> vb) __attribute__((always_inline)) { return activate<tag.value>(va + vb, alpha); },
+        [=](Vec<T> va, Vec<T> vb) FASTNN_INLINED { return activate<tag.value>(va + vb, alpha); },
         static_cast<const T*>(a.a), static_cast<const T*>(a.b));
   };
   if (is_exponential(a.activation)) {
@@ -39,14 +38,14 @@ void scale_add_of(const ScaleAddArgs& a) {
   T* y = static_cast<T*>(a.y);
   const T* x = static_cast<const T*>(a.x);
   if (a.scale_y == 0) {
-    map_array(a.size, 400, y, [=](Vec<T> vx) __attribute__((always_inline)) { return sx * vx; }, x);
+    map_array(a.size, 400, y, [=](Vec<T> vx) FASTNN_INLINED { return sx * vx; }, x);
   } else if (a.scale_y == 1) {
     map_array(
-        a.size, 500, y, [=](Vec<T> vx, Vec<T> vy) __attribute__((always_inline)) { return fma(sx, vx, vy); }, x,
+        a.size, 500, y, [=](Vec<T> vx, Vec<T> vy) FASTNN_INLINED { return fma(sx, vx, vy); }, x,
         static_cast<const T*>(y));
   } else {
     map_array(
-        a.size, 500, y, [=](Vec<T> vx, Vec<T> vy) __attribute__((always_inline)) { return fma(sx, vx, sy * vy); }, x,
+        a.size, 500, y, [=](Vec<T> vx, Vec<T> vy) FASTNN_INLINED { return fma(sx, vx, sy * vy); }, x,
         static_cast<const T*>(y));
   }
 }
@@ -54,7 +53,7 @@ void scale_add_of(const ScaleAddArgs& a) {
 template <class T>
 void fill_of(const FillArgs& a) {
   const Vec<T> value = set1(static_cast<T>(a.value));
-  map_array(a.size, 200, static_cast<T*>(a.y), [=]() __attribute__((always_inline)) { return value; });
+  map_array(a.size, 200, static_cast<T*>(a.y), [=]() FASTNN_INLINED { return value; });
 }
 
 }  // namespace
