@@ -21,6 +21,15 @@ FASTNN_INLINE void for_chunks(int64_t size, int64_t picoseconds, Body&& body) {
   });
 }
 
+// n lanes, where n is often all of them: a masked access can be slower, and a known n costs nothing.
+template <class T>
+FASTNN_INLINE Vec<T> load_n(const T* p, int n) {
+  return n == Vec<T>::lanes ? load(p) : load_partial(p, n);
+}
+template <class T>
+FASTNN_INLINE void store_n(T* p, Vec<T> v, int n) {
+  n == Vec<T>::lanes ? store(p, v) : store_partial(p, v, n);
+}
 // y[i] = f(x[i]...) for i in [begin, end): f takes one vector per input. Stores of long ranges are aligned; a store
 // across cache lines costs two.
 template <class T, class F, class... Inputs>

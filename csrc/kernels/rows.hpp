@@ -1,5 +1,6 @@
 // What kernels along rows share (softmax, cross_entropy): rows cut into tasks, and the maximum and sums of a row.
 #pragma once
+#include "kernels/elementwise.hpp"
 #include "kernels/kernels.hpp"
 #include "runtime/team.hpp"
 #include "simd/math.hpp"
@@ -33,15 +34,6 @@ FASTNN_INLINE void for_vectors(int64_t begin, int64_t end, F&& f) {
   if (i < end) f(i, static_cast<int>(end - i));
 }
 
-// Of these the compiler sees the number of lanes, and a full vector costs nothing extra.
-template <class T>
-FASTNN_INLINE Vec<T> load_n(const T* p, int n) {
-  return n == Vec<T>::lanes ? load(p) : load_partial(p, n);
-}
-template <class T>
-FASTNN_INLINE void store_n(T* p, Vec<T> v, int n) {
-  n == Vec<T>::lanes ? store(p, v) : store_partial(p, v, n);
-}
 // The lanes from n on become value.
 template <class T>
 FASTNN_INLINE Vec<T> pad_n(Vec<T> v, int n, T value) {
