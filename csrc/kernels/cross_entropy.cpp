@@ -28,64 +28,72 @@ struct Problem {
   double smoothing, total;
 };
 
+// q over the classes, without what a label adds: (keep t_c + spread) u_c with t and u possibly absent.
+template <class T>
+FASTNN_INLINE Vec<T> class_terms(const Problem<T>& p, const T* t, int64_t c, int n, Vec<T> keep, Vec<T> spread) {
+  const Vec<T> q = t ? fma(keep, load_n(t + c, n), spread) : spread;
+  return p.weight ? q * load_n(p.weight + c, n) : q;
+}
+
 // One row: writes its gradient, returns its part of the sum over rows.
 template <class T>
 FASTNN_INLINE double row_loss(const Problem<T>& p, int64_t row) {
   const T* s = p.scores + row * p.cols;
+  const T* t = p.targets ? p.targets + row * p.cols : nullptr;
   T* ds = p.dscores + row * p.cols;
-  const int64_t label = p.labels ? p.labels[row] : -1;
+  const int64_t label = p.labels ? p.labels[row] : 0;
   if (p.labels && label == p.ignore_index) {
-    for (int64_t c = 0; c < p.cols; ++c) ds[c] = 0;
+    for_vectors<T>(0, p.cols, [&](int64_t c, int n) FASTNN_INLINED { store_n(ds + c, zero<T>(), n); });
     return 0;
   }
-  const double sample = p.sample_weight ? static_cast<double>(p.sample_weight[row]) : 1.0;
-  const T top = row_max(s, p.cols);
-  const double sum = row_sum<T>(p.cols, [&](int64_t c, int n) {
-    const Vec<T> e = exp(load_n(s + c, n) - set1(top));
-    store_n(ds + c, e, n);
-    return pad_n(e, n, T(0));
-  });
-  const double log_sum = std::log(sum);
-  // -log p; the difference comes first, lest scores far from 0 cost digits
-  const auto cost = [&](int64_t c) { return log_sum - (static_cast<double>(s[c]) - static_cast<double>(top)); };
-
-  // loss and sum of q over the classes
+  const double sample = p.sample_weight ? static_cast<double>(p.sample_weight[row]) : 1.0, scale = sample / p.total;
   const double spread = p.smoothing / static_cast<double>(p.cols), keep = 1.0 - p.smoothing;
-  double loss = 0, q_sum = 0;
+  const bool dense = t || p.smoothing > 0;  // q is more than the label's
+  const T top = row_max(s, p.cols);
+
+  // e^(s - top) into ds; its sum, the sum of q and of q (top - s)
+  double sums[3] = {0, 0, 0};
+  if (dense) {
+    const Vec<T> vkeep = set1(static_cast<T>(keep)), vspread = set1(static_cast<T>(spread));
+    row_sums<T>(p.cols, sums, [&](int64_t c, int n, Vec<T>* acc) FASTNN_INLINED {
+      const Vec<T> below = load_n(s + c, n) - set1(top), e = exp(below);
+      const Vec<T> q = class_terms(p, t, c, n, vkeep, vspread);
+      store_n(ds + c, e, n);
+      acc[0] += pad_n(e, n, T(0));
+      acc[1] += pad_n(q, n, T(0));
+      acc[2] += pad_n(q * -below, n, T(0));
+    });
+  } else {
+    double sum[1];
+    row_sums<T>(p.cols, sum, [&](int64_t c, int n, Vec<T>* acc) FASTNN_INLINED {
+      const Vec<T> e = exp(load_n(s + c, n) - set1(top));
+      store_n(ds + c, e, n);
+      acc[0] += pad_n(e, n, T(0));
+    });
+    sums[0] = sum[0];
+  }
   double q_label = 0, e_label = 0;
   if (p.labels) {
     const double u = p.weight ? static_cast<double>(p.weight[label]) : 1.0;
-    e_label = static_cast<double>(ds[label]);
     q_label = u * (keep + spread);
-    q_sum = u * keep;
-    loss = q_sum * cost(label);
+    e_label = static_cast<double>(ds[label]);
+    sums[1] += u * keep;
+    sums[2] += u * keep * (static_cast<double>(top) - static_cast<double>(s[label]));
   }
-  if (p.targets || p.smoothing > 0) {
-    const T* t = p.targets ? p.targets + row * p.cols : nullptr;
-    for (int64_t c = 0; c < p.cols; ++c) {
-      const double u = p.weight ? static_cast<double>(p.weight[c]) : 1.0;
-      const double q = u * (t ? keep * static_cast<double>(t[c]) + spread : spread);
-      q_sum += q;
-      loss += q * cost(c);
-    }
-  }
+  const double sum = sums[0], q_sum = sums[1];
 
-  const double scale = sample / p.total;
   const Vec<T> to_p = set1(static_cast<T>(scale * q_sum / sum));
-  if (p.targets || p.smoothing > 0) {
+  if (dense) {
     const Vec<T> vkeep = set1(static_cast<T>(scale * keep)), vspread = set1(static_cast<T>(scale * spread));
-    const T* t = p.targets ? p.targets + row * p.cols : nullptr;
-    for_vectors<T>(0, p.cols, [&](int64_t c, int n) {
-      Vec<T> q = t ? fma(vkeep, load_n(t + c, n), vspread) : vspread;
-      if (p.weight) q = q * load_n(p.weight + c, n);
-      store_n(ds + c, fma(load_n(ds + c, n), to_p, -q), n);
+    for_vectors<T>(0, p.cols, [&](int64_t c, int n) FASTNN_INLINED {
+      store_n(ds + c, fma(load_n(ds + c, n), to_p, -class_terms(p, t, c, n, vkeep, vspread)), n);
     });
   } else {
-    for_vectors<T>(0, p.cols, [&](int64_t c, int n) { store_n(ds + c, load_n(ds + c, n) * to_p, n); });
+    for_vectors<T>(0, p.cols, [&](int64_t c, int n) FASTNN_INLINED { store_n(ds + c, load_n(ds + c, n) * to_p, n); });
   }
   // At the label two close numbers are subtracted: in double.
   if (p.labels) ds[label] = static_cast<T>(scale * (e_label / sum * q_sum - q_label));
-  return sample * loss;
+  return sample * (sums[2] + q_sum * std::log(sum));
 }
 
 template <class T>

@@ -2,6 +2,8 @@
 // dx = y (dy - sum(dy y)), dx = dy - e^y sum(dy). (rows, cols) dense.
 // A row with a NaN or +inf, or of -inf alone, becomes NaN, as the formula gives. Denormals are flushed.
 // One row is one vector loop; tasks are blocks of rows, so that sums do not depend on the number of threads.
+#include <cmath>
+
 #include "kernels/kernels.hpp"
 #include "kernels/rows.hpp"
 #include "runtime/fp_state.hpp"
@@ -9,38 +11,71 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
+// A row of one vector.
+template <class T>
+struct ShortRow {
+  Vec<T> below, e;  // x - max and its exponential
+  T sum;
+  FASTNN_MEMBER_INLINE ShortRow(const T* x, int n) {
+    const Vec<T> v = pad_n(load_n(x, n), n, static_cast<T>(-__builtin_inf()));
+    below = v - set1(reduce_max(v));
+    e = exp(below);
+    sum = reduce_add(e);  // the padding gave 0
+  }
+};
+
 template <class T>
 void softmax_row(const T* x, T* y, int64_t cols) {
+  if (cols <= Vec<T>::lanes) {  // in registers: reading back what was just stored under a mask stalls
+    const int n = static_cast<int>(cols);
+    const ShortRow<T> row(x, n);
+    return store_n(y, row.e * reciprocal(set1(row.sum)), n);
+  }
   const Vec<T> top = set1(row_max(x, cols));
-  const double sum = row_sum<T>(cols, [&](int64_t i, int n) {
+  double sum[1];
+  row_sums<T>(cols, sum, [&](int64_t i, int n, Vec<T>* acc) FASTNN_INLINED {
     const Vec<T> e = exp(load_n(x + i, n) - top);
     store_n(y + i, e, n);
-    return pad_n(e, n, T(0));
+    *acc += pad_n(e, n, T(0));
   });
-  const Vec<T> scale = set1(static_cast<T>(1 / sum));
-  for_vectors<T>(0, cols, [&](int64_t i, int n) { store_n(y + i, load_n(y + i, n) * scale, n); });
+  const Vec<T> scale = set1(static_cast<T>(1 / sum[0]));
+  for_vectors<T>(0, cols, [&](int64_t i, int n) FASTNN_INLINED { store_n(y + i, load_n(y + i, n) * scale, n); });
 }
 
 template <class T>
 void log_softmax_row(const T* x, T* y, int64_t cols) {
+  if (cols <= Vec<T>::lanes) {
+    const int n = static_cast<int>(cols);
+    const ShortRow<T> row(x, n);
+    return store_n(y, row.below - set1(static_cast<T>(std::log(static_cast<double>(row.sum)))), n);
+  }
   const Vec<T> top = set1(row_max(x, cols));
-  const double sum = row_sum<T>(cols, [&](int64_t i, int n) { return pad_n(exp(load_n(x + i, n) - top), n, T(0)); });
-  const Vec<T> log_sum = log(set1(static_cast<T>(sum)));
-  for_vectors<T>(0, cols, [&](int64_t i, int n) { store_n(y + i, load_n(x + i, n) - top - log_sum, n); });
+  double sum[1];
+  row_sums<T>(cols, sum, [&](int64_t i, int n, Vec<T>* acc) FASTNN_INLINED {
+    *acc += pad_n(exp(load_n(x + i, n) - top), n, T(0));
+  });
+  const Vec<T> log_sum = set1(static_cast<T>(std::log(sum[0])));
+  for_vectors<T>(0, cols,
+                 [&](int64_t i, int n) FASTNN_INLINED { store_n(y + i, load_n(x + i, n) - top - log_sum, n); });
 }
 
 template <class T>
 void softmax_backward_row(const T* dy, const T* y, T* dx, int64_t cols) {
-  const double sum = row_sum<T>(cols, [&](int64_t i, int n) { return load_n(dy + i, n) * load_n(y + i, n); });
+  const double sum =
+      row_sum<T>(cols, [&](int64_t i, int n) FASTNN_INLINED { return load_n(dy + i, n) * load_n(y + i, n); });
   const Vec<T> mean = set1(static_cast<T>(sum));
-  for_vectors<T>(0, cols, [&](int64_t i, int n) { store_n(dx + i, load_n(y + i, n) * (load_n(dy + i, n) - mean), n); });
+  for_vectors<T>(0, cols, [&](int64_t i, int n) FASTNN_INLINED {
+    store_n(dx + i, load_n(y + i, n) * (load_n(dy + i, n) - mean), n);
+  });
 }
 
 template <class T>
 void log_softmax_backward_row(const T* dy, const T* y, T* dx, int64_t cols) {
-  const Vec<T> sum = set1(static_cast<T>(row_sum<T>(cols, [&](int64_t i, int n) { return load_n(dy + i, n); })));
-  for_vectors<T>(0, cols,
-                 [&](int64_t i, int n) { store_n(dx + i, fnma(exp(load_n(y + i, n)), sum, load_n(dy + i, n)), n); });
+  const Vec<T> sum =
+      set1(static_cast<T>(row_sum<T>(cols, [&](int64_t i, int n) FASTNN_INLINED { return load_n(dy + i, n); })));
+  for_vectors<T>(0, cols, [&](int64_t i, int n) FASTNN_INLINED {
+    store_n(dx + i, fnma(exp(load_n(y + i, n)), sum, load_n(dy + i, n)), n);
+  });
 }
 
 template <class T, class Row>

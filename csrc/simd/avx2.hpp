@@ -216,22 +216,6 @@ FASTNN_INLINE Vec<double> scale2(Vec<double> a, Vec<double> e) {
   const __m128i n = _mm256_cvtpd_epi32(e.v), half = _mm_srai_epi32(n, 1);
   return a * power2(half) * power2(_mm_sub_epi32(n, half));
 }
-// Subtracting sqrt(1/2)'s bits before the exponent is taken puts the mantissa around 1.
-FASTNN_INLINE Vec<float> split_exponent(Vec<float> a, Vec<float>& e) {
-  const __m256i middle = _mm256_set1_epi32(0x3f3504f3);
-  const __m256i n = _mm256_srai_epi32(_mm256_sub_epi32(_mm256_castps_si256(a.v), middle), 23);
-  e.v = _mm256_cvtepi32_ps(n);
-  return {_mm256_castsi256_ps(_mm256_sub_epi32(_mm256_castps_si256(a.v), _mm256_slli_epi32(n, 23)))};
-}
-FASTNN_INLINE Vec<double> split_exponent(Vec<double> a, Vec<double>& e) {
-  // Whole numbers below 2^52 become double by their bits: there is no conversion of 64-bit integers.
-  const __m256i one_less_middle = _mm256_set1_epi64x(0x3ff0000000000000 - 0x3fe6a09e667f3bcd);
-  const __m256i n = _mm256_srli_epi64(_mm256_add_epi64(_mm256_castpd_si256(a.v), one_less_middle), 52);  // e + 1023
-  const __m256i whole = _mm256_or_si256(n, _mm256_set1_epi64x(0x4330000000000000));
-  e.v = _mm256_sub_pd(_mm256_castsi256_pd(whole), _mm256_set1_pd(4503599627370496.0 + 1023.0));
-  const __m256i field = _mm256_slli_epi64(_mm256_sub_epi64(n, _mm256_set1_epi64x(1023)), 52);
-  return {_mm256_castsi256_pd(_mm256_sub_epi64(_mm256_castpd_si256(a.v), field))};
-}
 
 // ---- quotients: a division takes 5-8 cycles here, as fast as an estimate with enough Newton steps ----
 template <class T>

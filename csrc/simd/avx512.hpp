@@ -150,14 +150,6 @@ FASTNN_INLINE Vec<float> scale2(Vec<float> a, Vec<float> e) { return {_mm512_sca
 FASTNN_INLINE Vec<double> scale2(Vec<double> a, Vec<double> e) { return {_mm512_scalef_pd(a.v, e.v)}; }
 FASTNN_INLINE Vec<float> power2(Vec<float> e) { return {_mm512_scalef_ps(_mm512_set1_ps(1.0f), e.v)}; }
 FASTNN_INLINE Vec<double> power2(Vec<double> e) { return {_mm512_scalef_pd(_mm512_set1_pd(1.0), e.v)}; }
-FASTNN_INLINE Vec<float> split_exponent(Vec<float> a, Vec<float>& e) {
-  e.v = _mm512_getexp_ps(_mm512_mul_ps(a.v, _mm512_set1_ps(1.41421356f)));
-  return {_mm512_scalef_ps(a.v, (-e).v)};
-}
-FASTNN_INLINE Vec<double> split_exponent(Vec<double> a, Vec<double>& e) {
-  e.v = _mm512_getexp_pd(_mm512_mul_pd(a.v, _mm512_set1_pd(1.4142135623730951)));
-  return {_mm512_scalef_pd(a.v, (-e).v)};
-}
 
 // ---- quotients: an estimate of 14 bits and Newton steps, where a division takes 10-24 cycles ----
 FASTNN_INLINE Vec<float> half_reciprocal(Vec<float> a) { return {_mm512_rcp14_ps(a.v)}; }  // to half the precision

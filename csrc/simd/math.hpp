@@ -1,4 +1,4 @@
-// exp, log, tanh, sigmoid and the normal distribution on one vector, float and double, for every instruction set.
+// exp, tanh, sigmoid and the normal distribution on one vector, float and double, for every instruction set.
 //
 // The algorithms name no instruction. Errors are the largest seen against a reference of higher precision, in units of
 // the last place (ulp) of the result, over the whole domain (tests/native/test_math.cpp repeats the measurement).
@@ -36,8 +36,6 @@ struct Constants<float> {
   static constexpr float exp[] = {0.49999994f, 0.16666517f, 0.041668102f, 0.0083691655f, 0.0013838336f};
   // (expm1(r) - r) / r^2 on [-ln2 / 2, ln2 / 2]; relative error of expm1 2^-31.8
   static constexpr float expm1[] = {0.5f, 0.16666667f, 0.04166632638f, 0.008333220f, 0.0013943252f, 0.000199621604f};
-  // (2 atanh(s) - 2 s) / s^3 in s^2; relative error 2^-29
-  static constexpr float atanh[] = {0.66666776413f, 0.39977537248f, 0.29871855057f};
   // t (1 - Phi(t)) exp(t^2 / 2) = a / (1 + tail_k a + t s(t)), a = t / 2 + t^2 / 2 p(t), for t in [0, 13.3]; relative
   // error 2^-26.9
   static constexpr float tail_k = 2.50659275f;
@@ -64,9 +62,6 @@ struct Constants<double> {
                                      0.00833333333332613,   0.0013888888895613194,  0.0001984126987484516,
                                      2.480157451773088e-05, 2.7557255360320983e-06, 2.756793565128087e-07,
                                      2.510523644631019e-08, 1.7687732588220323e-09};
-  // relative error 2^-58
-  static constexpr double atanh[] = {0.6666666666666734,  0.39999999999414354, 0.28571428742468624, 0.22222198564045123,
-                                     0.18183564840316718, 0.15314036467180506, 0.1479609934831412};
   // t in [0, 37.8]; relative error 2^-58.2
   static constexpr double tail_k = 2.506628274630345;
   static constexpr double tail_p[] = {1.6542594672382465,    1.3567420999113318,    0.7127830520236094,
@@ -130,22 +125,6 @@ FASTNN_INLINE Vec<T> expm1(Vec<T> x) {
   Vec<T> n;
   const Vec<T> p = expm1_reduced(reduce_ln2(x, n)), s = power2(n);
   return fma(s, p, s - set1(T(1)));
-}
-
-// Natural logarithm: -inf at 0, NaN below.
-template <class T>
-FASTNN_INLINE Vec<T> log(Vec<T> x) {
-  using C = Constants<T>;
-  const Vec<T> one = set1(T(1)), half = set1(T(0.5));
-  Vec<T> n;
-  const Vec<T> f = split_exponent(x, n) - one, s = f / (f + set1(T(2))), z = s * s;
-  const Vec<T> square = half * f * f, r = z * polynomial(z, C::atanh);
-  const Vec<T> rest = fma(s, square + r, n * set1(C::ln2_low));
-  Vec<T> y = fma(n, set1(C::ln2_high), f - (square - rest));
-  const Vec<T> infinity = set1(T(__builtin_inf()));
-  y = select(lt(x, infinity), y, x + x);  // inf and NaN stay
-  y = select(gt(x, zero<T>()), y, select(eq(x, zero<T>()), -infinity, (x - x) / zero<T>()));
-  return select(is_nan(x), x, y);
 }
 
 // 1 / (1 + e^-x).

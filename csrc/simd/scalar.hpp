@@ -265,17 +265,6 @@ FASTNN_INLINE Vec<T> scale2(Vec<T> a, Vec<T> e) {
   const auto n = whole(e), half = n >> 1;
   return a * power2(half) * power2(n - half);
 }
-// Subtracting sqrt(1/2)'s bits before the exponent is taken puts the mantissa around 1.
-FASTNN_INLINE Vec<float> split_exponent(Vec<float> a, Vec<float>& e) {
-  const i32x4 n = (reinterpret_cast<i32x4>(a.v) - 0x3f3504f3) >> 23;
-  e.v = __builtin_convertvector(n, f32x4);
-  return {reinterpret_cast<f32x4>(reinterpret_cast<i32x4>(a.v) - (n << 23))};
-}
-FASTNN_INLINE Vec<double> split_exponent(Vec<double> a, Vec<double>& e) {
-  const i64x2 n = (reinterpret_cast<i64x2>(a.v) - 0x3fe6a09e667f3bcd) >> 52;
-  e.v = __builtin_convertvector(n, f64x2);
-  return {reinterpret_cast<f64x2>(reinterpret_cast<i64x2>(a.v) - (n << 52))};
-}
 
 // ---- products and quotients ----
 template <class T>

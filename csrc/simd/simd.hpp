@@ -22,7 +22,6 @@
 //   power2(e)                      2^e for whole e in [-126, 127] ([-1022, 1023]); one below, 0 or 2^e
 //   scale2(v, e)                   v * 2^e, rounded once, for whole e in [-252, 252] ([-2044, 2044]), while v and
 //                                  v * 2^(e / 2) are normal, 0, inf or NaN
-//   m = split_exponent(v, e)       v = m * 2^e with m in [sqrt(1/2), sqrt(2)], for normal positive v
 //   lt le gt ge eq ne is_nan       -> Mask<T>; false for NaN, but ne is true
 //   & | ~ any(m) all(m) bits(m)    lane i is bit i of bits(m); mask_from_bits<T>(bits) is its inverse
 //   select(m, a, b)                m ? a : b
