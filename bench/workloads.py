@@ -11,13 +11,14 @@ import importlib.util
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import fastnn as fnn
 import fastnn.functional as F
-from fastnn import _backends
+from fastnn import _backends, threads
 from fastnn import layers as L
 
 Call = Callable[[], Any]
@@ -162,6 +163,11 @@ def conv2d(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> dict[s
     norm.load_state({"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var})
     program = fnn.compile(L.Sequential(conv, norm, L.ReLU()), x.shape)
     calls = {"compiled, program": lambda: program(x), **calls}
+    if threads.config().get("isa") == "amx":  # splits and packs its weights at every call
+        x_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        run_on = partial(F.conv2d, weight=w, stride=stride, padding=padding, batch_norm=statistics, activation="relu")
+        calls["compiled, amx"] = lambda: run_on(x, algorithm="amx")
+        calls["compiled, amx channels-last"] = lambda: run_on(x_last, algorithm="amx")
     scale = gamma / np.sqrt(var + np.float32(1e-5))
     folded, bias = w * scale[:, None, None, None], beta - mean * scale
     if torch := _torch():
