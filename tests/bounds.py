@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from engines import NUMPY
 
 import fastnn.functional as F
+from engines import NUMPY
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Any]

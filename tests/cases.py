@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import bounds
 import numpy as np
 import numpy.typing as npt
-from engines import NUMPY
 
+import bounds
 import fastnn.functional as F
+from engines import NUMPY
 from fastnn._backends import kernels as K
 
 Array = npt.NDArray[Any]

@@ -13,13 +13,16 @@ from typing import Any
 
 import hypothesis
 import pytest
-from engines import ENGINES, MISSING
 
-import fastnn
+from engines import ENGINES, MISSING  # before fastnn, whose import may warn
+
+import fastnn  # isort: skip
 
 # No deadlines: machines are shared. In CI the same examples at every run; a failure elsewhere prints how to repeat it.
-hypothesis.settings.register_profile("default", deadline=None, print_blob=True, max_examples=60)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=60)
+# Without the phase that explains failures, which runs a failing test hundreds of times more.
+_settings: Any = {"deadline": None, "max_examples": 30, "phases": set(hypothesis.Phase) - {hypothesis.Phase.explain}}
+hypothesis.settings.register_profile("default", print_blob=True, **_settings)
+hypothesis.settings.register_profile("ci", derandomize=True, **_settings)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 _passed: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
@@ -47,24 +50,24 @@ def pytest_report_header() -> list[str]:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" and report.passed:
-        parameters: Any = dict(report.user_properties).get("engine")
-        if parameters:
-            engine, op = parameters
-            _passed[engine][op] += 1
+    noted = dict(report.user_properties).get("engine")
+    if noted and report.when == "call" and report.passed:
+        engine, what = noted
+        _passed[engine][what] += 1
 
 
 @pytest.fixture(autouse=True)
-def _count(request: pytest.FixtureRequest, record_property: Any) -> None:
-    """Note on which engine, and for which op, a test ran."""
+def _note_engine(request: pytest.FixtureRequest, record_property: Any) -> None:
+    """Note on which engine a test runs, and for which op (or else, of which name it is)."""
     parameters = getattr(getattr(request.node, "callspec", None), "params", {})
     if "engine" in parameters:
-        op = parameters.get("op")
-        record_property("engine", (parameters["engine"].name, getattr(op, "kernel", str(op))))
+        op = parameters.get("op", parameters.get("kernel", request.function.__name__))
+        record_property("engine", (parameters["engine"].name, getattr(op, "kernel", op)))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    for engine, ops in _passed.items():
-        terminalreporter.write_line(f"{engine:8} {sum(ops.values()):5} tests of {len(ops)} ops passed")
+    for engine, what in _passed.items():
+        ops = len(set(what) & set(fastnn._backends.OUTPUTS))
+        terminalreporter.write_line(f"{engine:8} {sum(what.values()):5} tests passed, of {ops} ops and more")
     if config.getoption("--counts"):
         config.getoption("--counts").write_text(json.dumps(_passed, indent=1, sort_keys=True))

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cases import Array
-from engines import ENGINES, NUMPY, Engine
 
 import fastnn.functional as F
+from cases import Array
+from engines import ENGINES, NUMPY, Engine
 
 #: Both errors are measured on some hundred outputs, so that their ratio scatters. Short chains round the same values at
 #: nearly the same places; at most 1.1 was seen for any order of summation.

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from engines import ALL, MISSING
 
 import fastnn
+from engines import ALL, MISSING
 
 SHOW = "import fastnn; c = fastnn.threads.config(); print(c['backend'], c.get('isa'), c['threads'])"
 WITHOUT_CORE = "import sys; sys.modules['fastnn._core'] = None\n"

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import CASES, OPS
-from engines import COMPILED, ENGINES, Engine
 
 import fastnn
 import fastnn.functional as F
+from cases import CASES, OPS
+from engines import COMPILED, ENGINES, Engine
 
 FLUSH = 0x8040  # flush-to-zero and denormals-are-zero of MXCSR
 ROUND_UP = 0x4000

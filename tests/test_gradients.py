@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import Array, clear_of_zero, integers, make, positive, row_softmax, spread
-from engines import ENGINES, NUMPY, Engine
 
 import fastnn.functional as F
+from cases import Array, clear_of_zero, integers, make, positive, row_softmax, spread
+from engines import ENGINES, NUMPY, Engine
 
 H = 1e-3
 TOLERANCE = 1e-9
@@ -188,7 +188,7 @@ GRADIENTS: dict[str, list[Gradient]] = {
 
 
 class Problem:
-    """The scalar function sum(dy * forward(arrays)) for a random dy, and its gradients as the backward pass has them."""
+    """The scalar function sum(dy * forward(arrays)) for a random dy, with the gradients of the backward pass."""
 
     def __init__(self, op: str, gradient: Gradient) -> None:
         self.gradient = gradient

@@ -11,10 +11,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from cases import CASES, OPS
 from test_gradients import GRADIENTS
 
 import fastnn.functional as F
+from cases import CASES, OPS
 from fastnn import reference
 from fastnn._backends import ALGORITHMS, OUTPUTS
 

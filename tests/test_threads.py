@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import LAYOUTS, OPS, Array, Op
-from engines import COMPILED, ENGINES, Engine
 
 import fastnn
 import fastnn.functional as F
+from cases import LAYOUTS, OPS, Array, Op
+from engines import COMPILED, ENGINES, Engine
 
 THREADED = [engine for engine in ENGINES if engine.backend != "numpy"]
 threaded = pytest.mark.parametrize("engine", THREADED, ids=lambda engine: engine.name)

@@ -1,0 +1,379 @@
+"""What does not fit raises the same error with the same words on every backend, before any work is done, and changes
+nothing. What does fit, of any shape, strides and dtype, gives what NumPy gives (hypothesis draws it).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+from test_parity import assert_close
+
+import bounds
+import fastnn.functional as F
+from cases import LAYOUTS, OPS, Array
+from engines import ENGINES, NUMPY, Engine
+from fastnn import ShapeError
+
+engines = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+
+
+def ones(*shape: int, dtype: Any = np.float32) -> Array:
+    return np.ones(shape, dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Bad:
+    """A call that must raise ``error`` with a message that begins with the op's name and holds ``words``."""
+
+    words: str
+    error: type[Exception]
+    op: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    def __call__(self) -> Any:
+        return getattr(F, self.op)(*self.args, **self.kwargs)
+
+    @property
+    def arrays(self) -> list[Array]:
+        return [x for x in (*self.args, *self.kwargs.values()) if isinstance(x, np.ndarray)]
+
+
+def shape(words: str, op: str, *args: Any, **kwargs: Any) -> Bad:
+    return Bad(words, ShapeError, op, args, kwargs)
+
+
+def value(words: str, op: str, *args: Any, **kwargs: Any) -> Bad:
+    return Bad(words, ValueError, op, args, kwargs)
+
+
+def kind(words: str, op: str, *args: Any, **kwargs: Any) -> Bad:
+    return Bad(words, TypeError, op, args, kwargs)
+
+
+X, W = ones(2, 4, 6, 6), ones(8, 4, 3, 3)
+POINTWISE = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "exp")
+HYPER, ADAM, SEGMENTS = np.array([0.1, 0.9, 0, 1]), np.array([1e-3, 0.9, 0.999, 1e-8, 1, 0]), np.array([[0.0, 4, 1, 0]])
+
+BAD = [
+    # dtypes that are no numbers to compute with
+    *(kind("x has dtype complex128; expected float32 or float64", op, ones(3, dtype=complex)) for op in POINTWISE),
+    *(kind("x has dtype <U1", op, np.array(["a"])) for op in POINTWISE),
+    *(kind("x has dtype object", op, np.array([None, 1.0])) for op in POINTWISE),
+    kind("x has dtype datetime64[D]", "relu", np.array(["2020-01-01"], "M8[D]")),
+    kind(f"x has dtype {np.dtype(np.longdouble)}", "relu", ones(3, dtype=np.longdouble)),
+    kind("x has dtype complex128", "softmax", ones(3, 3, dtype=complex)),
+    kind("x has dtype complex128", "conv2d", ones(1, 4, 6, 6, dtype=complex), W),
+    kind("weight has dtype object", "conv2d", X, W.astype(object)),
+    kind("weight has dtype <U1", "linear", ones(2, 3), np.array([["a"] * 3])),
+    kind("x has dtype complex128", "batch_norm_train", ones(2, 3, dtype=complex)),
+    kind("x has dtype complex128", "max_pool2d", X.astype(complex), 2),
+    kind("x has dtype complex128", "dropout", ones(3, dtype=complex), rng=0),
+    # ranks
+    *(
+        shape("expected x of shape (N, C, H, W), got (4, 6, 6)", op, ones(4, 6, 6), 2)
+        for op in ("max_pool2d", "avg_pool2d", "im2col")
+    ),
+    shape("expected x of shape (N, C, H, W), got (4, 6)", "global_avg_pool2d", ones(4, 6)),
+    shape("expected x of shape (N, C, H, W), got (4, 6, 6)", "conv2d", ones(4, 6, 6), W),
+    shape("expected weight of shape (O, C / groups, kh, kw), got (8, 4, 3)", "conv2d", X, ones(8, 4, 3)),
+    shape("expected dy of shape (N, C, H, W), got (8, 4, 4)", "conv2d_backward", ones(8, 4, 4), X, W),
+    shape("expected weight of shape (out, in), got (3,)", "linear", ones(2, 3), ones(3)),
+    shape("expected x of shape (N, 1) for weight (3, 1), got ()", "linear", np.float32(1), ones(3, 1)),
+    shape("expected x of shape (N, C), (N, C, L) or (N, C, H, W), got (5,)", "batch_norm_train", ones(5)),
+    shape("got (2, 3, 4, 5, 6)", "batch_norm", ones(2, 3, 4, 5, 6), ones(3), ones(3)),
+    shape("expected scores of shape (N, C) with at least one class, got (3,)", "cross_entropy", ones(3), [0, 1, 2]),
+    shape("expected one label for each of the 2 rows of scores, got labels ()", "cross_entropy", ones(2, 3), 1),
+    shape("axis -1 is out of range for an array of shape ()", "softmax", np.float32(1)),
+    shape("expected cols of shape (N, C * 4, 2 * 2), got (4, 4)", "col2im", ones(4, 4), 3, 2),
+    # shapes that do not go together
+    shape("x has 4 channels (shape (2, 4, 6, 6)) but weight (8, 3, 3, 3) expects 3", "conv2d", X, ones(8, 3, 3, 3)),
+    shape("groups must divide the channels; got 3 groups for 4 in and 8 out", "conv2d", X, W, groups=3),
+    shape("expects 4 * 2 groups = 8", "conv2d", X, W, groups=2),
+    shape("expected bias of shape (8,), one for each output channel, got (7,)", "conv2d", X, W, ones(7)),
+    shape(
+        "expected residual of the output's shape (2, 8, 4, 4), got (2, 8, 6, 6)",
+        "conv2d",
+        X,
+        W,
+        residual=ones(2, 8, 6, 6),
+    ),
+    shape("expected batch_norm's mean of shape (8,)", "conv2d", X, W, batch_norm=(None, None, ones(4), ones(8), 0)),
+    shape(
+        "expected dy of the output's shape (2, 8, 4, 4), got (2, 8, 6, 6)", "conv2d_backward", ones(2, 8, 6, 6), X, W
+    ),
+    shape("expected x of shape (N, 100) for weight (10, 100), got (2, 288)", "linear", ones(2, 288), ones(10, 100)),
+    shape("expected bias of shape (4,), one for each output, got (3,)", "linear", ones(2, 3), ones(4, 3), ones(3)),
+    shape("expected dy of shape (2, 4), got (2, 5)", "linear_backward", ones(2, 5), ones(2, 3), ones(4, 3)),
+    *(
+        shape("dy and x must have the same shape, got (3,) and (4,)", f"{op}_backward", ones(3), ones(4))
+        for op in POINTWISE[:-1]
+    ),
+    *(
+        shape("dy and y must have the same shape", f"{op}_backward", ones(1, 3), ones(3, 1))
+        for op in ("softmax", "log_softmax")
+    ),
+    shape("a and b must have the same shape, got (3,) and (1,)", "add", ones(3), ones(1)),
+    shape("expected mean of shape (4,), one for each channel, got (3,)", "batch_norm", X, ones(3), ones(4)),
+    shape("expected weight of shape (4,), one for each channel, got (4, 1)", "batch_norm_train", X, ones(4, 1)),
+    shape("dy and x must have the same shape", "batch_norm_backward", ones(2, 4), X, ones(4), ones(4)),
+    shape("expected dy of shape (2, 4, 3, 3), that of the output", "max_pool2d_backward", ones(2, 4, 2, 2), X, 2),
+    shape("expected dy of shape (2, 4, 3, 3)", "avg_pool2d_backward", ones(2, 4, 2, 2), X.shape, 2),
+    shape("expected dy of shape (2, 4, 1, 1), got (2, 4)", "global_avg_pool2d_backward", ones(2, 4), X.shape),
+    shape("expected the mask of 9 elements as dropout returned it", "dropout_backward", ones(9), np.zeros(1, np.uint8)),
+    shape("expected the mask of 9 elements as dropout returned it", "dropout_backward", ones(9), np.zeros(2, np.int64)),
+    shape("expected at least one array", "concat", []),
+    shape("shapes must be equal but for axis 1", "concat", [ones(2, 3), ones(3, 3)]),
+    shape("sizes [1, 1] do not add up to axis 1 of (2, 3)", "split", ones(2, 3), [1, 1]),
+    # windows that do not fit
+    shape("the kernel spans 3 in height but the padded input is 2 (2 + 2 * 0)", "conv2d", ones(1, 4, 2, 6), W),
+    shape(
+        "the kernel spans 9 in width but the padded input is 7", "conv2d", ones(1, 4, 9, 5), W, dilation=4, padding=1
+    ),
+    shape("the kernel spans 3", "conv2d_backward", X, ones(1, 4, 2, 2), W),
+    shape("the kernel spans 3 in height but the padded input is 0", "conv2d", ones(1, 4, 0, 6), W),
+    shape("expected a kernel of at least 1 x 1, got weight (8, 4, 0, 3)", "conv2d", X, ones(8, 4, 0, 3)),
+    shape("the kernel spans 7", "im2col", X, 7),
+    *(shape("the kernel spans 7 in height but the padded input is 6", op, X, 7) for op in ("max_pool2d", "avg_pool2d")),
+    *(
+        shape("expected x with a height and a width of at least 1", op, ones(1, 2, 0, 3), 1)
+        for op in ("max_pool2d", "avg_pool2d")
+    ),
+    shape(
+        "expected x with a height and a width of at least 1, got (1, 2, 3, 0)", "global_avg_pool2d", ones(1, 2, 3, 0)
+    ),
+    value("padding must be at most half of the kernel", "max_pool2d", X, 2, padding=2),
+    # options
+    *(value(f"{name} must be at least 1, got 0", "conv2d", X, W, **{name: 0}) for name in ("stride", "dilation")),
+    value("padding must be at least 0, got -1", "conv2d", X, W, padding=-1),
+    kind("stride must be a whole number or a pair of them, got 1.5", "conv2d", X, W, stride=1.5),
+    kind("stride must be a whole number or a pair of them, got (1, 2, 3)", "conv2d", X, W, stride=(1, 2, 3)),
+    kind("padding must be a whole number or a pair of them, got 'same'", "conv2d", X, W, padding="same"),
+    *(value("groups must be a whole number of at least 1", "conv2d", X, W, groups=g) for g in (0, -1, 1.5, True)),
+    value("unknown activation 'swish'", "conv2d", X, W, activation="swish"),
+    value("unknown algorithm 'fft'; expected one of im2col", "conv2d", X, W, algorithm="fft"),
+    kind("batch_norm must be (gamma, beta, mean, var, eps)", "conv2d", X, W, batch_norm=(None, None)),
+    kind("batch_norm needs mean and var", "conv2d", X, W, batch_norm=(None, None, None, None, 0.0)),
+    value("kernel_size must be at least 1, got 0", "max_pool2d", X, 0),
+    kind("kernel_size must be a whole number or a pair of them, got '2'", "max_pool2d", X, "2"),
+    value("approximate must be 'none' or 'tanh', got 'erf'", "gelu", ones(3), approximate="erf"),
+    value("unknown activation ('relu', 1, 2)", "linear", ones(2, 3), ones(4, 3), activation=("relu", 1, 2)),
+    *(
+        value("p is the probability to drop, between 0 and 1, got", "dropout", ones(3), p, rng=0)
+        for p in (-0.1, 1.5, np.nan)
+    ),
+    kind("needs rng=, a seed or a numpy.random.Generator", "dropout", ones(3), rng=None),
+    kind("expected a seed or a numpy.random.Generator, got str", "dropout", ones(3), rng="7"),
+    value("a seed is a whole number from 0 to 2**64 - 1, got -1", "dropout", ones(3), rng=-1),
+    *(shape(f"axis {a} is out of range", "softmax", ones(2, 3), axis=a) for a in (2, -3)),
+    # labels
+    value("label 3 of row 1 is out of range for scores with 3 classes", "cross_entropy", ones(2, 3), [0, 3]),
+    value("label -1 of row 0 is out of range", "cross_entropy", ones(2, 3), [-1, 0]),
+    kind("labels have dtype float64; classes are whole numbers", "cross_entropy", ones(2, 3), np.array([0.0, 1.0])),
+    kind("labels have dtype bool; classes are whole numbers", "cross_entropy", ones(2, 3), [True, False]),
+    shape(
+        "expected one label for each of the 2 rows of scores, got labels (3,)", "cross_entropy", ones(2, 3), [0, 1, 2]
+    ),
+    shape("probabilities must have the shape of scores (2, 3), got (2, 4)", "cross_entropy", ones(2, 3), ones(2, 4)),
+    shape("at least one class, got (2, 0)", "cross_entropy", ones(2, 0), [0, 0]),
+    shape("expected weight of shape (3,), one for each class", "cross_entropy", ones(2, 3), [0, 1], weight=ones(2)),
+    shape("expected sample_weight of shape (2,)", "cross_entropy", ones(2, 3), [0, 1], sample_weight=ones(3)),
+    value("label_smoothing must be between 0 and 1", "cross_entropy", ones(2, 3), [0, 1], label_smoothing=1.5),
+    # out=: of the right shape, dtype, order, writeable, and apart from the input
+    *(
+        shape("expected out of shape (3,) and dtype float32, got (4,) float32", op, ones(3), out=ones(4))
+        for op in POINTWISE
+    ),
+    shape("got (3,) float64", "relu", ones(3), out=ones(3, dtype=np.float64)),
+    shape("got list", "relu", ones(3), out=[0, 0, 0]),
+    value("out must be writeable and without gaps", "relu", ones(3), out=ones(6)[::2]),
+    shape("expected out of shape (2, 4)", "linear", ones(2, 3), ones(4, 3), out=ones(4, 2)),
+    value(
+        "out must be writeable and C-contiguous", "linear", ones(2, 3), ones(4, 3), out=np.asfortranarray(ones(2, 4))
+    ),
+    value("out must be writeable and C-contiguous", "conv2d", X, W, out=ones(2, 4, 4, 8).transpose(0, 3, 1, 2)),
+    # optimizers: nothing is converted, because it is written or kept
+    shape("param must have grad's shape (4,)", "sgd_step", ones(4), HYPER, SEGMENTS, ones(5)),
+    shape("float32, got (4,) and float64", "sgd_step", ones(4), HYPER, SEGMENTS, ones(4, dtype=np.float64)),
+    value("", "sgd_step", ones(4), HYPER, np.array([[0.0, 9, 1, 0]]), ones(4)),
+    shape("expected hyper as", "adam_step", ones(4), HYPER, SEGMENTS, ones(4), ones(4), ones(4)),
+    shape("", "adam_step", ones(4), ADAM, SEGMENTS, ones(4), ones(3), ones(4)),
+]
+
+
+def raised(bad: Bad, engine: Engine) -> Exception:
+    """The error of the call, which left its arrays as they were."""
+    before = [x.copy() for x in bad.arrays]
+    with engine.on(), pytest.raises(bad.error) as caught:
+        bad()
+    for x, y in zip(bad.arrays, before, strict=True):
+        np.testing.assert_array_equal(x, y)
+    return caught.value
+
+
+@engines
+@pytest.mark.parametrize("bad", BAD, ids=[f"{i}-{bad.op}" for i, bad in enumerate(BAD)])
+def test_error(bad: Bad, engine: Engine) -> None:
+    error, reference = raised(bad, engine), raised(bad, NUMPY)
+    assert type(error) is type(reference) is bad.error
+    assert str(error) == str(reference)
+    assert bad.words in str(error)
+    assert str(error).startswith((f"{bad.op}: ", "rng: ")), "the message names the op"
+
+
+@engines
+def test_out_that_overlaps(engine: Engine) -> None:
+    """An output that lies over part of an input is refused; x itself is allowed where the docs say so."""
+    buffer = np.arange(40, dtype=np.float32)
+    before = buffer.copy()
+    x, shifted = buffer[:32], buffer[1:33]
+    with engine.on():
+        for name in POINTWISE:
+            with pytest.raises(ValueError, match="out overlaps x"):
+                getattr(F, name)(x, out=shifted)
+        with pytest.raises(ValueError, match="out overlaps b"):
+            F.add(ones(32), x, out=shifted)
+        with pytest.raises(ValueError, match="out overlaps an input"):
+            F.linear(x[:16].reshape(4, 4), ones(4, 4), out=buffer[8:24].reshape(4, 4))
+        with pytest.raises(ValueError, match="out overlaps an input"):
+            F.conv2d(x[:16].reshape(1, 1, 4, 4), ones(1, 1, 1, 1), out=buffer[8:24].reshape(1, 1, 4, 4))
+        with pytest.raises(ValueError, match="out must be writeable"):
+            F.relu(x, out=LAYOUTS["read_only"](x))
+    np.testing.assert_array_equal(buffer, before)
+
+
+@engines
+def test_gradients_stay_as_they_are(engine: Engine) -> None:
+    """A failed backward pass adds nothing to the gradients that it was given."""
+    dweight, dbias = ones(8, 4, 3, 3), ones(8)
+    with engine.on():
+        with pytest.raises(ShapeError):
+            F.conv2d_backward(ones(2, 8, 5, 5), X, W, into=(dweight, dbias))
+        with pytest.raises(ShapeError):
+            F.linear_backward(ones(2, 8), ones(2, 3), ones(8, 4), into=(ones(8, 4), dbias))
+        with pytest.raises(ShapeError):
+            F.batch_norm_backward(ones(2, 8, 5, 5), ones(2, 8, 6, 6), ones(8), ones(8), into=(dbias, dbias))
+    assert (dweight == 1).all()
+    assert (dbias == 1).all()
+
+
+# ---- what fits, drawn at random -------------------------------------------------------------------------------------
+
+DTYPES = ("float16", "float32", "float64", "int8", "int32", "uint16", "bool", ">f4", ">f8")
+
+
+@st.composite
+def arrays(draw: st.DrawFn, shape: tuple[int, ...], dtype: str | None = None) -> Array:
+    """An array of this shape with any dtype, memory order and steps between its elements."""
+    dtype = dtype or draw(st.sampled_from(DTYPES))
+    order = draw(st.permutations(range(len(shape))))
+    steps = draw(st.tuples(*(st.sampled_from((1, 1, 2, -1, -3)) for _ in shape)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    memory = rng.uniform(-4, 4, [shape[axis] * abs(steps[axis]) for axis in order]).astype(dtype)
+    view = memory.transpose(np.argsort(order))[tuple(slice(None, None, step) for step in steps)]
+    assert view.shape == shape
+    return view
+
+
+shapes = st.lists(st.integers(0, 5), max_size=5).map(tuple)
+
+
+def agrees(engine: Engine, kernel: str, given: dict[str, Array], options: dict[str, Any]) -> None:
+    """The engine computes of these arrays what the reference does of plain ones."""
+    op = OPS[kernel]
+    dtype = np.dtype(np.float64 if any(x.dtype.newbyteorder("=") == np.float64 for x in given.values()) else np.float32)
+    exact = {name: np.array(x, np.float64, order="C") for name, x in given.items()}
+    with NUMPY.on(), np.errstate(all="ignore"):
+        want = op.run(exact, options)
+        limits = op.bound(exact, options, want)
+    before = {name: x.copy() for name, x in given.items()}
+    with engine.on():
+        got = op.run(given, options)
+    for output, reference, limit in zip(got, want, limits, strict=True):
+        if output.dtype.kind == "f":
+            assert output.dtype == dtype
+        assert_close(output, reference, bounds.allowed(limit, dtype), str(dtype))
+    for name, x in given.items():
+        np.testing.assert_array_equal(x, before[name])
+
+
+@engines
+@given(data=st.data())
+@pytest.mark.parametrize("kernel", [f"{name}_forward" for name in (*POINTWISE, "gelu_tanh")])
+def test_any_array(kernel: str, engine: Engine, data: st.DataObject) -> None:
+    options = {"approximate": "tanh"} if kernel == "gelu_tanh_forward" else {}
+    agrees(engine, kernel, {"x": data.draw(arrays(data.draw(shapes)))}, options)
+
+
+@engines
+@given(data=st.data())
+@pytest.mark.parametrize("kernel", ["gelu_backward", "relu_backward"])
+def test_any_gradient(kernel: str, engine: Engine, data: st.DataObject) -> None:
+    sizes = data.draw(shapes)
+    agrees(engine, kernel, {"dy": data.draw(arrays(sizes)), "x": data.draw(arrays(sizes))}, {})
+
+
+@engines
+@given(data=st.data())
+@pytest.mark.parametrize("kernel", ["softmax_forward", "log_softmax_forward"])
+def test_any_axis(kernel: str, engine: Engine, data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple))
+    axis = data.draw(st.integers(-len(sizes), len(sizes) - 1))
+    agrees(engine, kernel, {"x": data.draw(arrays(sizes))}, {"axis": axis})
+
+
+@st.composite
+def windows(draw: st.DrawFn, pooling: bool) -> tuple[tuple[int, ...], dict[str, Any], tuple[int, int]]:
+    """The shape of an image, the options of a window that fits it, and the window."""
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    padding = tuple(draw(st.integers(0, k // 2 if pooling else 3)) for k in kernel)
+    dilation = (1, 1) if pooling else draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    stride = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    spans = (d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
+    least = [max(1, span - 2 * p) for span, p in zip(spans, padding, strict=True)]
+    size = tuple(draw(st.integers(n, n + 9)) for n in least)
+    options: dict[str, Any] = {"stride": stride, "padding": padding}
+    return (draw(st.integers(0, 3)), draw(st.integers(1, 9)), *size), options | {"dilation": dilation}, kernel
+
+
+@engines
+@given(data=st.data())
+def test_any_convolution(engine: Engine, data: st.DataObject) -> None:
+    (n, c, h, w), options, kernel = data.draw(windows(pooling=False))
+    groups = data.draw(st.sampled_from([1, 1, 2, 3]))
+    weight = (data.draw(st.integers(1, 6)) * groups, c, *kernel)
+    given = {"x": data.draw(arrays((n, c * groups, h, w))), "weight": data.draw(arrays(weight))}
+    if data.draw(st.booleans()):
+        given["bias"] = data.draw(arrays(weight[:1]))
+    agrees(engine, "conv2d_im2col_forward", given, options | {"groups": groups})
+
+
+@engines
+@given(data=st.data())
+@pytest.mark.parametrize("kernel", ["max_pool2d_forward", "avg_pool2d_forward"])
+def test_any_pool(kernel: str, engine: Engine, data: st.DataObject) -> None:
+    sizes, options, size = data.draw(windows(pooling=True))
+    del options["dilation"]
+    options |= {"kernel_size": size, "ceil_mode": data.draw(st.booleans())}
+    agrees(engine, kernel, {"x": data.draw(arrays(sizes))}, options)
+
+
+@engines
+@given(data=st.data())
+def test_any_linear(engine: Engine, data: st.DataObject) -> None:
+    rows, inputs, outputs = data.draw(st.tuples(*(st.integers(0, 20) for _ in range(3))))
+    given = {"x": data.draw(arrays((rows, inputs))), "weight": data.draw(arrays((outputs, inputs)))}
+    agrees(engine, "linear_forward", given, {})
+
+
+@engines
+@given(data=st.data())
+def test_any_batch_norm(engine: Engine, data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple))
+    affine = {name: data.draw(arrays(sizes[1:2])) for name in ("weight", "bias")}
+    agrees(engine, "batch_norm_train_forward", {"x": data.draw(arrays(sizes)), **affine}, {"eps": 0.01})
