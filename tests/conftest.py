@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections import defaultdict
@@ -34,7 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     folder = Path(fastnn.__file__).parent
-    if folder.parent == config.rootpath and not list(folder.glob("_core*.so")) and not os.environ.get("FASTNN_BACKEND"):
+    # An editable install has the sources here and the extension elsewhere.
+    kernels = importlib.util.find_spec("fastnn._core") or os.environ.get("FASTNN_BACKEND")
+    if folder.parent == config.rootpath and not kernels:
         pytest.exit(
             f"these tests would run on the sources in {folder}, without kernels, and not on what is installed: after "
             "`pip install '.[test]'` use `pytest`, not `python -m pytest`",

@@ -203,7 +203,7 @@ class Program:
         >>> from fastnn.layers import Linear, ReLU, Sequential
         >>> print(fnn.compile(Sequential(Linear(4, 3), ReLU()), (2, 4)).describe())
         step  layer  runs         with  output
-        ---------------------------------------
+        --------------------------------------
            1  0      Linear 4->3  ReLU  (2, 3)
         """
         rows = [("step", "layer", "runs", "with", "output")]

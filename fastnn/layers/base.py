@@ -172,9 +172,11 @@ class Layer:
         --------
         >>> from fastnn.layers import Linear
         >>> print(Linear(4, 2).summary((1, 4)))
-        layer  kind         output   parameters
-                                             10
-               Linear 4->2  (1, 2)           10
+        layer  kind         output  parameters
+        --------------------------------------
+               Linear 4->2  (1, 2)          10
+        --------------------------------------
+        total                               10
         """
         rows = [(name, label, str(shape), count) for name, label, shape, count in self._rows("", tuple(input_shape))]
         total = sum({id(a): a.size for a in self.params.values()}.values())

@@ -1,0 +1,133 @@
+"""The documents tell the truth: README's code runs as printed and prints what it says, CONTRIBUTING's quotations are
+lines of the files that it names, and its tree is the tree."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fastnn
+
+ROOT = Path(__file__).parents[1]
+FENCE = re.compile(r"^```(\S*) *(.*?)\n(.*?)^```$", re.M | re.S)
+pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the documents are not beside these tests")
+
+
+def blocks(document: str) -> list[tuple[str, str, str]]:
+    """(language, the rest of the fence's line, text) of every block of code."""
+    return FENCE.findall((ROOT / document).read_text())
+
+
+def assert_printed(printed: str, promised: str) -> None:
+    """Equal, but percentages may be off by 2: other instruction sets round differently, and 2 % are 8 test images."""
+    percent = re.compile(r"(\d+\.\d+)%")
+    assert percent.sub("%", printed).strip() == percent.sub("%", promised).strip()
+    for got, want in zip(percent.findall(printed), percent.findall(promised), strict=True):
+        assert float(got) == pytest.approx(float(want), abs=2)
+
+
+def test_readme_code() -> None:
+    """Every python block runs, in one session; a text block right after one is what it prints."""
+    pytest.importorskip("sklearn")
+    session: dict[str, Any] = {}
+    ran = compared = 0
+    found = blocks("README.md")
+    for (language, _, text), (following, _, promised) in zip(found, [*found[1:], ("", "", "")], strict=True):
+        if language != "python":
+            continue
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile(text, "README.md", "exec"), session)
+        ran += 1
+        if following == "text":
+            assert_printed(output.getvalue(), promised)
+            compared += 1
+    assert (ran, compared) == (2, 2)
+
+
+def test_readme_table() -> None:
+    """Every row of the measured table has every column."""
+    text = (ROOT / "README.md").read_text()
+    assert not re.search(r"TODO|FIXME|XXX|coming soon", text, re.I)
+    before, rest = text.split("<!-- table -->")
+    table, after = rest.split("<!-- /table -->")
+    assert before and after
+    assert len({line.count("|") for line in table.splitlines() if line.startswith("|")}) <= 1
+
+
+def test_links_lead_somewhere() -> None:
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
+            assert target.startswith("https://") or (ROOT / target).exists(), f"{document}: {target}"
+
+
+def test_versions_agree() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["version"] == fastnn.__version__
+    assert re.search(rf"^## \[?{re.escape(fastnn.__version__)}\b", (ROOT / "CHANGELOG.md").read_text(), re.M)
+
+
+def test_commands_of_the_readme() -> None:
+    """The extras that it names exist, and each has what the commands after it need."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = set(re.findall(r'"\.\[(\w+)\]"', (ROOT / "README.md").read_text()))
+    assert named == {"train", "test", "bench"} and named <= set(extras)
+    assert {"tqdm", "scikit-learn", "matplotlib"} <= set(extras["train"])
+    assert any(package.startswith("numba") for package in extras["test"])
+
+
+QUOTES = [
+    (path, text) for _, path, text in (blocks("CONTRIBUTING.md") if (ROOT / "CONTRIBUTING.md").exists() else []) if path
+]
+
+
+@pytest.mark.parametrize(("path", "text"), QUOTES, ids=lambda value: value if "\n" not in value else "")
+def test_contributing_quotes_the_code(path: str, text: str) -> None:
+    """Every line of a quotation is a line of the file, in the file's order; ... leaves lines out."""
+    lines = iter([line.strip() for line in (ROOT / path).read_text().splitlines()])
+    for quoted in filter(None, (line.strip() for line in text.splitlines())):
+        assert quoted == "..." or quoted in lines, f"not in {path}, or in another order: {quoted}"
+
+
+def test_contributing_adds_an_op_through_every_file_that_names_it() -> None:
+    """A file that must name the op and is not in the walk is a step that a reader would miss."""
+    noun = "leaky_relu"
+    folders = [(ROOT / "csrc/kernels", "*.hpp"), (ROOT / "fastnn", "*.py"), (ROOT / "fastnn", "*.pyx")]
+    listing = ROOT.joinpath("csrc/kernels/kernels.hpp").read_text()
+    assert noun in listing
+    naming = {
+        str(path.relative_to(ROOT))
+        for folder, pattern in folders
+        for path in folder.rglob(pattern)
+        if re.search(rf"\b{noun}(_forward|_backward)?\b", path.read_text())
+    }
+    others = {"fastnn/init.py", "csrc/kernels/conv/epilogue.hpp"}  # a gain for it, and a faster end of a convolution
+    assert naming - others <= {path for path, _ in QUOTES}
+
+
+def test_contributing_shows_the_tree() -> None:
+    """Each folder of the sources is a line of the tree, and each line is a folder or a file."""
+    tree = next(text for language, _, text in blocks("CONTRIBUTING.md") if language == "text")
+    shown, stack = set(), [""]
+    for line in tree.splitlines():
+        name = line.split()[0]
+        if line.startswith(" " * 20):  # the text of the line before goes on
+            continue
+        depth = (len(line) - len(line.lstrip())) // 2
+        stack[depth + 1 :] = [f"{stack[depth]}{name}"]
+        shown.add(stack[-1])
+    folders = {
+        f"{path.relative_to(ROOT)}/"
+        for top in ("csrc", "fastnn", "tests", "bench", "examples")
+        for path in [ROOT / top, *(ROOT / top).rglob("*/")]
+        if path.is_dir() and "__pycache__" not in path.parts and any(p.is_file() for p in path.iterdir())
+    }
+    assert folders <= shown, "folders without a line"
+    for entry in shown - {".ci/"}:  # the archive of the sources leaves .ci out
+        assert (ROOT / entry).exists(), f"{entry} is not there"
