@@ -11,6 +11,7 @@
 #include "kernels/activation.hpp"
 #include "kernels/kernels.hpp"
 #include "kernels/stream.hpp"
+#include "kernels/wide.hpp"
 #include "runtime/fp_state.hpp"
 #include "runtime/scratch.hpp"
 #include "runtime/team.hpp"
@@ -20,13 +21,12 @@ namespace {
 
 using runtime::parallel_for;
 
-constexpr int64_t kStep = 2 * Vec<double>::lanes;  // elements that a sum takes at once
-constexpr int64_t kPad = 16;                       // tables are padded to this many channels
-constexpr int64_t kChunk = 65536;                  // elements of a task
-constexpr int64_t kBlock = 1024;                   // values that are summed before they join the sum of blocks
-constexpr int64_t kRowTile = 16;                   // the same for rows
-constexpr int64_t kStreamRun = 2048;               // bytes of a plane from which streaming pays
-constexpr int64_t kManyChannels = 16;              // enough to give each channel to one task
+constexpr int64_t kPad = 16;           // tables are padded to this many channels
+constexpr int64_t kChunk = 65536;      // elements of a task
+constexpr int64_t kBlock = 1024;       // values that are summed before they join the sum of blocks
+constexpr int64_t kRowTile = 16;       // the same for rows
+constexpr int64_t kStreamRun = 2048;   // bytes of a plane from which streaming pays
+constexpr int64_t kManyChannels = 16;  // enough to give each channel to one task
 
 struct Layout {
   bool rows;
@@ -92,30 +92,6 @@ FASTNN_INLINE void join(Sums& t, const Sums& block) {
   t.s1 += block.s1;
   t.q0 += block.q0;
   t.q1 += block.q1;
-}
-
-FASTNN_INLINE void load2(const float* p, Vec<double>& low, Vec<double>& high) {
-  const Vec<float> v = load(p);
-  low = widen_low(v);
-  high = widen_high(v);
-}
-FASTNN_INLINE void load2(const double* p, Vec<double>& low, Vec<double>& high) {
-  low = load(p);
-  high = load(p + Vec<double>::lanes);
-}
-// The first n of kStep, n < kStep; the others come from low and high.
-FASTNN_INLINE void load2_partial(const float* p, int64_t n, Vec<double>& low, Vec<double>& high) {
-  const Vec<float> v = load_partial(p, static_cast<int>(n));
-  const uint32_t bits = (1u << n) - 1u;
-  low = select(mask_from_bits<double>(bits & ((1u << kStep / 2) - 1u)), widen_low(v), low);
-  high = select(mask_from_bits<double>(bits >> kStep / 2), widen_high(v), high);
-}
-FASTNN_INLINE void load2_partial(const double* p, int64_t n, Vec<double>& low, Vec<double>& high) {
-  constexpr int lanes = Vec<double>::lanes;
-  const uint32_t bits = (1u << n) - 1u;
-  const int first = n < lanes ? static_cast<int>(n) : lanes;
-  low = select(mask_from_bits<double>(bits & ((1u << lanes) - 1u)), load_partial(p, first), low);
-  high = select(mask_from_bits<double>(bits >> lanes), load_partial(p + first, static_cast<int>(n) - first), high);
 }
 
 // The cache lines of kStep elements.

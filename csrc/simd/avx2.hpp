@@ -262,6 +262,14 @@ template <>
   return {_mm256_castsi256_pd(_mm256_cmpeq_epi64(hit, lane))};
 }
 
+// v > best, or v is NaN and best is not: what a maximum that keeps its first NaN takes
+FASTNN_INLINE Mask<float> beats(Vec<float> v, Vec<float> best) {
+  return {_mm256_and_ps(_mm256_cmp_ps(v.v, best.v, _CMP_NLE_UQ), _mm256_cmp_ps(best.v, best.v, _CMP_ORD_Q))};
+}
+FASTNN_INLINE Mask<double> beats(Vec<double> v, Vec<double> best) {
+  return {_mm256_and_pd(_mm256_cmp_pd(v.v, best.v, _CMP_NLE_UQ), _mm256_cmp_pd(best.v, best.v, _CMP_ORD_Q))};
+}
+
 // ---- unsigned 32-bit lanes ----
 FASTNN_INLINE U32 set1_u32(uint32_t s) { return {_mm256_set1_epi32(static_cast<int>(s))}; }
 FASTNN_INLINE U32 load_u32(const uint32_t* p) { return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))}; }

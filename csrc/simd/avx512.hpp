@@ -193,6 +193,14 @@ FASTNN_INLINE Mask<T> mask_from_bits(uint32_t bits) {
   return {static_cast<decltype(Mask<T>::m)>(bits)};
 }
 
+// v > best, or v is NaN and best is not: what a maximum that keeps its first NaN takes
+FASTNN_INLINE Mask<float> beats(Vec<float> v, Vec<float> best) {
+  return {_mm512_mask_cmp_ps_mask(_mm512_cmp_ps_mask(best.v, best.v, _CMP_ORD_Q), v.v, best.v, _CMP_NLE_UQ)};
+}
+FASTNN_INLINE Mask<double> beats(Vec<double> v, Vec<double> best) {
+  return {_mm512_mask_cmp_pd_mask(_mm512_cmp_pd_mask(best.v, best.v, _CMP_ORD_Q), v.v, best.v, _CMP_NLE_UQ)};
+}
+
 // ---- unsigned 32-bit lanes ----
 FASTNN_INLINE U32 set1_u32(uint32_t s) { return {_mm512_set1_epi32(static_cast<int>(s))}; }
 FASTNN_INLINE U32 load_u32(const uint32_t* p) { return {_mm512_loadu_si512(p)}; }

@@ -298,6 +298,12 @@ FASTNN_INLINE Vec<T> divide_parts(Vec<T> a, Vec<T> b, Vec<T> b_low, Vec<T>& low)
   return q;
 }
 
+// v > best, or v is NaN and best is not: what a maximum that keeps its first NaN takes
+template <class T>
+FASTNN_INLINE Mask<T> beats(Vec<T> v, Vec<T> best) {
+  return ~le(v, best) & ~is_nan(best);
+}
+
 // ---- unsigned 32-bit lanes ----
 FASTNN_INLINE U32 set1_u32(uint32_t s) { return {u32x4{s, s, s, s}}; }
 FASTNN_INLINE U32 load_u32(const uint32_t* p) {

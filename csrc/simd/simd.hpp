@@ -23,6 +23,7 @@
 //   scale2(v, e)                   v * 2^e, rounded once, for whole e in [-252, 252] ([-2044, 2044]), while v and
 //                                  v * 2^(e / 2) are normal, 0, inf or NaN
 //   lt le gt ge eq ne is_nan       -> Mask<T>; false for NaN, but ne is true
+//   beats(v, best)                 -> Mask<T>; v > best, or v is NaN and best is not
 //   & | ~ any(m) all(m) bits(m)    lane i is bit i of bits(m); mask_from_bits<T>(bits) is its inverse
 //   select(m, a, b)                m ? a : b
 //   bit_and bit_or bit_xor bit_andnot(a, b) = ~a & b
