@@ -152,7 +152,7 @@ void dot_tile(int64_t k, const T* a, int64_t lda, const T* b, int64_t ldb, T* c,
 }
 
 template <class T, int columns>
-void dot_rows(const Product<T>& q, int64_t j) {
+void dot_rows(const PanelProduct<T>& q, int64_t j) {
   const T* b = q.b + j * q.ldb;
   int64_t i = 0;
   for (; i + kDotRows <= q.m; i += kDotRows)
@@ -165,18 +165,23 @@ void dot_rows(const Product<T>& q, int64_t j) {
 }
 
 template <class T>
+void multiply_dots_of(const PanelProduct<T>& q) {
+  int64_t j = 0;
+  if (q.m == 1)  // one chain a column: twice as many columns hide the latency
+    for (; j + 2 * kDotColumns <= q.n; j += 2 * kDotColumns)
+      dot_tile<T, 1, 2 * kDotColumns>(q.k, q.a, q.lda, q.b + j * q.ldb, q.ldb, q.c + j, q.ldc, q.accumulate);
+  for (; j + kDotColumns <= q.n; j += kDotColumns) dot_rows<T, kDotColumns>(q, j);
+  for (; j < q.n; ++j) dot_rows<T, 1>(q, j);
+}
+
+template <class T>
 void gemm_dots(const Product<T>& q) {
   const int64_t parts = ceil_div(q.n, 32);
   runtime::parallel_for(parts, q.n * q.k * (8 + q.m) / 256, [&](int64_t task) {
-    const int64_t begin = part_begin(q.n, parts, task, kDotColumns),
-                  end = part_begin(q.n, parts, task + 1, kDotColumns);
-    int64_t j = begin;
-    if (q.m == 1)  // one chain a column: twice as many columns hide the latency
-      for (; j + 2 * kDotColumns <= end; j += 2 * kDotColumns)
-        dot_tile<T, 1, 2 * kDotColumns>(q.k, q.a, q.lda, q.b + j * q.ldb, q.ldb, q.c + j, q.ldc, q.accumulate);
-    for (; j + kDotColumns <= end; j += kDotColumns) dot_rows<T, kDotColumns>(q, j);
-    for (; j < end; ++j) dot_rows<T, 1>(q, j);
-    if (q.finish) q.finish(q.context, 0, begin, q.m, end - begin);
+    const int64_t j = part_begin(q.n, parts, task, kDotColumns), n = part_begin(q.n, parts, task + 1, kDotColumns) - j;
+    multiply_dots_of(
+        PanelProduct<T>{q.a, q.b + j * q.ldb, q.c + j, q.m, n, q.k, q.lda, q.ldb, q.ldc, false, q.accumulate});
+    if (q.finish) q.finish(q.context, 0, j, q.m, n);
   });
 }
 
@@ -332,6 +337,8 @@ void column_sums_of(const T* x, int64_t rows, int64_t columns, T* y, bool accumu
 
 void multiply(const PanelProduct<float>& q) { multiply_of(q); }
 void multiply(const PanelProduct<double>& q) { multiply_of(q); }
+void multiply_dots(const PanelProduct<float>& q) { multiply_dots_of(q); }
+void multiply_dots(const PanelProduct<double>& q) { multiply_dots_of(q); }
 void gemm(const Product<float>& q) { gemm_of(q); }
 void gemm(const Product<double>& q) { gemm_of(q); }
 void column_sums(const float* x, int64_t rows, int64_t columns, float* y, bool accumulate) {

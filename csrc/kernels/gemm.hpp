@@ -35,6 +35,11 @@ struct PanelProduct {
 void multiply(const PanelProduct<float>&);
 void multiply(const PanelProduct<double>&);
 
+// The same with B as rows along k, b[j * ldb + p], and A as rows; any n, neither is read beyond its end: for products
+// whose C is too narrow for a panel.
+void multiply_dots(const PanelProduct<float>&);
+void multiply_dots(const PanelProduct<double>&);
+
 // The whole product C (m, n) = or += A B. B is (k, n) with row stride ldb, or with b_transposed (n, k).
 // After the last block, finish(context, row, column, rows, columns) is called once for each finished part of C.
 template <class T>

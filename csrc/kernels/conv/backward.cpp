@@ -5,6 +5,7 @@
 //            by shape; each chunk's sum is kept apart and the chunks are added in order.
 //   dbias    dy summed over images and pixels
 // NCHW keeps rows in the order (channel, tap), channels-last in the order (tap, channel).
+#include "kernels/conv/depthwise.hpp"
 #include "kernels/conv/product.hpp"
 #include "runtime/fp_state.hpp"
 
@@ -79,7 +80,12 @@ void backward_data(const Conv2dBackwardArgs& q) {
       r.images = q.n, r.groups = q.groups, r.m = c;
       r.x_image = q.o * q.oh * q.ow, r.x_group = last ? m : m * q.oh * q.ow, r.weights_group = m * c * kernel_taps;
       const auto finish = [](T*, int64_t, int64_t, int64_t, int64_t) {};
-      if (last) {
+      if (last && is_depthwise(r)) {
+        T* packed = static_cast<T*>(
+            runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(depthwise_weights_size(r)) * sizeof(T)));
+        pack_depthwise_weights(r, packed);
+        depthwise_pixels(r, packed, finish);
+      } else if (last) {
         T* packed = static_cast<T*>(
             runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(packed_weights_size(r)) * sizeof(T)));
         pack_weights(r, packed);
@@ -150,15 +156,20 @@ void backward_weight(const Conv2dBackwardArgs& q) {
   const int64_t c = q.c / q.groups, m = q.o / q.groups, taps = q.kh * q.kw, rows = c * taps;
   const bool last = q.channels_last;
   const Columns columns = forward_columns(q);
+  if (last && c == 1 && m == 1)
+    return depthwise_weight(columns, q.n, q.c, static_cast<const T*>(q.x), static_cast<const T*>(q.dy),
+                            static_cast<T*>(q.dweight), q.accumulate);
   const int64_t x_image = q.c * q.h * q.w, x_group = last ? c : c * q.h * q.w, out_image = q.o * q.oh * q.ow;
   // A block of pixels of an NCHW image lies together in each channel, so it stays in its image; channels-last counts
   // the pixels of all images as one row.
   const int64_t images = last ? 1 : q.n, pixels = q.oh * q.ow * (last ? q.n : 1);
-  const int64_t image_blocks = ceil_div(pixels, kBlockPixels), all_blocks = images * image_blocks;
-  // A task holds all taps of some channels for one chunk of pixels. Channels are cut first; chunks, each of which
-  // costs a pass over dweight, have at least 1024 pixels.
+  const int64_t block_pixels = q.groups > 1 && !last ? PixelPacker<T>::kPixels : kBlockPixels;
+  const int64_t image_blocks = ceil_div(pixels, block_pixels), all_blocks = images * image_blocks;
+  // A task holds all taps of some channels of some groups for one chunk of pixels. Groups share the plan of a packing.
+  // Channels and groups are cut first; chunks, each of which costs a pass over dweight, have at least 1024 pixels.
   const int64_t parts = ceil_div(c, larger(1, smaller(c, kBlockRows / taps)));
-  const int64_t chunks = larger(1, smaller(q.n * q.oh * q.ow / 1024, ceil_div(16, parts * q.groups)));
+  const int64_t group_parts = smaller(q.groups, ceil_div(16, parts)), tasks = group_parts * parts;
+  const int64_t chunks = larger(1, smaller(q.n * q.oh * q.ow / 1024, ceil_div(16, tasks)));
   const Panels<T> panels(m);
   const int64_t ld = whole<T>(m), chunk_stride = q.groups * rows * ld;
   const T *x = static_cast<const T*>(q.x), *dy = static_cast<const T*>(q.dy);
@@ -166,42 +177,61 @@ void backward_weight(const Conv2dBackwardArgs& q) {
   T* sums = chunks == 1 ? nullptr
                         : static_cast<T*>(runtime::scratch(runtime::Slot::kShared,
                                                            static_cast<size_t>(chunks * chunk_stride) * sizeof(T)));
-  runtime::parallel_for(chunks * q.groups * parts, q.n * q.o * rows * q.oh * q.ow / 32, [&](int64_t task) {
-    const int64_t part = task % parts, group = task / parts % q.groups, chunk = task / (parts * q.groups);
+  runtime::parallel_for(chunks * tasks, q.n * q.o * rows * q.oh * q.ow / 32, [&](int64_t task) {
+    const int64_t part = task % parts, chunk = task / tasks;
     const int64_t c0 = part_begin(c, parts, part), channels = part_begin(c, parts, part + 1) - c0;
-    const int64_t n_rows = channels * taps, a_size = kBlockPixels * n_rows;
-    T* a = static_cast<T*>(runtime::scratch(
-        runtime::Slot::kTask,
-        static_cast<size_t>(a_size + kBlockPixels * kTileVectors * Vec<T>::lanes + (sums ? 0 : n_rows * ld)) *
-            sizeof(T)));
+    const int64_t group0 = part_begin(q.groups, group_parts, task % tasks / parts);
+    const int64_t group1 = part_begin(q.groups, group_parts, task % tasks / parts + 1);
+    const int64_t n_rows = channels * taps, a_size = block_pixels * n_rows + Vec<T>::lanes;
+    const int64_t b_size = block_pixels * kTileVectors * Vec<T>::lanes;
+    const int64_t sum_size = sums ? 0 : (group1 - group0) * n_rows * ld;
+    T* a = static_cast<T*>(
+        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(a_size + b_size + sum_size) * sizeof(T)));
     T* b = a + a_size;
-    T* sum = sums ? sums + chunk * chunk_stride + (group * rows + c0 * taps) * ld
-                  : b + kBlockPixels * kTileVectors * Vec<T>::lanes;
+    const auto sum_of = [&](int64_t group) {
+      return sums ? sums + chunk * chunk_stride + (group * rows + c0 * taps) * ld
+                  : b + b_size + (group - group0) * n_rows * ld;
+    };
     const int64_t begin = part_begin(all_blocks, chunks, chunk), end = part_begin(all_blocks, chunks, chunk + 1);
-    if (begin == end) zero_run(sum, n_rows * ld);
+    if (begin == end)
+      for (int64_t group = group0; group < group1; ++group) zero_run(sum_of(group), n_rows * ld);
     for (int64_t block = begin; block < end; ++block) {
       const int64_t image = block / image_blocks;
       const int64_t pixel = part_begin(pixels, image_blocks, block % image_blocks);
       const int64_t k = part_begin(pixels, image_blocks, block % image_blocks + 1) - pixel;
-      const T* source = x + image * x_image + group * x_group;
-      if (!last)
-        PixelPacker<T>(columns, pixel, k, whole<T>(k), false).pack(a, source, c0, channels);
-      else
-        for (int64_t tap = 0; tap < taps; ++tap)
-          pack_channels(a + tap * channels, n_rows, columns, source, x_image, tap * c + c0, channels, pixel, k);
-      for (int64_t panel = 0; panel < panels.count; ++panel) {
-        const int64_t j = panels.begin(panel), n = panels.size(panel), ldb = whole<T>(n);
-        if (last)
-          pack_b(b, ldb, dy + pixel * q.o + group * m + j, q.o, false, k, n);
-        else
-          pack_b(b, ldb, dy + image * out_image + (group * m + j) * pixels + pixel, pixels, true, k, n);
-        multiply(
-            PanelProduct<T>{a, b, sum + j, n_rows, n, k, last ? n_rows : whole<T>(k), ldb, ld, last, block > begin});
+      if (last) {
+        for (int64_t group = group0; group < group1; ++group) {
+          const T* source = x + group * x_group;
+          for (int64_t tap = 0; tap < taps; ++tap)
+            pack_channels(a + tap * channels, n_rows, columns, source, x_image, tap * c + c0, channels, pixel, k);
+          for (int64_t panel = 0; panel < panels.count; ++panel) {
+            const int64_t j = panels.begin(panel), n = panels.size(panel), ldb = whole<T>(n);
+            pack_b(b, ldb, dy + pixel * q.o + group * m + j, q.o, false, k, n);
+            multiply(PanelProduct<T>{a, b, sum_of(group) + j, n_rows, n, k, n_rows, ldb, ld, true, block > begin});
+          }
+        }
+        continue;
+      }
+      PixelPacker<T> packer(columns, pixel, k, whole<T>(k), false);
+      for (int64_t group = group0; group < group1; ++group) {
+        packer.pack(a, x + image * x_image + group * x_group, c0, channels);
+        const T* source = dy + image * out_image + group * m * pixels + pixel;
+        if (m <= 4) {  // too few for a vector of outputs: dot products along the pixels
+          multiply_dots(
+              PanelProduct<T>{a, source, sum_of(group), n_rows, m, k, whole<T>(k), pixels, ld, false, block > begin});
+          continue;
+        }
+        for (int64_t panel = 0; panel < panels.count; ++panel) {
+          const int64_t j = panels.begin(panel), n = panels.size(panel), ldb = whole<T>(n);
+          pack_b(b, ldb, source + j * pixels, pixels, true, k, n);
+          multiply(PanelProduct<T>{a, b, sum_of(group) + j, n_rows, n, k, whole<T>(k), ldb, ld, false, block > begin});
+        }
       }
     }
     if (!sums)
-      write_weights(WeightSums<T>{sum, 1, 0, ld, channels, taps, m, last}, dw + group * m * rows + c0 * taps, rows,
-                    q.accumulate);
+      for (int64_t group = group0; group < group1; ++group)
+        write_weights(WeightSums<T>{sum_of(group), 1, 0, ld, channels, taps, m, last},
+                      dw + group * m * rows + c0 * taps, rows, q.accumulate);
   });
   if (sums)
     runtime::parallel_for(q.groups * parts, chunks * chunk_stride / 4, [&](int64_t task) {

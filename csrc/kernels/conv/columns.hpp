@@ -45,7 +45,11 @@ FASTNN_INLINE uint32_t spread_bits(uint32_t x) {
 // of two, channels evict each other.
 template <class T>
 class PixelPacker {
+  static constexpr int kLanes = Vec<T>::lanes, kVectors = 4, kTaps = 32;
+
  public:
+  static constexpr int64_t kPixels = kVectors * kLanes;  // packed at a time
+
   // exact: the last vector of a row is written in part; else it is filled up with zeros.
   PixelPacker(const Columns& columns, int64_t pixel0, int64_t pixels, int64_t ld, bool exact)
       : q_(columns), pixel0_(pixel0), pixels_(pixels), ld_(ld), exact_(exact) {
@@ -64,8 +68,6 @@ class PixelPacker {
   }
 
  private:
-  static constexpr int kLanes = Vec<T>::lanes, kVectors = 4, kTaps = 32;
-
   struct Segment {  // lanes of a vector that lie in one row of the output
     int64_t lane, length, y, x;
   };

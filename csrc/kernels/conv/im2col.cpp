@@ -1,6 +1,7 @@
 // conv2d by columns: y = activation(batch_norm(conv(x, weight) + bias) + residual) as the product of the weights and
 // columns packed part by part (product.hpp); any stride, padding, dilation and groups. The columns' zeros at padding
 // are multiplied like any other element, so that an infinite weight there gives NaN as it does in NumPy.
+#include "kernels/conv/depthwise.hpp"
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/conv/product.hpp"
 #include "runtime/fp_state.hpp"
@@ -30,19 +31,25 @@ template <class T>
 void conv2d_im2col_forward_of(const Conv2dArgs& q) {
   const runtime::FlushDenormals flush;
   const ConvProduct<T> r = forward_product<T>(q);
-  const int64_t packed = q.channels_last ? packed_weights_size(r) : 0;
+  const bool depthwise = q.channels_last && is_depthwise(r);
+  const int64_t packed = depthwise ? depthwise_weights_size(r) : q.channels_last ? packed_weights_size(r) : 0;
   T* memory = static_cast<T*>(
       runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(packed + epilogue_size(q)) * sizeof(T)));
   const Epilogue<T> epilogue = prepare_epilogue<T>(q, memory + packed);
-  if (q.channels_last) {
+  const auto columns = [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
+    finish_columns(epilogue, y, ld, channel, m, n);
+  };
+  const auto rows = [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
+    finish_rows(epilogue, y, ld, channel, m, n);
+  };
+  if (depthwise) {
+    pack_depthwise_weights(r, memory);
+    depthwise_pixels(r, memory, columns);
+  } else if (q.channels_last) {
     pack_weights(r, memory);
-    product_columns(r, memory, [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-      finish_columns(epilogue, y, ld, channel, m, n);
-    });
+    product_columns(r, memory, columns);
   } else {
-    product_rows(r, r.weights.w, [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-      finish_rows(epilogue, y, ld, channel, m, n);
-    });
+    product_rows(r, r.weights.w, rows);
   }
 }
 

@@ -45,39 +45,44 @@ void product_rows(const ConvProduct<T>& q, const T* a, const Finish& finish) {
   const Columns& columns = q.columns;
   const int64_t pixels = columns.pixels(), rows = columns.rows();
   const Panels<T> panels(pixels);
-  const int64_t all_panels = panels.count * q.images * q.groups;
-  // Each part packs the panel again: 128 rows pay for that.
-  const int64_t m_parts = larger(1, smaller(ceil_div(q.m, 128), 16 / larger(1, all_panels)));
+  // A task packs the same pixels of some groups, which share the plan. Each part of the rows packs the panel again:
+  // 128 rows pay for that.
+  const int64_t image_panels = larger(1, panels.count * q.images);
+  const int64_t group_parts = smaller(q.groups, ceil_div(16, image_panels));
+  const int64_t m_parts = larger(1, smaller(ceil_div(q.m, 128), 16 / (image_panels * group_parts)));
+  const int64_t tasks = m_parts * group_parts;
   // Blocks of whole channels; without any tap (a phase that no output meets) one empty block, which writes zeros.
   const int64_t taps = columns.taps(), block_channels = taps ? larger(1, kBlockK / taps) : 1;
   const int64_t blocks = taps ? larger(1, ceil_div(columns.c, block_channels)) : 1;
   const int64_t block_rows = ceil_div(columns.c, blocks) * taps;
   const bool dense = q.y_pixel == 1 && q.y_row == columns.out_w;
-  runtime::parallel_for(all_panels * m_parts, q.images * q.groups * q.m * rows * pixels / 32, [&](int64_t task) {
-    const int64_t part = task % m_parts, panel = task / m_parts % panels.count;
-    const int64_t group = task / (m_parts * panels.count) % q.groups;
-    const int64_t image = task / (m_parts * panels.count * q.groups);
+  const int64_t work = q.groups * q.m * rows + 4 * q.groups * rows;  // multiplications, and packing
+  runtime::parallel_for(q.images * panels.count * tasks, q.images * pixels * work / 32, [&](int64_t task) {
+    const int64_t part = task % m_parts, group_part = task / m_parts % group_parts;
+    const int64_t panel = task / tasks % panels.count, image = task / (tasks * panels.count);
     const int64_t pixel = panels.begin(panel), n = panels.size(panel), ld = whole<T>(n);
     const int64_t i = part_begin(q.m, m_parts, part), m = part_begin(q.m, m_parts, part + 1) - i;
-    const int64_t channel = group * q.m + i;
     T* b = static_cast<T*>(
         runtime::scratch(runtime::Slot::kTask, static_cast<size_t>((block_rows + (dense ? 0 : m)) * ld) * sizeof(T)));
-    T* y = q.y + image * q.y_image + channel * q.y_channel;
-    T* c = dense ? y + pixel : b + block_rows * ld;
-    const int64_t ldc = dense ? q.y_channel : ld;
     PixelPacker<T> packer(columns, pixel, n, ld, false);
-    for (int64_t block = 0; block < blocks; ++block) {
-      const int64_t c0 = part_begin(columns.c, blocks, block), c1 = part_begin(columns.c, blocks, block + 1);
-      packer.pack(b, q.x + image * q.x_image + group * q.x_group, c0, c1 - c0);
-      const PanelProduct<T> product = {
-          a + channel * rows + c0 * taps, b, c, m, n, (c1 - c0) * taps, rows, ld, ldc, false, block > 0};
-      if (block == blocks - 1 && dense)
-        multiply_tiles(product,
-                       [&](int64_t row, int64_t count) { finish(c + row * ldc, ldc, channel + row, count, n); });
-      else
-        multiply(product);
+    const int64_t end = part_begin(q.groups, group_parts, group_part + 1);
+    for (int64_t group = part_begin(q.groups, group_parts, group_part); group < end; ++group) {
+      const int64_t channel = group * q.m + i, ldc = dense ? q.y_channel : ld;
+      T* y = q.y + image * q.y_image + channel * q.y_channel;
+      T* c = dense ? y + pixel : b + block_rows * ld;
+      for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t c0 = part_begin(columns.c, blocks, block), c1 = part_begin(columns.c, blocks, block + 1);
+        packer.pack(b, q.x + image * q.x_image + group * q.x_group, c0, c1 - c0);
+        const PanelProduct<T> product = {
+            a + channel * rows + c0 * taps, b, c, m, n, (c1 - c0) * taps, rows, ld, ldc, false, block > 0};
+        if (block == blocks - 1 && dense)
+          multiply_tiles(product,
+                         [&](int64_t row, int64_t count) { finish(c + row * ldc, ldc, channel + row, count, n); });
+        else
+          multiply(product);
+      }
+      if (!dense) scatter_rows(q, y, c, ldc, m, pixel, n);
     }
-    if (!dense) scatter_rows(q, y, c, ldc, m, pixel, n);
   });
 }
 
