@@ -1,10 +1,10 @@
 // A compiled network: a flat list of kernel calls over planned memory, run in one go without Python.
 //
 // A program is made by recording: while it records, every kernel call that the binding would run is appended instead,
-// and arrays are given addresses in reserved ranges (address space, without memory): the arena, and one range for each input and
-// output. finish() turns every address into (space, offset). A run takes an instance (an arena of its own and argument
-// structs bound to it; several threads may run one program, each gets an instance), binds inputs and outputs, and
-// calls. Addresses outside those ranges must belong to registered constants; anything else is refused when it is
+// and arrays are given addresses in reserved ranges (address space, without memory): the arena, and one range for each
+// input and output. finish() turns every address into (space, offset). A run takes an instance (an arena of its own and
+// argument structs bound to it; several threads may run one program, each gets an instance), binds inputs and outputs,
+// and calls. Addresses outside those ranges must belong to registered constants; anything else is refused when it is
 // recorded.
 #pragma once
 #include <cstddef>
