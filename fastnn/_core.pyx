@@ -359,10 +359,14 @@ def empty(tuple shape, cnp.dtype dtype, bint channels_last=False):
     cdef int i, ndim = len(shape)
     cdef cnp.npy_intp itemsize = dtype.itemsize
     cdef size_t nbytes = itemsize
+    cdef double size = itemsize
     cdef _Block block
     for i in range(ndim):
         dims[i] = shape[i]
         nbytes *= dims[i]
+        size *= dims[i]
+    if size > 2.0**47:  # nbytes may have wrapped around; let NumPy refuse it
+        return cnp.PyArray_EMPTY(ndim, dims, dtype.type_num, 0)
     if recorder == NULL and nbytes < POOLED:
         if not channels_last:
             return cnp.PyArray_EMPTY(ndim, dims, dtype.type_num, 0)

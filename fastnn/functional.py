@@ -1697,10 +1697,10 @@ def sgd_step(grad: Array, hyper: Array, segments: Array, param: Array, velocity:
 
     Examples
     --------
-    >>> param, grad = np.float32([1, 2]), np.float32([10, 10])
-    >>> sgd_step(grad, np.array([0.1, 0, 0, 1]), np.array([[0, 1, 1, 0], [1, 2, 0, 0.0]]), param)
+    >>> param, grad = np.float32([1, 2]), np.float32([1, 1])
+    >>> sgd_step(grad, np.array([0.5, 0, 0, 1]), np.array([[0, 1, 1, 0], [1, 2, 0, 0.0]]), param)
     >>> param  # the second is frozen
-    array([0., 2.], dtype=float32)
+    array([0.5, 2. ], dtype=float32)
     """
     if _step_arrays("sgd_step", grad, hyper, 4, segments, param=param, velocity=velocity):
         _K.sgd_step(grad, hyper, segments, param, velocity)
