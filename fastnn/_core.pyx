@@ -79,6 +79,24 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         void* dscores
         int64_t rows, cols, ignore_index, dtype
         double label_smoothing
+    ctypedef struct LossArgs:
+        const void* scores
+        const void* targets
+        const void* sample_weight
+        const void* pos_weight
+        double* loss
+        void* dscores
+        int64_t rows, cols, dtype
+        double delta
+    ctypedef struct HingeArgs:
+        const void* scores
+        const int64_t* labels
+        const void* weight
+        const void* sample_weight
+        double* loss
+        void* dscores
+        int64_t rows, cols, dtype
+        double margin
     ctypedef struct DropoutArgs:
         const void* x
         const uint64_t* key
@@ -232,6 +250,11 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_log_softmax_forward
     int kKernel_log_softmax_backward
     int kKernel_cross_entropy
+    int kKernel_hinge
+    int kKernel_mse
+    int kKernel_l1
+    int kKernel_huber
+    int kKernel_binary_cross_entropy_with_logits
     int kKernel_dropout_forward
     int kKernel_dropout_backward
     int kKernel_random_bits
@@ -620,6 +643,38 @@ def cross_entropy(scores, labels, targets, weight, sample_weight, int64_t ignore
     a.rows, a.cols, a.dtype = dims(scores)[0], dims(scores)[1], code(scores)
     a.ignore_index, a.label_smoothing = ignore_index, label_smoothing
     call(kKernel_cross_entropy, &a)
+
+
+def hinge(scores, labels, weight, sample_weight, double margin, loss, dscores):
+    cdef HingeArgs a
+    a.scores, a.labels, a.weight = data(scores), <const int64_t*>data(labels), data(weight)
+    a.sample_weight, a.loss, a.dscores = data(sample_weight), <double*>data(loss), data(dscores)
+    a.rows, a.cols, a.dtype, a.margin = dims(scores)[0], dims(scores)[1], code(scores), margin
+    call(kKernel_hinge, &a)
+
+
+cdef int element_loss(int kernel, scores, targets, pos_weight, sample_weight, double delta, loss, dscores) except -1:
+    cdef LossArgs a
+    a.scores, a.targets, a.sample_weight, a.pos_weight = data(scores), data(targets), data(sample_weight), data(pos_weight)
+    a.loss, a.dscores = <double*>data(loss), data(dscores)
+    a.rows, a.cols, a.dtype, a.delta = dims(scores)[0], dims(scores)[1], code(scores), delta
+    return call(kernel, &a)
+
+
+def mse(scores, targets, sample_weight, loss, dscores):
+    element_loss(kKernel_mse, scores, targets, None, sample_weight, 0.0, loss, dscores)
+
+
+def l1(scores, targets, sample_weight, loss, dscores):
+    element_loss(kKernel_l1, scores, targets, None, sample_weight, 0.0, loss, dscores)
+
+
+def huber(scores, targets, sample_weight, double delta, loss, dscores):
+    element_loss(kKernel_huber, scores, targets, None, sample_weight, delta, loss, dscores)
+
+
+def binary_cross_entropy_with_logits(scores, targets, pos_weight, sample_weight, loss, dscores):
+    element_loss(kKernel_binary_cross_entropy_with_logits, scores, targets, pos_weight, sample_weight, 0.0, loss, dscores)
 
 
 def dropout_forward(x, key, double p, y, mask):

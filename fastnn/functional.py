@@ -35,6 +35,7 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_train",
+    "binary_cross_entropy_with_logits",
     "col2im",
     "concat",
     "conv2d",
@@ -49,7 +50,10 @@ __all__ = [
     "gelu_backward",
     "global_avg_pool2d",
     "global_avg_pool2d_backward",
+    "hinge",
+    "huber",
     "im2col",
+    "l1",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -58,6 +62,7 @@ __all__ = [
     "log_softmax_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "mse",
     "relu",
     "relu_backward",
     "sgd_step",
@@ -677,15 +682,17 @@ def log_softmax_backward(dy: ArrayLike, y: ArrayLike, axis: int = -1) -> Array:
     return _softmax_like_backward("log_softmax_backward", "log_softmax", dy, y, axis)
 
 
-def _class_labels(op: str, labels: ArrayLike, rows: int, classes: int, ignore_index: int) -> Array:
-    """Labels as int64 of shape (rows,), each a class or ignore_index."""
+def _class_labels(op: str, labels: ArrayLike, rows: int, classes: int, ignore_index: int | None = None) -> Array:
+    """Labels as int64 of shape (rows,), each a class or, where there is one, ignore_index."""
     array = np.asarray(labels)
     if array.shape != (rows,):
         raise ShapeError(f"{op}: expected one label for each of the {rows} rows of scores, got labels {array.shape}")
     if array.dtype.kind not in "iu":
         raise TypeError(f"{op}: labels have dtype {array.dtype}; classes are whole numbers")
     array = np.ascontiguousarray(array, _INT64)
-    bad = ((array < 0) | (array >= classes)) & (array != ignore_index)
+    bad = (array < 0) | (array >= classes)
+    if ignore_index is not None:
+        bad &= array != ignore_index
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(f"{op}: label {array[row]} of row {row} is out of range for scores with {classes} classes")
@@ -765,6 +772,260 @@ def _cross_entropy(
     loss, dscores = _K.empty((1,), _FLOAT64), _K.empty(array.shape, array.dtype)
     _K.cross_entropy(array, hard, soft, weights, samples, int(ignore_index), float(label_smoothing), loss, dscores)
     return loss, dscores
+
+
+def hinge(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: float = 1.0,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[float, Array]:
+    """Multi-class SVM loss, and its gradient: what the other classes' scores lack to be ``margin`` below the label's.
+
+    loss_i = weight_y sum_{j != y} max(0, s_ij - s_iy + margin), y = labels_i; the loss is the mean over the rows.
+
+    Parameters
+    ----------
+    scores : array_like, (N, C)
+    labels : array_like, (N,) integers
+    margin : float
+    weight : array_like (C,), optional
+        Weight of the rows of each class. The mean is not divided by it, as in torch.
+    sample_weight : array_like (N,), optional
+        Weight of each row in the mean.
+
+    Returns
+    -------
+    loss : float
+        C times torch's ``multi_margin_loss``, which divides by the number of classes too.
+    dscores : ndarray (N, C)
+        A margin that is just kept, or NaN, has gradient 0.
+
+    References
+    ----------
+    Weston and Watkins, ESANN 1999; CS231n, "Linear Classification".
+
+    Examples
+    --------
+    >>> loss, dscores = hinge(np.float32([[3.2, 5.1, -1.7]]), [0])
+    >>> round(loss, 4)  # max(0, 5.1 - 3.2 + 1) + max(0, -1.7 - 3.2 + 1)
+    2.9
+    >>> dscores
+    array([[-1.,  1.,  0.]], dtype=float32)
+    """
+    loss, dscores = _hinge(scores, labels, margin=margin, weight=weight, sample_weight=sample_weight)
+    return float(loss[0]), dscores
+
+
+def _hinge(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    *,
+    margin: float = 1.0,
+    weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Array, Array]:
+    op = "hinge"
+    array = _rowmajor(op, "scores", scores)
+    if array.ndim != 2 or array.shape[1] == 0:
+        raise ShapeError(f"{op}: expected scores of shape (N, C) with at least one class, got {array.shape}")
+    if not np.isfinite(margin):
+        raise ValueError(f"{op}: margin must be finite, got {margin}")
+    n, c = array.shape
+    classes = _class_labels(op, labels, n, c)
+    weights, samples = _vector(op, "weight", weight, c, "class"), _vector(op, "sample_weight", sample_weight, n, "row")
+    array, weights, samples = _same_dtype(array, weights, samples)
+    loss, dscores = _K.empty((1,), _FLOAT64), _K.empty(array.shape, array.dtype)
+    _K.hinge(array, classes, weights, samples, float(margin), loss, dscores)
+    return loss, dscores
+
+
+def _element_loss(
+    op: str,
+    scores: ArrayLike,
+    targets: ArrayLike,
+    sample_weight: ArrayLike | None,
+    *options: float,
+    pos_weight: ArrayLike | None = None,
+) -> tuple[Array, Array]:
+    """The mean of a loss of each element, as an array of one float64, and dscores."""
+    array, target = _array(op, "scores", scores), _array(op, "targets", targets)
+    if not array.ndim:
+        raise ShapeError(f"{op}: expected scores of shape (N, ...), got ()")
+    if target.shape != array.shape and array.shape == (*target.shape, 1):
+        target = target[..., np.newaxis]
+    if target.shape != array.shape:
+        raise ShapeError(f"{op}: targets must have the shape of scores {array.shape}, got {target.shape}")
+    n, cols = array.shape[0], int(np.prod(array.shape[1:]))
+    samples = _vector(op, "sample_weight", sample_weight, n, "row")
+    positive = _vector(op, "pos_weight", pos_weight, cols, "column")
+    array, target, samples, positive = _same_dtype(array, target, samples, positive)
+    # Where every row has its columns in the same place, a row may lie in any order; pos_weight counts them in C order.
+    last = pos_weight is None and _prefers_channels_last(array)
+    rows = []
+    for x in (array, target):
+        fits = _is_channels_last(x) if last else x.flags.c_contiguous
+        x = x if fits else _in_format(x, last) if x.ndim <= 4 else np.ascontiguousarray(x)
+        rows.append((x.transpose(0, 2, 3, 1) if last else x).reshape(n, cols))
+    loss, dscores = _K.empty((1,), _FLOAT64), _K.empty(array.shape, array.dtype, last)
+    drows = (dscores.transpose(0, 2, 3, 1) if last else dscores).reshape(n, cols)
+    weights = (positive,) if op == "binary_cross_entropy_with_logits" else ()
+    getattr(_K, op)(*rows, *weights, samples, *options, loss, drows)
+    return loss, dscores
+
+
+def mse(scores: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = None) -> tuple[float, Array]:
+    """Mean squared error (scores - targets)^2, and its gradient, 2 (scores - targets) / size.
+
+    Parameters
+    ----------
+    scores : array_like, (N, ...)
+        Channels-last arrays are computed as they lie; others that are not C-contiguous are copied.
+    targets : array_like, (N, ...)
+        Of the shape of scores; (N,) for scores (N, 1) will do.
+    sample_weight : array_like (N,), optional
+        Weight of each row in the mean.
+
+    Returns
+    -------
+    loss : float
+        The mean over all elements, as torch's ``mse_loss``; NaN where there are none.
+    dscores : ndarray (N, ...)
+
+    References
+    ----------
+    CS231n, "Neural Networks Part 2": harder to optimise than a classification; outliers weigh by their square.
+
+    Examples
+    --------
+    >>> loss, dscores = mse(np.float32([[1, 2]]), np.float32([[0, 4]]))
+    >>> loss, dscores  # (1 + 4) / 2
+    (2.5, array([[ 1., -2.]], dtype=float32))
+    """
+    loss, dscores = _mse(scores, targets, sample_weight=sample_weight)
+    return float(loss[0]), dscores
+
+
+def _mse(scores: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = None) -> tuple[Array, Array]:
+    return _element_loss("mse", scores, targets, sample_weight)
+
+
+def l1(scores: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = None) -> tuple[float, Array]:
+    """Mean absolute error |scores - targets|, and its gradient, sign(scores - targets) / size (0 where they are equal).
+
+    Parameters and results are those of `mse`, shapes (N, ...); equal to torch's ``l1_loss``.
+
+    Examples
+    --------
+    >>> loss, dscores = l1(np.float32([[1, 2]]), np.float32([[0, 4]]))
+    >>> loss, dscores
+    (1.5, array([[ 0.5, -0.5]], dtype=float32))
+    """
+    loss, dscores = _l1(scores, targets, sample_weight=sample_weight)
+    return float(loss[0]), dscores
+
+
+def _l1(scores: ArrayLike, targets: ArrayLike, *, sample_weight: ArrayLike | None = None) -> tuple[Array, Array]:
+    return _element_loss("l1", scores, targets, sample_weight)
+
+
+def huber(
+    scores: ArrayLike, targets: ArrayLike, *, delta: float = 1.0, sample_weight: ArrayLike | None = None
+) -> tuple[float, Array]:
+    """Mean of d^2 / 2 where |d| <= delta, else delta (|d| - delta / 2), with d = scores - targets; and its gradient.
+
+    Near 0 half of `mse`, far out delta times `l1`: one outlier does not decide. Parameters and results are those of
+    `mse`, shapes (N, ...); equal to torch's ``huber_loss``.
+
+    Parameters
+    ----------
+    delta : float
+        Where the parabola ends and the line begins; finite and above 0.
+
+    References
+    ----------
+    Huber, The Annals of Mathematical Statistics 35, 1964.
+
+    Examples
+    --------
+    >>> loss, dscores = huber(np.float32([[1, 2]]), np.float32([[0, 4]]))
+    >>> loss, dscores  # (0.5 + 1.5) / 2
+    (1.0, array([[ 0.5, -0.5]], dtype=float32))
+    """
+    loss, dscores = _huber(scores, targets, delta=delta, sample_weight=sample_weight)
+    return float(loss[0]), dscores
+
+
+def _huber(
+    scores: ArrayLike, targets: ArrayLike, *, delta: float = 1.0, sample_weight: ArrayLike | None = None
+) -> tuple[Array, Array]:
+    if not 0.0 < delta < np.inf:
+        raise ValueError(f"huber: delta must be finite and above 0, got {delta}")
+    return _element_loss("huber", scores, targets, sample_weight, float(delta))
+
+
+def binary_cross_entropy_with_logits(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[float, Array]:
+    """Mean of -(1 - t) log s(-x) - pos_weight t log s(x), x = scores, t = targets, s = sigmoid; and its gradient.
+
+    Each column is a question of its own: several may be true of one row.
+
+    Parameters
+    ----------
+    scores : array_like, (N, ...)
+        Logits, before any sigmoid.
+    targets : array_like, (N, ...)
+        0, 1 or probabilities, of the shape of scores; (N,) for scores (N, 1) will do.
+    pos_weight : array_like (C,), optional
+        For scores (N, C), how much more a 1 counts than a 0 in each column.
+    sample_weight : array_like (N,), optional
+        Weight of each row in the mean.
+
+    Returns
+    -------
+    loss : float
+        The mean over all elements, as torch's function of that name.
+    dscores : ndarray (N, ...)
+        (1 - t) s(x) - pos_weight t s(-x), over the number of elements.
+
+    Examples
+    --------
+    >>> loss, dscores = binary_cross_entropy_with_logits(np.float32([[0, 0]]), [[1, 0]])
+    >>> round(loss, 4), dscores
+    (0.6931, array([[-0.25,  0.25]], dtype=float32))
+    """
+    loss, dscores = _binary_cross_entropy_with_logits(
+        scores, targets, pos_weight=pos_weight, sample_weight=sample_weight
+    )
+    return float(loss[0]), dscores
+
+
+def _binary_cross_entropy_with_logits(
+    scores: ArrayLike,
+    targets: ArrayLike,
+    *,
+    pos_weight: ArrayLike | None = None,
+    sample_weight: ArrayLike | None = None,
+) -> tuple[Array, Array]:
+    op = "binary_cross_entropy_with_logits"
+    target = _array(op, "targets", targets)
+    _probabilities(op, target)
+    if pos_weight is not None and np.ndim(scores) != 2:
+        raise ShapeError(f"{op}: pos_weight goes with scores of shape (N, C), got {np.shape(scores)}")
+    return _element_loss(op, scores, target, sample_weight, pos_weight=pos_weight)
+
+
+def _probabilities(op: str, targets: Array) -> None:
+    """Raise unless every target lies between 0 and 1."""
+    if targets.size and not (targets.min() >= 0 and targets.max() <= 1):
+        raise ValueError(f"{op}: targets must lie between 0 and 1, got {targets.min():g} to {targets.max():g}")
 
 
 # ---- dropout --------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
 
 
 def history(run: History, path: str | Path, *, title: str = "") -> Path:
-    """Write the loss and accuracy curves of a training run as a PNG.
+    """Write the loss and accuracy curves of a training run as a PNG; losses of values have no accuracy.
 
     Parameters
     ----------
@@ -48,7 +48,9 @@ def history(run: History, path: str | Path, *, title: str = "") -> Path:
     -------
     Path
     """
-    figure, (left, right) = _figure(1, 2, (10, 4))
+    classified = bool(run.accuracy)
+    figure, panels = _figure(1, 1 + classified, (10 if classified else 5, 4))
+    left = panels[0] if classified else panels
     epochs = range(1, len(run) + 1)
     style: dict[str, Any] = {"linewidth": 2, "markersize": 4, "marker": "o" if len(run) <= 30 else ""}
     train = {**style, "color": _TRAIN, "label": "training"}
@@ -57,21 +59,23 @@ def history(run: History, path: str | Path, *, title: str = "") -> Path:
     at = [(i + 1) / steps for i in range(len(run.step_loss))] if steps else []
     left.plot(at, run.step_loss, color=_TRAIN, alpha=0.25, linewidth=1, label="each step")
     left.plot(epochs, run.loss, **train)
-    right.plot(epochs, [100 * a for a in run.accuracy], **train)
     if run.val_loss:
         left.plot(epochs, run.val_loss, **validation)
-        right.plot(epochs, [100 * a for a in run.val_accuracy], **validation)
     # The loss falls by orders of magnitude; on a linear axis the end of training would be a flat line.
     left.set_yscale("log")
-    for axes, what in ((left, "loss"), (right, "accuracy, %")):
+    if classified:
+        right = panels[1]
+        right.plot(epochs, [100 * a for a in run.accuracy], **train)
+        if run.val_accuracy:
+            right.plot(epochs, [100 * a for a in run.val_accuracy], **validation)
+        right.set_ylim(max(0.0, 100 * min([*run.accuracy, *run.val_accuracy]) - 2), 100.5)
+    for axes, what in zip(figure.axes, ("loss", "accuracy, %"), strict=False):
         axes.set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(what)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-    lowest = min([*run.accuracy, *run.val_accuracy], default=0.0)
-    right.set_ylim(max(0.0, 100 * lowest - 2), 100.5)
     if title:
         figure.suptitle(title)
     target = Path(path)

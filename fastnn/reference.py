@@ -285,6 +285,92 @@ def cross_entropy(
     return np.array([loss]), dscores.astype(scores.dtype)
 
 
+@_ieee
+def hinge(
+    scores: Array, labels: Array, weight: Array | None, sample_weight: Array | None, margin: float
+) -> tuple[Array, Array]:
+    """Multi-class SVM loss of Weston and Watkins, as CS231n teaches it, and its gradient.
+
+    With z_ij = (scores_ij - scores_iy) + margin and y = labels_i: loss_i = weight_y * sum_{j != y} max(0, z_ij);
+    loss = sum_i sample_weight_i * loss_i / sum_i sample_weight_i; each z_ij > 0, j != y, has the gradient
+    sample_weight_i * weight_y / sum_i sample_weight_i by scores_ij, and the opposite by scores_iy.
+
+    Parameters
+    ----------
+    scores : (rows, cols)
+    labels : (rows,) int64
+    weight : (cols,), or None for ones
+    sample_weight : (rows,), or None for ones
+    margin : the distance that costs nothing
+
+    Returns
+    -------
+    loss : (1,) float64
+    dscores : (rows, cols)
+    """
+    rows, cols = scores.shape
+    others = labels[:, np.newaxis] != np.arange(cols)
+    z = (scores - scores[np.arange(rows), labels][:, np.newaxis]) + scores.dtype.type(margin)
+    row_weight = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64)
+    total = row_weight.sum()
+    if weight is not None:
+        row_weight = row_weight * weight[labels]
+    terms = np.where(others, np.maximum(z, 0), 0).sum(axis=1, dtype=np.float64)
+    dscores = np.where(others & (z > 0), (row_weight / total)[:, np.newaxis], 0)
+    dscores[np.arange(rows), labels] = -dscores.sum(axis=1)
+    return np.array([(row_weight * terms).sum() / total]), dscores.astype(scores.dtype)
+
+
+# --- Losses element by element: the mean of l(scores, targets) over all of (rows, cols), and its gradient -------------
+
+
+def _mean_loss(terms: Array, slope: Array, sample_weight: Array | None) -> tuple[Array, Array]:
+    """sum_i sample_weight_i * terms_ij / (cols * sum_i sample_weight_i), and what that makes of the slope."""
+    rows, cols = terms.shape
+    row_weight = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64)
+    total = row_weight.sum() * cols
+    loss = (row_weight * terms.sum(axis=1, dtype=np.float64)).sum() / total
+    return np.array([loss]), (slope * (row_weight / total)[:, np.newaxis]).astype(terms.dtype)
+
+
+@_ieee
+def mse(scores: Array, targets: Array, sample_weight: Array | None) -> tuple[Array, Array]:
+    """l = d^2 with d = scores - targets, both (rows, cols); sample_weight (rows,) or None; loss is (1,) float64."""
+    d = scores - targets
+    return _mean_loss(d * d, 2 * d, sample_weight)
+
+
+@_ieee
+def l1(scores: Array, targets: Array, sample_weight: Array | None) -> tuple[Array, Array]:
+    """l = |d| with the slope sign(d), 0 at 0; else as `mse`."""
+    d = scores - targets
+    return _mean_loss(np.abs(d), np.sign(d), sample_weight)
+
+
+@_ieee
+def huber(scores: Array, targets: Array, sample_weight: Array | None, delta: float) -> tuple[Array, Array]:
+    """l = d^2 / 2 where |d| <= delta, else delta * (|d| - delta / 2); else as `mse`."""
+    d = scores - targets
+    q = np.minimum(np.abs(d), d.dtype.type(delta))
+    return _mean_loss(q * (np.abs(d) - q / 2), np.clip(d, -delta, delta), sample_weight)
+
+
+@_ieee
+def binary_cross_entropy_with_logits(
+    scores: Array, targets: Array, pos_weight: Array | None, sample_weight: Array | None
+) -> tuple[Array, Array]:
+    """l = -(1 - t) log s(-x) - pos_weight * t log s(x), x = scores, t = targets, s(x) = 1 / (1 + exp(-x)).
+
+    -log s(-x) = max(x, 0) + log(1 + exp(-|x|)), and the slope is (1 - t) s(x) - pos_weight * t s(-x): of terms of one
+    sign where t is 0 or 1, so that nothing cancels. pos_weight (cols,) or None for ones; else as `mse`.
+    """
+    negative, positive = 1 - targets, targets if pos_weight is None else pos_weight * targets
+    rest = np.log1p(np.exp(-np.abs(scores)))
+    terms = negative * (np.maximum(scores, 0) + rest) + positive * (np.maximum(-scores, 0) + rest)
+    slope = negative * sigmoid_forward(scores) - positive * sigmoid_forward(-scores)
+    return _mean_loss(terms, slope, sample_weight)
+
+
 # --- Random bits and dropout ------------------------------------------------------------------------------------------
 
 _LOW = np.uint64(0xFFFFFFFF)

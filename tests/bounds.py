@@ -16,6 +16,7 @@ The ingredients:
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -195,6 +196,55 @@ def cross_entropy(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     loss = (per_row * terms.sum(1)).sum()
     slope = np.exp(lp) * weights.sum(1, keepdims=True) + weights
     return loss, per_row[:, None] * slope * (factor + z)
+
+
+def _sample_weights(a: Arrays, rows: int) -> tuple[Array, Any]:
+    """Sample weights as magnitudes, and the denominator that they make: a sum over the rows, in float64."""
+    weights = a.get("sample_weight", np.ones(rows))
+    return np.abs(weights), np.abs(weights.sum())
+
+
+def element_loss(name: str) -> Callable[[Arrays, Arrays, Bounds], Bounds]:
+    """For mean(l(x - t)): d = x - t is rounded, then a few products; the sums count in float64."""
+
+    def bound(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+        x = a["scores"]
+        if not x.size:
+            return 0.0, np.zeros(x.shape)
+        t = a["targets"].reshape(x.shape)
+        with np.errstate(all="ignore"), NUMPY.on():
+            d = np.abs(x - t)
+            if name == "mse":
+                loss, slope = 3 * d * d, 4 * d
+            elif name == "l1":
+                loss, slope = 2 * d, np.ones_like(d)
+            elif name == "huber":  # delta is rounded too; the slope at |d| = delta is continuous
+                q = np.minimum(d, o.get("delta", 1.0))
+                loss, slope = 6 * q * d, 3 * q
+            else:  # e^-|x|, its logarithm and 1 - t, each times at most two weights
+                p = np.abs(a.get("pos_weight", np.ones(1)))
+                u, v, rest = np.abs(1 - t), p * np.abs(t), np.log1p(np.exp(-np.abs(x)))
+                softplus = np.maximum(x, 0) + rest, np.maximum(-x, 0) + rest
+                loss = (2 * FUNCTION + 4) * (u * softplus[0] + v * softplus[1])
+                slope = (2 * FUNCTION + 4) * (u * F.sigmoid(x) + v * F.sigmoid(-x))
+        weights, total = _sample_weights(a, len(x))
+        share = (weights / (total * (x.size // len(x)))).reshape(-1, *[1] * (x.ndim - 1))
+        return (2 + chain(x.size)) * (share * loss).sum(), (4 + chain(len(x))) * share * slope
+
+    return bound
+
+
+def hinge(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """z = (s_j - s_y) + margin, each rounded; a gradient is a whole number times a weight."""
+    s, labels, margin = a["scores"], a["labels"], o.get("margin", 1.0)
+    if not s.size:
+        return 0.0, np.zeros(s.shape)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        d = s - s[np.arange(len(s)), labels][:, np.newaxis]
+        terms = np.where(d + margin > 0, 2 * (np.abs(d) + abs(margin)), 0)
+        weights, total = _sample_weights(a, len(s))
+        share = weights * np.abs(a.get("weight", np.ones(s.shape[1])))[labels] / total
+        return (2 + chain(s.size)) * (share * terms.sum(1)).sum(), (3 + chain(len(s))) * np.abs(y[1])
 
 
 # ---- dropout and optimizers -----------------------------------------------------------------------------------------

@@ -104,6 +104,11 @@ def positive(*shape: int) -> Callable[[np.random.Generator], Array]:
     return lambda rng: rng.uniform(0.5, 1.5, shape)
 
 
+def uniform(*shape: int) -> Callable[[np.random.Generator], Array]:
+    """Numbers from 0 to 1: probabilities."""
+    return lambda rng: rng.uniform(0, 1, shape)
+
+
 def shifted(by: float, *shape: int) -> Callable[[np.random.Generator], Array]:
     return lambda rng: rng.standard_normal(shape) + by
 
@@ -415,6 +420,73 @@ def _softmax() -> list[Op]:
     ]
     large = ({"scores": (256, 1000), "labels": labels(256, 1000)}, {"label_smoothing": 0.1})
     ops.append(Op("cross_entropy", F.cross_entropy, bounds.cross_entropy, loss, large))
+    return ops
+
+
+def _losses() -> list[Op]:
+    shapes = [(0, 5), (1, 1), (5, 1), (4, 7), (3, 16), (2, 17), (7, 33), (2, 1000), (130, 10), (3, 20000)]
+    element_shapes: list[tuple[int, ...]] = [*shapes, (3, 0), (9,), (2, 3, 4, 5), (1, 17, 7, 7), (40000, 1)]
+
+    def target(name: str, *shape: int) -> Any:
+        return uniform(*shape) if name == "binary_cross_entropy_with_logits" else shape
+
+    ops = []
+    for name, options in (
+        ("mse", [{}]), ("l1", [{}]), ("huber", [{}, {"delta": 0.3}, {"delta": 1e-3}, {"delta": 1e6}]),
+        ("binary_cross_entropy_with_logits", [{}]),
+    ):  # fmt: skip
+        binary = name == "binary_cross_entropy_with_logits"
+        specs: list[Spec] = [(_word(s), {"scores": s, "targets": target(name, *s)}, {}) for s in element_shapes]
+        specs += [
+            (f"weighted_{_word(s)}", {"scores": s, "targets": target(name, *s), "sample_weight": positive(s[0])}, {})
+            for s in element_shapes
+        ]
+        base: dict[str, Any] = {"scores": (6, 5), "targets": target(name, 6, 5)}
+        specs += [
+            ("column_of_targets", {"scores": (6, 1), "targets": target(name, 6)}, {}),
+            ("zero_weights", {**base, "sample_weight": np.zeros(6)}, {}),
+            ("some_zero_weights", {**base, "sample_weight": np.array([0.0, 1, 2, 0, 1, 0])}, {}),
+            ("equal", {"scores": [[0.5, 1.0]], "targets": [[0.5, 1.0]]}, {}),
+            *((f"nan{v}", {"scores": with_values([v], 9, 9), "targets": target(name, 9, 9)}, {})
+              for v in (np.nan, np.inf, -np.inf)),
+        ]  # fmt: skip
+        specs += [(f"options{i}", {"scores": (9, 70), "targets": (9, 70)}, o) for i, o in enumerate(options[1:])]
+        if binary:
+            # Whole numbers, which the test of dtypes leaves as they are: floats it would take out of [0, 1].
+            specs.insert(0, ("whole", {"scores": (2, 19, 5, 6), "targets": integers(0, 2, 2, 19, 5, 6)}, {}))
+            hard = np.stack([SPECIAL[np.isfinite(SPECIAL)]] * 3)
+            sides = np.stack([np.full(hard.shape[1], t) for t in (0.0, 0.25, 1.0)])
+            specs += [
+                ("hard", {"scores": hard, "targets": sides}, {}),
+                ("pos_weight", {**base, "pos_weight": positive(5)}, {}),
+                ("pos_weight1", {"scores": (9, 1), "targets": target(name, 9, 1), "pos_weight": positive(1)}, {}),
+                ("both_weights", {"scores": (9, 33), "targets": target(name, 9, 33), "pos_weight": positive(33),
+                                  "sample_weight": positive(9)}, {}),
+                ("both_weights1", {"scores": (9, 1), "targets": target(name, 9, 1), "pos_weight": positive(1),
+                                   "sample_weight": positive(9)}, {}),
+            ]  # fmt: skip
+        large: Any = ({"scores": (256, 3000), "targets": target(name, 256, 3000), "sample_weight": positive(256)}, {})
+        ops.append(Op(name, getattr(F, name), bounds.element_loss(name), specs, large))
+
+    def given(n: int, c: int) -> dict[str, Any]:
+        return {"scores": (n, c), "labels": integers(0, c, n)}
+
+    odd = with_values([np.nan, np.inf, -np.inf], 6, 5)
+    hinge: list[Spec] = [(_word(s), given(*s), {}) for s in shapes]
+    hinge += [
+        ("margin", given(6, 5), {"margin": 0.25}),
+        ("margin0", given(6, 5), {"margin": 0.0}),
+        ("weight", {**given(6, 5), "weight": positive(5)}, {}),
+        ("sample_weight", {**given(6, 5), "sample_weight": positive(6)}, {}),
+        ("both_weights", {**given(6, 40), "weight": positive(40), "sample_weight": positive(6)}, {"margin": 2.0}),
+        ("zero_weights", {**given(6, 5), "sample_weight": np.zeros(6)}, {}),
+        ("first_and_last", {"scores": (2, 33), "labels": np.array([0, 32])}, {}),
+        ("satisfied", {"scores": 10 * np.eye(5), "labels": np.arange(5)}, {}),
+        ("just_kept", {"scores": [[1.0, 0.0, 3.0]], "labels": np.array([0])}, {}),
+        ("uint8_labels", {"scores": (6, 5), "labels": np.arange(6, dtype=np.uint8) % 5}, {}),
+        *((f"odd_label{i}", {"scores": odd, "labels": np.full(6, i)}, {}) for i in range(5)),
+    ]
+    ops.append(Op("hinge", F.hinge, bounds.hinge, hinge, (given(1024, 1000), {})))
     return ops
 
 
@@ -731,7 +803,8 @@ def _optimizers() -> list[Op]:
 OPS: dict[str, Op] = {
     op.kernel: op
     for family in (
-        _activations, _arithmetic, _softmax, _dropout, _batch_norm, _pools, _convolutions, _linear, _optimizers,
+        _activations, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _pools, _convolutions, _linear,
+        _optimizers,
     )
     for op in family()
 }  # fmt: skip

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 import fastnn.functional as F
-from cases import Array, clear_of_zero, integers, make, positive, row_softmax, spread
+from cases import Array, clear_of_zero, integers, make, positive, row_softmax, spread, uniform
 from engines import ENGINES, NUMPY, Engine
 
 H = 1e-3
@@ -62,11 +62,16 @@ def _cross_entropy() -> list[Gradient]:
         ({"labels": np.array([0, 3, -100, 4, -100, 1])}, {}),
         ({"labels": row_softmax(False, -1, 6, 5), "weight": positive(5)}, {"label_smoothing": 0.1}),
     ]
+    return _loss(F.cross_entropy, *(({"scores": (6, 5), **arrays}, o) for arrays, o in variants))
+
+
+def _loss(function: Callable[..., Any], *variants: tuple[dict[str, Any], dict[str, Any]]) -> list[Gradient]:
+    """A loss returns its gradient by the scores; the other arrays are constants."""
     return [
         Gradient(
-            lambda scores, o=o, **more: np.asarray(F.cross_entropy(scores, **more, **o)[0]),
-            lambda dy, y, scores, o=o, **more: {"scores": dy * F.cross_entropy(scores, **more, **o)[1]},
-            {"scores": (6, 5), **arrays},
+            lambda scores, o=o, **more: np.asarray(function(scores, **more, **o)[0]),
+            lambda dy, y, scores, o=o, **more: {"scores": dy * function(scores, **more, **o)[1]},
+            arrays,
         )
         for arrays, o in variants
     ]
@@ -147,6 +152,13 @@ def _linear() -> list[Gradient]:
     return [Gradient(F.linear, gradients, {"x": x, "weight": (4, 7), "bias": (4,)}) for x in shapes]
 
 
+def _values(options: dict[str, Any] | None = None) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Scores whose distance from the targets is no multiple of 0.05: clear of 0 and of delta."""
+    o = options or {}
+    zeros = {"scores": spread(2, 3, 4), "targets": np.zeros((2, 3, 4))}
+    return [(zeros, o), ({**zeros, "sample_weight": positive(2)}, o)]
+
+
 _COLUMNS = {"kernel_size": (2, 3), "stride": (2, 1), "padding": (1, 0), "dilation": (1, 2)}
 
 GRADIENTS: dict[str, list[Gradient]] = {
@@ -160,6 +172,23 @@ GRADIENTS: dict[str, list[Gradient]] = {
     "softmax_backward": _softmax(F.softmax, F.softmax_backward),
     "log_softmax_backward": _softmax(F.log_softmax, F.log_softmax_backward),
     "cross_entropy": _cross_entropy(),
+    # multiples of 0.05 shifted by 0.025: margins of 1 and 0.5 are neither just kept nor just missed
+    "hinge": _loss(
+        F.hinge,
+        ({"scores": spread(6, 5), "labels": integers(0, 5, 6)}, {"margin": 0.51}),
+        (
+            {"scores": spread(6, 5), "labels": integers(0, 5, 6), "weight": positive(5), "sample_weight": positive(6)},
+            {"margin": 1.01},
+        ),
+    ),
+    "mse": _loss(F.mse, *_values()),
+    "l1": _loss(F.l1, *_values()),
+    "huber": _loss(F.huber, *_values({"delta": 0.31}), *_values({"delta": 100.0})),
+    "binary_cross_entropy_with_logits": _loss(
+        F.binary_cross_entropy_with_logits,
+        ({"scores": (3, 4), "targets": uniform(3, 4)}, {}),
+        ({"scores": (3, 4), "targets": uniform(3, 4), "pos_weight": positive(4), "sample_weight": positive(3)}, {}),
+    ),
     "dropout_backward": _dropout(),
     "batch_norm_backward": _batch_norm(),
     "max_pool2d_backward": _pool(F.max_pool2d, F.max_pool2d_backward, whole=True),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import fastnn as fnn
 from fastnn import _backends, optim
+from fastnn import functional as F
 from fastnn import layers as L
 from nets import NETS, build
 from test_compiler import Doubling, Overriding
@@ -48,6 +50,98 @@ def test_programs_and_closures_agree_bit_for_bit(name, optimizer, dtype):
     same(state, expected_state)
 
 
+def labels_for(loss, scores, rng, dtype):
+    """Labels that fit a loss."""
+    if loss in ("cross_entropy", "hinge"):
+        return rng.integers(0, scores.shape[1], len(scores))
+    return rng.uniform(0, 1, scores.shape).astype(dtype)
+
+
+LOSSES = {
+    **{name: name for name in fnn.losses.names()},
+    "smooth": functools.partial(F.cross_entropy, label_smoothing=0.2, weight=[1, 2, 3, 4, 5]),
+    "margin": functools.partial(F.hinge, margin=0.3, weight=np.arange(1, 6)),
+    "huber2": functools.partial(F.huber, delta=0.1),
+    "positive": functools.partial(F.binary_cross_entropy_with_logits, pos_weight=[3.0, 1, 1, 2, 0.5]),
+}
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_every_loss_is_recorded(loss, dtype, weighted):
+    """A program for each loss, with its options, equals the closures bit for bit, and the loss is that function's."""
+    results = []
+    for program in (True, False):
+        model, x, _ = build("mlp", dtype)
+        y = labels_for(loss if loss in fnn.losses.names() else LOSSES[loss].func.__name__, model(x),
+                       np.random.default_rng(0), dtype)  # fmt: skip
+        sample_weight = np.linspace(0.5, 2, 6).astype(dtype) if weighted else None
+        trainer = fnn.Trainer(model, LOSSES[loss], optim.SGD(lr=0.01), rng=3, program=program)
+        twin = model.copy()
+        values = [trainer.step(x, y, sample_weight=sample_weight) for _ in range(4)]
+        if program and _backends.name == "compiled":
+            assert any(p is not None for p in trainer._programs.values())
+        scores, _ = twin.forward(x, fnn.random.Stream(3, 0))
+        expected, _ = fnn.losses.get(LOSSES[loss])(scores, y, sample_weight=sample_weight)
+        # the arrays of a partial are float64 there, which changes the roundings of some 30 scores
+        assert values[0] == pytest.approx(expected, rel=30 * float(np.finfo(dtype).eps))
+        results.append((values, model.state()))
+    assert results[0][0] == results[1][0]
+    same(results[0][1], results[1][1])
+
+
+def test_images_as_targets():
+    """An autoencoder: the output is an image, in either memory format."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((4, 3, 6, 6), np.float32)
+    for image in (x, np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)):
+        results = []
+        for program in (True, False):
+            model = L.Sequential(L.Conv2d(3, 4, 3, padding=1, rng=0), L.ReLU(), L.Conv2d(4, 3, 3, padding=1, rng=1))
+            trainer = fnn.Trainer(model, "mse", optim.SGD(lr=0.1, momentum=0.9), rng=0, program=program)
+            results.append([trainer.step(image, image, sample_weight=[1, 2, 3, 4]) for _ in range(20)])
+        assert results[0] == results[1]
+        assert results[0][-1] < 0.5 * results[0][0]
+
+
+def test_regression_has_no_accuracy():
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((200, 4), np.float32)
+    y = x @ np.float32([1, -2, 3, 0.5]) + 1
+    trainer = fnn.Trainer(L.Linear(4, 1, rng=0), "huber", optim.SGD(lr=0.1, momentum=0.9), rng=0)
+    history = trainer.fit((x, y), validation=(x, y), epochs=30, batch_size=20, progress=False)
+    assert history.loss[-1] < 1e-6 and history.val_loss[-1] < 1e-6
+    assert history.accuracy == [] and history.val_accuracy == []
+    assert list(trainer.evaluate(x, y)) == ["loss"]
+    assert "accuracy" not in str(history)
+    np.testing.assert_allclose(trainer.model.weight, [[1, -2, 3, 0.5]], atol=1e-3)  # the loss is 1e-6 at most
+
+
+def test_accuracy_of_yes_and_no():
+    x = np.eye(4, dtype=np.float32)
+    y = np.array([0, 1, 1, 0])
+    trainer = fnn.Trainer(L.Linear(4, 1, rng=0), "binary_cross_entropy_with_logits", optim.SGD(lr=1.0), rng=0)
+    assert trainer.fit((x, y), epochs=50, progress=False).accuracy[-1] == 1.0
+    assert trainer.evaluate(x, y)["accuracy"] == 1.0
+    assert trainer.evaluate(x, 1 - y)["accuracy"] == 0.0
+    several = fnn.Trainer(L.Linear(4, 2, rng=0), "binary_cross_entropy_with_logits", optim.SGD(lr=1.0), rng=0)
+    several.fit((x, np.stack([y, 1 - y], 1)), epochs=50, progress=False)
+    assert several.evaluate(x, np.stack([y, y], 1))["accuracy"] == 0.5
+
+
+def test_the_loss_may_be_replaced():
+    model, x, y = build("mlp")
+    trainer = fnn.Trainer(model, "cross_entropy", optim.SGD(lr=0.0), rng=0)
+    trainer.step(x, y)
+    trainer.loss = "hinge"
+    trainer.steps = 0
+    scores, _ = model.copy().forward(x, fnn.random.Stream(0, 0))
+    assert trainer.step(x, y) == F.hinge(scores, y)[0]
+    with pytest.raises(ValueError, match="unknown loss"):
+        trainer.loss = "nothing"
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_same_bits_for_any_number_of_threads(name):
     results = [run(name, threads=n) for n in (1, 2, 3)]
@@ -69,7 +163,7 @@ def test_a_step_is_what_its_parts_are():
     trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.1), rng=3)
     loss = trainer.step(x, y)
     scores, backward = twin.forward(x, fnn.random.Stream(3, 0))
-    expected, dscores = fnn.functional.cross_entropy(scores, y)
+    expected, dscores = F.cross_entropy(scores, y)
     backward(dscores)
     assert loss == expected
     for key, value in twin.params.items():
@@ -142,7 +236,7 @@ def test_a_change_of_the_model_is_seen_by_the_next_step(change):
             layer.p = 0.0
         model[1].frozen = True
         loss = trainer.step(x, y)
-        assert loss == pytest.approx(fnn.functional.cross_entropy(model(x), y)[0], rel=1e-6)
+        assert loss == pytest.approx(F.cross_entropy(model(x), y)[0], rel=1e-6)
 
 
 def test_the_learning_rate_may_change_between_steps():
@@ -190,16 +284,24 @@ def test_soft_labels_and_sample_weights():
         (lambda x, y: (x, y.astype(str)), "labels have dtype"),
         (lambda x, y: (x, np.eye(4)[y % 4]), "must have the shape of scores"),
         (lambda x, y: (x[:0], y[:0]), "the batch is empty"),
+        (lambda x, y: (x, y - 10, "hinge"), "label -.* of row 0 is out of range for scores with 5 classes"),
+        (lambda x, y: (x, y.astype(float), "hinge"), "labels have dtype"),
+        (lambda x, y: (x, np.eye(5)[y], "hinge"), "one label for each"),
+        (lambda x, y: (x, y, "mse"), "targets must have the shape of scores"),
+        (lambda x, y: (x, np.eye(5)[y] * 2, "binary_cross_entropy_with_logits"), "must lie between 0 and 1"),
     ],
 )
 def test_a_failed_step_changes_nothing(program, batch, error):
     model, x, y = build("mlp")
-    trainer = fnn.Trainer(model, rng=0, program=program)
-    trainer.step(x, y)
+    x, y, *loss = batch(x, y)
+    good = {"mse": np.zeros((6, 5)), "binary_cross_entropy_with_logits": np.zeros((6, 5))}
+    model, right, labels = build("mlp")
+    trainer = fnn.Trainer(model, *loss, rng=0, program=program)
+    trainer.step(right, good.get(loss[0], labels) if loss else labels)
     state = model.state()
     slots = [s.copy() for b in trainer._parameters.buffers for s in b.slots.values()]
     with pytest.raises((ValueError, TypeError), match=error):
-        trainer.step(*batch(x, y))
+        trainer.step(x, y)
     same(model.state(), state)
     for before, after in zip(slots, (s for b in trainer._parameters.buffers for s in b.slots.values()), strict=True):
         np.testing.assert_array_equal(before, after)

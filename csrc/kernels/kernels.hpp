@@ -96,6 +96,26 @@ struct CrossEntropyArgs {
   int64_t rows, cols, ignore_index, dtype;
   double label_smoothing;
 };
+// Mean over all elements of a loss of scores and targets (both rows, cols), and its gradient. Sample weights (rows) and
+// pos_weight (cols; of binary_cross_entropy_with_logits) may be null; delta is that of huber. loss: one double.
+struct LossArgs {
+  const void *scores, *targets, *sample_weight, *pos_weight;
+  double* loss;
+  void* dscores;
+  int64_t rows, cols, dtype;
+  double delta;
+};
+// Mean over the rows of sum_{j != label} max(0, s_j - s_label + margin), and its gradient. Class weights (cols) and
+// sample weights (rows) may be null.
+struct HingeArgs {
+  const void* scores;
+  const int64_t* labels;
+  const void *weight, *sample_weight;
+  double* loss;
+  void* dscores;
+  int64_t rows, cols, dtype;
+  double margin;
+};
 
 // y = x / (1 - p) where the mask bit is 1, else 0. Bit i of the mask (byte i / 8, bit i % 8) belongs to element i of x
 // in memory order. Bits come from Philox4x32-10 with key = seed and counter = (block, stream), see runtime/philox.hpp.
@@ -228,6 +248,11 @@ struct AdamArgs {  // hyper = [lr, beta1, beta2, eps, step (1-based), decoupled]
   X(log_softmax_forward, RowsArgs, 2)                \
   X(log_softmax_backward, RowsBackwardArgs, 3)       \
   X(cross_entropy, CrossEntropyArgs, 7)              \
+  X(hinge, HingeArgs, 6)                             \
+  X(mse, LossArgs, 6)                                \
+  X(l1, LossArgs, 6)                                 \
+  X(huber, LossArgs, 6)                              \
+  X(binary_cross_entropy_with_logits, LossArgs, 6)   \
   X(dropout_forward, DropoutArgs, 4)                 \
   X(dropout_backward, DropoutBackwardArgs, 3)        \
   X(random_bits, RandomBitsArgs, 2)                  \

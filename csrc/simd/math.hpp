@@ -1,4 +1,4 @@
-// exp, tanh, sigmoid and the normal distribution on one vector, float and double, for every instruction set.
+// exp, log1p, tanh, sigmoid and the normal distribution on one vector, float and double, for every instruction set.
 //
 // The algorithms name no instruction. Errors are the largest seen against a reference of higher precision, in units of
 // the last place (ulp) of the result, over the whole domain (tests/native/test_math.cpp repeats the measurement).
@@ -36,6 +36,8 @@ struct Constants<float> {
   static constexpr float exp[] = {0.49999994f, 0.16666517f, 0.041668102f, 0.0083691655f, 0.0013838336f};
   // (expm1(r) - r) / r^2 on [-ln2 / 2, ln2 / 2]; relative error of expm1 2^-31.8
   static constexpr float expm1[] = {0.5f, 0.16666667f, 0.04166632638f, 0.008333220f, 0.0013943252f, 0.000199621604f};
+  // (2 atanh(s) - 2 s) / s^3 in s^2 for |s| <= 0.1716; relative error 2^-29
+  static constexpr float atanh[] = {0.66666776413f, 0.39977537248f, 0.29871855057f};
   // t (1 - Phi(t)) exp(t^2 / 2) = a / (1 + tail_k a + t s(t)), a = t / 2 + t^2 / 2 p(t), for t in [0, 13.3]; relative
   // error 2^-26.9
   static constexpr float tail_k = 2.50659275f;
@@ -62,6 +64,9 @@ struct Constants<double> {
                                      0.00833333333332613,   0.0013888888895613194,  0.0001984126987484516,
                                      2.480157451773088e-05, 2.7557255360320983e-06, 2.756793565128087e-07,
                                      2.510523644631019e-08, 1.7687732588220323e-09};
+  // relative error 2^-58
+  static constexpr double atanh[] = {0.6666666666666734,  0.39999999999414354, 0.28571428742468624, 0.22222198564045123,
+                                     0.18183564840316718, 0.15314036467180506, 0.1479609934831412};
   // t in [0, 37.8]; relative error 2^-58.2
   static constexpr double tail_k = 2.506628274630345;
   static constexpr double tail_p[] = {1.6542594672382465,    1.3567420999113318,    0.7127830520236094,
@@ -125,6 +130,19 @@ FASTNN_INLINE Vec<T> expm1(Vec<T> x) {
   Vec<T> n;
   const Vec<T> p = expm1_reduced(reduce_ln2(x, n)), s = power2(n);
   return fma(s, p, s - set1(T(1)));
+}
+
+// log(1 + x) for x in [0, 1], 1.4 ulp: log(1 + f) = f - (f^2 / 2 - s (f^2 / 2 + ...)), s = f / (2 + f), plus log 2
+// where 1 + x is above sqrt 2 and is halved. Both f are exact, so that nothing of a small x is lost.
+template <class T>
+FASTNN_INLINE Vec<T> log1p(Vec<T> x) {
+  using C = Constants<T>;
+  const Vec<T> half = set1(T(0.5));
+  const Mask<T> upper = gt(x, set1(T(0.41421356)));
+  const Vec<T> f = select(upper, half * x - half, x), n = select(upper, set1(T(1)), zero<T>());
+  const Vec<T> s = divide(f, f + set1(T(2))), z = s * s, square = half * f * f;
+  const Vec<T> rest = fma(s, fma(z, polynomial(z, C::atanh), square), n * set1(C::ln2_low));
+  return fma(n, set1(C::ln2_high), f - (square - rest));
 }
 
 // 1 / (1 + e^-x).

@@ -16,6 +16,7 @@ from .. import functional as F
 from ..compiler.graph import Graph, Value
 from ..layers.base import Array, Layer
 from ..layers.linear import Conv2d, Linear
+from ..losses import Known
 from ..optim import Optimizer
 from ..random import Stream
 from .buffers import Parameters
@@ -45,6 +46,7 @@ class StepProgram:
         self,
         core: Any,
         graph: Graph,
+        loss: Known,
         parameters: Parameters,
         optimizer: Optimizer,
         seed: int,
@@ -58,7 +60,8 @@ class StepProgram:
             for buffer in parameters.buffers:
                 for array in buffer.arrays():
                     program.constant(array)
-            program.constant(optimizer.hyper())
+            for array in (optimizer.hyper(), *loss.arrays):
+                program.constant(array)
             for node in graph.nodes:
                 for attribute in node.layer.statistics:
                     program.constant(getattr(node.layer, attribute))
@@ -69,11 +72,11 @@ class StepProgram:
             for buffer in parameters.buffers:
                 core.fill(0.0, buffer.grads)
             scores, backwards = _forward(graph, inputs[0], stream)
-            loss, dscores = F._cross_entropy(scores, inputs[1], sample_weight=inputs[2] if inputs[2:] else None)
-            core.copy(loss, False, program.output(loss.shape, loss.dtype))
+            value, dscores = loss(scores, inputs[1], inputs[2] if inputs[2:] else None)
+            core.copy(value, False, program.output(value.shape, value.dtype))
             core.copy(scores, False, program.output(scores.shape, scores.dtype))
-            self._scores = scores.shape, scores.dtype
-            del scores, loss
+            self.scores_shape, self._dtype = scores.shape, scores.dtype
+            del scores, value
             _backward(graph, backwards, {graph.output: dscores})
             del dscores
             for buffer in parameters.buffers:
@@ -84,7 +87,7 @@ class StepProgram:
         """Run the step numbered ``step`` on a batch of the recorded shapes; return the loss and the scores."""
         for layer, key in enumerate(self._keys):
             key[1] = layer << 32 | (step & 0xFFFFFFFF)
-        loss, scores = np.empty(1, np.float64), np.empty(*self._scores)
+        loss, scores = np.empty(1, np.float64), np.empty(self.scores_shape, self._dtype)
         self._program.run(batch, (loss, scores))
         return float(loss[0]), scores
 

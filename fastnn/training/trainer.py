@@ -38,7 +38,8 @@ class Trainer:
     ----------
     model : Layer
     loss : str or callable
-        "cross_entropy", or ``loss(scores, labels) -> (float, dscores)``.
+        A name out of `fastnn.losses`, or ``loss(scores, labels) -> (float, dscores)``. With options of a loss:
+        ``functools.partial(fastnn.functional.cross_entropy, label_smoothing=0.1)``; arrays in it are copied.
     optimizer : Optimizer, optional
         From `fastnn.optim`; SGD with lr 0.01 and momentum 0.9 when absent. The trainer takes a copy.
     rng : int or numpy.random.Generator, optional
@@ -74,7 +75,6 @@ class Trainer:
         if not isinstance(model, Layer):
             raise TypeError(f"Trainer: expected a layer to train, got {type(model).__name__}")
         self.model = model
-        self.loss = losses.get(loss)
         self.optimizer = optim.SGD(lr=0.01, momentum=0.9) if optimizer is None else optimizer.copy()
         self.seed = draw_seed(np.random.default_rng() if rng is None else rng)
         #: optimisation steps done
@@ -84,7 +84,18 @@ class Trainer:
         self._dtype = np.result_type(*(b.params.dtype for b in self._parameters.buffers), np.float32)
         self._wants_program = bool(program)
         self._programs: dict[Any, StepProgram | None] = {}
-        self._classes = 0
+        self.loss = loss
+
+    @property
+    def loss(self) -> losses.Loss:
+        """The loss, as a function; it may be replaced between steps."""
+        return self._loss
+
+    @loss.setter
+    def loss(self, loss: str | losses.Loss) -> None:
+        self._loss = losses.get(loss)
+        self._known = losses.known(self._loss, self._dtype)
+        self._programs.clear()
 
     # ---- one step ----
 
@@ -94,7 +105,8 @@ class Trainer:
         Parameters
         ----------
         x : array_like, (N, ...)
-        y : array_like, (N,) classes or (N, C) probabilities
+        y : array_like, (N,) classes or (N, C) probabilities, or (N, ...) values
+            What the loss takes as its labels or targets.
         sample_weight : array_like (N,), optional
 
         Raises
@@ -120,13 +132,15 @@ class Trainer:
         return loss, scores
 
     def _batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array | None]:
-        """The batch in the model's dtype; labels as int64 classes or probabilities."""
+        """The batch in the model's dtype; labels as the loss takes them, else as int64 classes or probabilities."""
         images, labels = self._inputs(x), np.asarray(y)
         if not images.ndim or not labels.ndim or len(images) != len(labels):
             raise ShapeError(f"Trainer.step: one label for each row of x, got x {images.shape} and y {labels.shape}")
         if not len(images):
             raise ShapeError("Trainer.step: the batch is empty")
-        if labels.ndim == 2:
+        if self._known is not None:
+            labels = self._known.prepare(labels, self._dtype)
+        elif labels.ndim == 2:
             labels = F._rowmajor("Trainer.step", "y", labels).astype(self._dtype, copy=False)
         elif labels.dtype.kind in "iu":
             labels = np.ascontiguousarray(labels, np.int64)
@@ -141,7 +155,7 @@ class Trainer:
     def _program(self, x: Array, labels: Array, sample_weight: Array | None) -> StepProgram | None:
         """The recorded step for a batch like this one, or None where only the closures can do it."""
         core = _backends.core()
-        if core is None or not self._wants_program or self.loss is not F.cross_entropy:
+        if core is None or not self._wants_program or self._known is None:
             return None
         key = (
             x.shape,
@@ -161,13 +175,12 @@ class Trainer:
             except UntraceableError:
                 self._programs[key] = None
             else:
-                self._classes = graph.output.shape[-1]
                 self._programs[key] = StepProgram(
-                    core, graph, self._parameters, self.optimizer, self.seed, x, labels, sample_weight
+                    core, graph, self._known, self._parameters, self.optimizer, self.seed, x, labels, sample_weight
                 )
         program = self._programs[key]
-        if program is not None and labels.ndim == 1:
-            F._class_labels("Trainer.step", labels, len(x), self._classes, -100)
+        if program is not None:
+            self._known.check(labels, program.scores_shape)
         return program
 
     def _step_by_closures(self, x: Array, labels: Array, sample_weight: Array | None) -> tuple[float, Array]:
@@ -176,8 +189,7 @@ class Trainer:
             for buffer in self._parameters.buffers:
                 buffer.grads[...] = 0
             scores, backward = self.model.forward(x, Stream(self.seed, self.steps))
-            weights = {} if sample_weight is None else {"sample_weight": sample_weight}
-            loss, dscores = self.loss(scores, labels, **weights)
+            loss, dscores = self._loss_of(scores, labels, sample_weight)
             backward(dscores)
         except Exception:
             for name, array in self.model.buffers.items():
@@ -186,6 +198,12 @@ class Trainer:
         for buffer in self._parameters.buffers:
             self.optimizer.step(buffer.params, buffer.grads, buffer.slots, buffer.segments)
         return loss, scores
+
+    def _loss_of(self, scores: Array, labels: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
+        if self._known is not None:
+            loss, dscores = self._known(scores, labels, sample_weight)
+            return float(loss[0]), dscores
+        return self.loss(scores, labels, **({} if sample_weight is None else {"sample_weight": sample_weight}))
 
     # ---- many steps ----
 
@@ -238,7 +256,7 @@ class Trainer:
             for epoch in range(epochs):
                 began = time.perf_counter()
                 order = self._order(n) if shuffle else np.arange(n)
-                total, right = 0.0, 0
+                total, right = 0.0, 0.0
                 for start in starts:
                     rows = order[start : start + batch_size]
                     labels = y[rows]
@@ -249,15 +267,17 @@ class Trainer:
                         history.stopped = f"the loss is {loss} at step {self.steps}: try a lower learning rate"
                         return history
                     total += loss * len(rows)
-                    right += _right(scores, labels)
+                    right += self._right(scores, labels)
                     bar.update(1)
                 history.loss.append(total / n)
-                history.accuracy.append(right / n)
+                if not math.isnan(right):
+                    history.accuracy.append(right / n)
                 bar.set_postfix_str(f"epoch {epoch + 1}, loss {total / n:.4f}", refresh=False)
                 if validation is not None:
                     result = self.evaluate(*validation, batch_size=batch_size)
                     history.val_loss.append(result["loss"])
-                    history.val_accuracy.append(result["accuracy"])
+                    if "accuracy" in result:
+                        history.val_accuracy.append(result["accuracy"])
                 history.seconds.append(time.perf_counter() - began)
         return history
 
@@ -279,17 +299,21 @@ class Trainer:
         return np.concatenate([model(array[i : i + batch_size]) for i in range(0, len(array), batch_size)])
 
     def evaluate(self, x: ArrayLike, y: ArrayLike, *, batch_size: int = 256) -> dict[str, float]:
-        """Return ``{"loss": ..., "accuracy": ...}`` of the model on x (N, ...) and its labels."""
+        """Return ``{"loss": ..., "accuracy": ...}`` of the model on x (N, ...) and its labels.
+
+        Accuracy is the share of rows whose highest score is at their label; of answers that are right for
+        "binary_cross_entropy_with_logits"; and it is left out for losses of values, such as "mse".
+        """
         labels = np.asarray(y)
         scores = self.predict(x, batch_size=batch_size)
-        loss, _ = self.loss(scores, labels)
-        return {"loss": loss, "accuracy": _right(scores, labels) / len(labels)}
+        loss, _ = self._loss_of(scores, labels)
+        right = self._right(scores, labels)
+        return {"loss": loss} if math.isnan(right) else {"loss": loss, "accuracy": right / len(labels)}
 
-
-def _right(scores: Array, labels: Array) -> int:
-    """How many rows have their highest score at their label (or their most probable class)."""
-    classes = labels if labels.ndim == 1 else labels.argmax(-1)
-    return int((scores.argmax(-1) == classes).sum())
+    def _right(self, scores: Array, labels: Array) -> float:
+        """How many rows are right; NaN where that has no meaning."""
+        right = losses.right(scores, labels) if self._known is None else self._known.right(scores, labels)
+        return math.nan if right is None else right
 
 
 class _NoBar:
