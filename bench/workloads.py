@@ -40,6 +40,7 @@ class Workload:
     flops: float = 0.0
     bytes: float = 0.0
     tolerance: float = 1e-5  # of the largest result: float32 sums in another order
+    kernels: tuple[str, ...] = ()  # those of the list of kernels that it measures; each has a row
 
 
 def _torch() -> Any:
@@ -292,27 +293,134 @@ def small_cnn_step() -> dict[str, Call]:
 
 def _activation_row(name: str, kind: str) -> Workload:
     shape, reuse = (LARGE, False) if kind == "25.7 MB" else ((16, 1024), True)
-    return Workload(f"{name} {kind}", name, lambda: activation(name, shape, reuse), bytes=8.0 * math.prod(shape))
+    return Workload(f"{name} {kind}", name, lambda: activation(name, shape, reuse), 0.0, 8.0 * math.prod(shape),
+                    kernels=(f"{name}_forward",))  # fmt: skip
 
 
 def _conv_row(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> Workload:
     out = (size + 2 * (k // 2) - k) // stride + 1
     label = f"conv2d+BN+ReLU {k}x{k}{f's{stride}' if stride > 1 else ''} {c}->{o} @{size} b{n}"
     return Workload(
-        label, "conv2d", lambda: conv2d(n, c, size, o, k, stride), flops=2.0 * n * o * c * k * k * out * out
-    )
+        label, "conv2d", lambda: conv2d(n, c, size, o, k, stride), flops=2.0 * n * o * c * k * k * out * out,
+        kernels=("conv2d_im2col_forward", "conv2d_amx_forward"),
+    )  # fmt: skip
 
 
 def _train_row(n: int, c: int, size: int, o: int, k: int) -> Workload:
     label = f"conv2d forward+backward {k}x{k} {c}->{o} @{size} b{n}"
     return Workload(
-        label, "conv2d_backward", lambda: conv2d_train(n, c, size, o, k), flops=6.0 * n * o * c * k * k * size * size
-    )
+        label, "conv2d_backward", lambda: conv2d_train(n, c, size, o, k), flops=6.0 * n * o * c * k * k * size * size,
+        kernels=("conv2d_backward",),
+    )  # fmt: skip
 
 
 def _linear_row(rows: int, n_in: int, n_out: int) -> Workload:
     label = f"linear {rows} x {n_in} -> {n_out}"
-    return Workload(label, "linear", lambda: linear(rows, n_in, n_out), flops=2.0 * rows * n_in * n_out)
+    return Workload(label, "linear", lambda: linear(rows, n_in, n_out), flops=2.0 * rows * n_in * n_out,
+                    kernels=("linear_forward",))  # fmt: skip
+
+
+# ---- what has no row of its own above: once each, on 4 MB, our backends alone ----
+
+
+def _flat(i: int) -> np.ndarray:
+    return _normal(MIB, seed=i)
+
+
+def _images(i: int, size: int = 32) -> np.ndarray:
+    return _normal(16, 64, size, size, seed=i)
+
+
+def _matrix(i: int) -> np.ndarray:
+    return _normal(1024, 1024, seed=i)
+
+
+def _classes() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 1024, 1024)
+
+
+def _in_place(kernel: str, *inputs: Any, last: np.ndarray) -> np.ndarray:
+    """A kernel without a public function; ``last`` is what it writes."""
+    getattr(_backends.kernels, kernel)(*inputs, last)
+    return last
+
+
+def _random_bits(key: np.ndarray, out: np.ndarray) -> np.ndarray:
+    _backends.kernels.random_bits(key, out.size, out)
+    return out
+
+
+def _step(function: Callable[..., None], hyper: list[float], slots: int) -> Callable[[], np.ndarray]:
+    """An optimizer step with a learning rate of 0, so that every call starts from the same parameters."""
+    grad, param, segments = _flat(0), _flat(1), np.array([[0, MIB, 1, 0]], np.float64)
+    state = [np.zeros_like(param) for _ in range(slots)]
+    given = np.array(hyper)
+
+    def step() -> np.ndarray:
+        function(grad, given, segments, param, *state)
+        return param
+
+    return step
+
+
+_STATISTICS = (np.zeros(64, np.float32), np.ones(64, np.float32))
+_POOL = (3, 2, 1)
+#: kernel -> a function that makes the arrays and returns the call
+_SMALL: dict[str, Callable[[], Call]] = {
+    **{
+        f"{name}_backward": partial(lambda f: partial(f, _flat(0), _flat(1)), getattr(F, f"{name}_backward"))
+        for name in _TORCH_ACTIVATIONS
+    },
+    "gelu_tanh_forward": lambda: partial(F.gelu, _flat(0), "tanh"),
+    "gelu_tanh_backward": lambda: partial(F.gelu_backward, _flat(0), _flat(1), "tanh"),
+    "exp_forward": lambda: partial(F.exp, _flat(0)),
+    "add_forward": lambda: partial(F.add, _flat(0), _flat(1), activation="relu"),
+    "scale_add": lambda: partial(_in_place, "scale_add", _flat(0), 0.5, 0.0, last=_flat(1)),
+    "fill": lambda: partial(_in_place, "fill", 1.5, last=_flat(0)),
+    "copy": lambda: partial(_in_place, "copy", _images(0).transpose(0, 2, 3, 1), False, last=_normal(16, 32, 32, 64)),
+    "softmax_backward": lambda: partial(F.softmax_backward, _matrix(0), F.softmax(_matrix(1))),
+    "log_softmax_forward": lambda: partial(F.log_softmax, _matrix(0)),
+    "log_softmax_backward": lambda: partial(F.log_softmax_backward, _matrix(0), F.log_softmax(_matrix(1))),
+    "cross_entropy": lambda: partial(_gradient, partial(F.cross_entropy, _matrix(0), _classes())),
+    "hinge": lambda: partial(_gradient, partial(F.hinge, _matrix(0), _classes())),
+    **{
+        name: partial(lambda f: partial(_gradient, partial(f, _matrix(0), _matrix(1))), getattr(F, name))
+        for name in ("mse", "l1", "huber")
+    },
+    "binary_cross_entropy_with_logits": lambda: partial(
+        _gradient, partial(F.binary_cross_entropy_with_logits, _matrix(0), (_matrix(1) > 0).astype(np.float32))
+    ),
+    "dropout_backward": lambda: partial(F.dropout_backward, _flat(0), F.dropout(_flat(1), 0.5, rng=0)[1], 0.5),
+    "random_bits": lambda: partial(_random_bits, np.array([1, 2], np.uint64), np.empty(MIB, np.uint32)),
+    "batch_norm_forward": lambda: partial(F.batch_norm, _images(0), *_STATISTICS, activation="relu"),
+    "batch_norm_backward": lambda: partial(
+        _first, partial(F.batch_norm_backward, _images(0), _images(1), *_STATISTICS)
+    ),
+    "max_pool2d_backward": lambda: partial(F.max_pool2d_backward, _images(0, 16), _images(1), *_POOL),
+    "avg_pool2d_forward": lambda: partial(F.avg_pool2d, _images(0), *_POOL),
+    "avg_pool2d_backward": lambda: partial(F.avg_pool2d_backward, _images(0, 16), (16, 64, 32, 32), *_POOL),
+    "global_avg_pool2d_forward": lambda: partial(F.global_avg_pool2d, _images(0)),
+    "global_avg_pool2d_backward": lambda: partial(
+        F.global_avg_pool2d_backward, _normal(16, 64, 1, 1), (16, 64, 32, 32)
+    ),
+    "im2col_forward": lambda: partial(F.im2col, _images(0), 3, 1, 1),
+    "col2im_forward": lambda: partial(F.col2im, _normal(16, 64 * 9, 1024), 32, 3, 1, 1),
+    "linear_backward": lambda: partial(_first, partial(F.linear_backward, _matrix(0), _matrix(1), _matrix(2))),
+    "sgd_step": lambda: _step(F.sgd_step, [0.0, 0.9, 0, 1], 1),
+    "adam_step": lambda: _step(F.adam_step, [0.0, 0.9, 0.999, 1e-8, 1, 0], 2),
+}
+
+
+def _gradient(loss: Call) -> np.ndarray:
+    return loss()[1]
+
+
+def _first(call: Call) -> np.ndarray:
+    return call()[0]
+
+
+def _small(kernel: str) -> dict[str, Call]:
+    return everywhere(_SMALL[kernel]())
 
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -335,11 +443,14 @@ WORKLOADS: tuple[Workload, ...] = (
         for kind in ("25.7 MB", "64 KB")
         for name in ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu")
     ),
-    Workload("dropout 25.7 MB", "dropout", dropout, bytes=8.0 * math.prod(LARGE), tolerance=math.inf),
-    Workload("softmax 4096 x 1000", "softmax", softmax, bytes=8.0 * 4096 * 1000),
-    Workload("batch norm training 25.7 MB", "batch_norm", batch_norm_train, bytes=12.0 * math.prod(LARGE)),
-    Workload("max pool 3x3s2 25.7 MB", "max_pool2d", max_pool2d, bytes=5.0 * math.prod(LARGE)),
-)
+    Workload("dropout 25.7 MB", "dropout", dropout, 0.0, 8.0 * math.prod(LARGE), math.inf, ("dropout_forward",)),
+    Workload("softmax 4096 x 1000", "softmax", softmax, bytes=8.0 * 4096 * 1000, kernels=("softmax_forward",)),
+    Workload("batch norm training 25.7 MB", "batch_norm", batch_norm_train, bytes=12.0 * math.prod(LARGE),
+             kernels=("batch_norm_train_forward",)),
+    Workload("max pool 3x3s2 25.7 MB", "max_pool2d", max_pool2d, bytes=5.0 * math.prod(LARGE),
+             kernels=("max_pool2d_forward",)),
+    *(Workload(f"{kernel} 4 MB", kernel, partial(_small, kernel), kernels=(kernel,)) for kernel in _SMALL),
+)  # fmt: skip
 
 
 def check(workload: Workload, calls: dict[str, Call]) -> None:

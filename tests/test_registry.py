@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -99,6 +100,7 @@ def test_benchmark(kernel: str) -> None:
     spec = importlib.util.spec_from_file_location("bench_workloads", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
     spec.loader.exec_module(module)
     assert any(kernel in workload.kernels for workload in module.WORKLOADS)
 
