@@ -293,6 +293,7 @@ cdef extern from "runtime/cpu.hpp" namespace "fastnn::runtime" nogil:
 cdef extern from "runtime/team.hpp" namespace "fastnn::runtime" nogil:
     int c_num_threads "fastnn::runtime::num_threads"()
     void c_set_num_threads "fastnn::runtime::set_num_threads"(int)
+    void stop_workers()
 
 cdef extern from "runtime/threads.hpp" namespace "fastnn::runtime" nogil:
     int c_default_threads "fastnn::runtime::default_threads"(const char**)
@@ -1030,5 +1031,7 @@ def cached_bytes():
 
 
 def release_memory():
+    with nogil:
+        stop_workers()  # their scratch memory goes with them; they start again when next needed
     pool_release()
     release_scratch()
