@@ -202,8 +202,11 @@ void backward_weight(const Conv2dBackwardArgs& q) {
       if (last) {
         for (int64_t group = group0; group < group1; ++group) {
           const T* source = x + group * x_group;
-          for (int64_t tap = 0; tap < taps; ++tap)
-            pack_channels(a + tap * channels, n_rows, columns, source, x_image, tap * c + c0, channels, pixel, k);
+          if (channels == c)
+            pack_channels(a, n_rows, columns, source, x_image, 0, n_rows, pixel, k);
+          else
+            for (int64_t tap = 0; tap < taps; ++tap)
+              pack_channels(a + tap * channels, n_rows, columns, source, x_image, tap * c + c0, channels, pixel, k);
           for (int64_t panel = 0; panel < panels.count; ++panel) {
             const int64_t j = panels.begin(panel), n = panels.size(panel), ldb = whole<T>(n);
             pack_b(b, ldb, dy + pixel * q.o + group * m + j, q.o, false, k, n);

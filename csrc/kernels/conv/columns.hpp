@@ -217,32 +217,65 @@ FASTNN_INLINE void zero_run(T* dst, int64_t n) {
   if (i < n) store_partial(dst + i, zero<T>(), static_cast<int>(n - i));
 }
 
+// The same where what lies behind the run may be overwritten, up to a whole vector.
+template <class T>
+FASTNN_INLINE void copy_run_over(T* dst, const T* x, int64_t n) {
+  constexpr int lanes = Vec<T>::lanes;
+  int64_t i = 0;
+  for (; i + lanes <= n; i += lanes) store(dst + i, load(x + i));
+  if (i < n) store(dst + i, load_partial(x + i, static_cast<int>(n - i)));
+}
+
 // dst[p * ld + r] = column (row0 + r, pixel0 + p) for r < rows, p < pixels; pixels count through all images. Where the
-// taps of a kernel row are neighbours in memory they are copied as one run.
+// taps of a kernel row are neighbours in memory they are copied as one run. With ld == rows up to a vector behind the
+// end of dst is overwritten.
 template <class T>
 void pack_channels(T* dst, int64_t ld, const Columns& q, const T* x, int64_t image_stride, int64_t row0, int64_t rows,
                    int64_t pixel0, int64_t pixels) {
   if (rows == 0) return;
   const bool join = q.step_w == 1 && q.stride_w == q.c;
-  const int64_t joined = join ? q.tw : 1, run = joined * q.c;  // taps and elements of a run
+  const int64_t joined = join ? q.tw : 1, length = joined * q.c;  // taps and elements of a run
+  // The runs of a pixel whose taps all lie inside the source, from the position of tap (0, 0) on.
+  struct Run {
+    int64_t to, from, length;
+  };
+  constexpr int max_runs = 128;
+  Run runs[max_runs];
+  int n_runs = 0;
+  for (int64_t begin = row0, tap = row0 / length * joined; begin < row0 + rows && n_runs < max_runs; tap += joined) {
+    const int64_t origin = tap * q.c, end = smaller(origin + length, row0 + rows);
+    runs[n_runs++] = {begin - row0,
+                      tap / q.tw * q.step_h * q.stride_h + tap % q.tw * q.step_w * q.stride_w + (begin - origin),
+                      end - begin};
+    begin = end;
+  }
+  const bool planned = n_runs < max_runs;
   int64_t image = pixel0 / q.pixels(), y = pixel0 % q.pixels() / q.out_w, xx = pixel0 % q.out_w;
   for (int64_t p = 0; p < pixels; ++p, dst += ld) {
     const T* source = x + image * image_stride;
-    for (int64_t begin = row0, tap = row0 / run * joined; begin < row0 + rows; tap += joined) {
-      const int64_t origin = tap * q.c, end = smaller(origin + run, row0 + rows);
-      const int64_t sy = y * q.move_h + q.first_h + tap / q.tw * q.step_h;
-      const int64_t sx = xx * q.move_w + q.first_w + tap % q.tw * q.step_w;
-      T* to = dst - row0;
-      // [low, high): the part of [begin, end) that lies inside the source
-      int64_t low = end, high = end;
-      if (sy >= 0 && sy < q.h && sx < q.w && sx + joined > 0) {
-        low = sx >= 0 ? begin : smaller(end, larger(begin, origin - sx * q.c));
-        high = larger(low, sx + joined <= q.w ? end : smaller(end, origin + (q.w - sx) * q.c));
+    const int64_t y0 = y * q.move_h + q.first_h, x0 = xx * q.move_w + q.first_w;
+    if (planned && y0 >= 0 && y0 + (q.th - 1) * q.step_h < q.h && x0 >= 0 && x0 + (q.tw - 1) * q.step_w < q.w) {
+      source += y0 * q.stride_h + x0 * q.stride_w;
+      if (ld == rows)
+        for (int i = 0; i < n_runs; ++i) copy_run_over(dst + runs[i].to, source + runs[i].from, runs[i].length);
+      else
+        for (int i = 0; i < n_runs; ++i) copy_run(dst + runs[i].to, source + runs[i].from, runs[i].length);
+    } else {
+      for (int64_t begin = row0, tap = row0 / length * joined; begin < row0 + rows; tap += joined) {
+        const int64_t origin = tap * q.c, end = smaller(origin + length, row0 + rows);
+        const int64_t sy = y0 + tap / q.tw * q.step_h, sx = x0 + tap % q.tw * q.step_w;
+        T* to = dst - row0;
+        // [low, high): the part of [begin, end) that lies inside the source
+        int64_t low = end, high = end;
+        if (sy >= 0 && sy < q.h && sx < q.w && sx + joined > 0) {
+          low = sx >= 0 ? begin : smaller(end, larger(begin, origin - sx * q.c));
+          high = larger(low, sx + joined <= q.w ? end : smaller(end, origin + (q.w - sx) * q.c));
+        }
+        zero_run(to + begin, low - begin);
+        copy_run(to + low, source + sy * q.stride_h + sx * q.stride_w + (low - origin), high - low);
+        zero_run(to + high, end - high);
+        begin = end;
       }
-      zero_run(to + begin, low - begin);
-      copy_run(to + low, source + sy * q.stride_h + sx * q.stride_w + (low - origin), high - low);
-      zero_run(to + high, end - high);
-      begin = end;
     }
     if (++xx == q.out_w) xx = 0, ++y;
     if (y == q.out_h) y = 0, ++image;

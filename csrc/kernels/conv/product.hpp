@@ -123,9 +123,9 @@ void product_columns(const ConvProduct<T>& q, const T* weights, const Finish& fi
     const int64_t panel0 = part_begin(panels.count, panel_parts, task % panel_parts);
     const int64_t panel1 = part_begin(panels.count, panel_parts, task % panel_parts + 1);
     const int64_t j0 = panels.begin(panel0), columns_n = panels.begin(panel1) - j0;
-    T* packed = static_cast<T*>(
-        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(m * (block_rows + columns_n)) * sizeof(T)));
-    T* c = dense ? q.y + pixel * q.y_pixel + group * q.m + j0 : packed + m * block_rows;
+    T* packed = static_cast<T*>(runtime::scratch(
+        runtime::Slot::kTask, static_cast<size_t>(m * (block_rows + columns_n) + Vec<T>::lanes) * sizeof(T)));
+    T* c = dense ? q.y + pixel * q.y_pixel + group * q.m + j0 : packed + m * block_rows + Vec<T>::lanes;
     const int64_t ldc = dense ? q.y_pixel : columns_n;
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t p = part_begin(rows, blocks, block), k = part_begin(rows, blocks, block + 1) - p;
