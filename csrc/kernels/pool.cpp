@@ -53,7 +53,7 @@ struct Forward {
   bool hollow = false;  // some windows have no column inside: the tap they report is 0
 
   FASTNN_MEMBER_INLINE Forward(Place& place, const Axis& rows, const Axis& cols, int64_t c) {
-    ring = (rows.taps - 1) * rows.dilation + 1;
+    ring = power_of_two_from((rows.taps - 1) * rows.dilation + 1);
     const int64_t pixel = ring * c * static_cast<int64_t>(sizeof(T)) * (Op::has_at ? 2 : 1);
     tile = c == 1 ? cols.out : max_of(1, min_of(cols.out, kTileBytes / pixel));
     row = whole_vectors(tile * c) + kMaxLanes;
@@ -227,7 +227,7 @@ FASTNN_INLINE void pool_image(const Pool2dArgs& a, const Forward<T, Op>& f, int6
   for (int64_t oi = begin; oi < end; ++oi) {
     const int64_t k = rows.first(oi), count = rows.last(oi) - k;
     for (int64_t r = 0; r < count; ++r) {
-      const int64_t row = rows.at(oi, k + r), slot = row % f.ring;
+      const int64_t row = rows.at(oi, k + r), slot = row & (f.ring - 1);
       T *value = f.value + slot * f.row, *at = f.at + slot * f.row;
       f.values[r] = value;
       f.ats[r] = at;
@@ -323,15 +323,16 @@ struct Backward {
   int64_t ring, left, row, pitch;
   T *dy, *at;
   int64_t *held, *row_o, *row_k;
+  int64_t *rows_o, *rows_k, *rows_begin;  // the holders of each row of the band
   Source<T>* sources;
   T *row_share, *col_divisor;                         // average: 1 / divisor of each of row_o; of each window
   T* split;                                           // planes, stride above 2: a row of dx by phases
   int64_t *tap, *tap_shift, *tap_begin, *row_source;  // planes: taps by phase; where a phase's sources begin
   int64_t *col_o, *col_k, *col_begin;                 // channels-last: the holders of each column
 
-  FASTNN_MEMBER_INLINE Backward(Place& place, const Axis& rows, const Axis& cols, int64_t c) {
+  FASTNN_MEMBER_INLINE Backward(Place& place, const Axis& rows, const Axis& cols, int64_t c, int64_t band) {
     const bool planes = c == 1;
-    ring = has_at ? (rows.taps - 1) * rows.dilation / rows.stride + 2 : 1;
+    ring = has_at ? power_of_two_from((rows.taps - 1) * rows.dilation / rows.stride + 2) : 1;
     left = planes ? max_of(0, shift_of(cols, cols.taps - 1)) : 0;
     pitch = ceil_div(cols.in, cols.stride) + kMaxLanes;
     row = (planes ? left + max_of(cols.out, pitch - shift_of(cols, 0)) : cols.out * c) + kMaxLanes;
@@ -340,6 +341,9 @@ struct Backward {
     held = place.take<int64_t>(ring);
     row_o = place.take<int64_t>(rows.taps);
     row_k = place.take<int64_t>(rows.taps);
+    rows_o = place.take<int64_t>(min_of(band, rows.out) * rows.taps);
+    rows_k = place.take<int64_t>(min_of(band, rows.out) * rows.taps);
+    rows_begin = place.take<int64_t>(band + 1);
     sources = place.take<Source<T>>((has_at ? rows.taps : 1) * cols.taps);
     row_share = place.take<T>(has_at ? 0 : rows.taps);
     col_divisor = place.take<T>(has_at ? 0 : cols.out + kMaxLanes);
@@ -352,7 +356,11 @@ struct Backward {
     col_k = place.take<int64_t>(planes ? 0 : cols.out * cols.taps);
     col_begin = place.take<int64_t>(planes ? 0 : cols.in + 1);
   }
-  FASTNN_MEMBER_INLINE void fill(const Axis& cols, int64_t c, bool padded) {
+  FASTNN_MEMBER_INLINE void fill(const Axis& rows, const Axis& cols, int64_t c, int64_t begin, int64_t end,
+                                 bool padded) {
+    rows_begin[0] = 0;
+    for (int64_t i = 0; i < end - begin; ++i)
+      rows_begin[i + 1] = rows_begin[i] + holders(rows, begin + i, rows_o + rows_begin[i], rows_k + rows_begin[i]);
     for (int64_t j = 0; !has_at && j < cols.out + kMaxLanes; ++j)
       col_divisor[j] = static_cast<T>(j < cols.out ? cols.divisor(j, padded) : 1);
     if (c != 1) {
@@ -376,17 +384,18 @@ struct Backward {
   }
 };
 
-// Row oi of dy and argmax of one plane into the ring. Returns its offset there.
+// Row oi of dy and argmax of one plane into the ring; beyond the row dy is 0. Whole vectors, because what a masked
+// store wrote the shifted loads cannot be given before it is in the cache. Returns its offset there.
 template <class T>
 FASTNN_INLINE int64_t hold_row(const Pool2dBackwardArgs& a, const Backward<T, true>& f, int64_t image, int64_t oi) {
   constexpr int64_t lanes = Vec<T>::lanes;
-  const int64_t slot = oi % f.ring, to = slot * f.row + f.left, from = (image * a.oh + oi) * a.ow;
+  const int64_t slot = oi & (f.ring - 1), to = slot * f.row + f.left, from = (image * a.oh + oi) * a.ow;
   if (f.held[slot] == oi) return to;
   f.held[slot] = oi;
   const T* dy = static_cast<const T*>(a.dy) + from;
   for (int64_t j = 0; j < a.ow; j += lanes) {
-    store_first(f.dy + to + j, load_filled(dy + j, a.ow - j, zero<T>()), a.ow - j);
-    store_first(f.at + to + j, load_argmax<T>(a, from + j, a.ow - j), a.ow - j);
+    store(f.dy + to + j, load_filled(dy + j, a.ow - j, zero<T>()));
+    store(f.at + to + j, load_argmax<T>(a, from + j, a.ow - j));
   }
   return to;
 }
@@ -407,8 +416,7 @@ FASTNN_INLINE void sum_shares(const Pool2dBackwardArgs& a, const Backward<T, fal
     return acc;
   };
   if (c == 1) {
-    for (int64_t j = 0; j < a.ow; j += lanes)
-      store_first(f.dy + f.left + j, total(j, a.ow - j) / load(f.col_divisor + j), a.ow - j);
+    for (int64_t j = 0; j < a.ow; j += lanes) store(f.dy + f.left + j, total(j, a.ow - j) / load(f.col_divisor + j));
   } else {
     for (int64_t j = 0; j < a.ow; ++j)
       for (int64_t ch = 0; ch < c; ch += lanes)
@@ -468,10 +476,12 @@ FASTNN_INLINE void gather_pixel(const Pool2dBackwardArgs& a, const Source<T>* so
 // Row i of dx of one image.
 template <class T, bool has_at>
 FASTNN_INLINE void pool_row_backward(const Pool2dBackwardArgs& a, const Backward<T, has_at>& f, int64_t c,
-                                     int64_t image, int64_t i) {
+                                     int64_t image, int64_t begin, int64_t i) {
   const Axis cols = cols_of(a);
   T* dx = static_cast<T*>(a.dx) + (image * a.h + i) * a.w * c;
-  int64_t count = holders(rows_of(a), i, f.row_o, f.row_k);
+  const int64_t from = f.rows_begin[i - begin];
+  int64_t count = f.rows_begin[i - begin + 1] - from;
+  for (int64_t r = 0; r < count; ++r) f.row_o[r] = f.rows_o[from + r], f.row_k[r] = f.rows_k[from + r];
   if constexpr (!has_at) {  // from here on there is one row, f.dy
     sum_shares(a, f, c, image, count);
     count = 1;
@@ -509,11 +519,11 @@ static void pool_gather(const Pool2dBackwardArgs& a) {
   const Axis rows = rows_of(a), cols = cols_of(a);
   const Images images = images_of(a);
   for_bands(images.count, a.h, a.h * a.w * images.c, 400, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
-    Backward<T, has_at> f = buffers_of<Backward<T, has_at>>(rows, cols, images.c);
-    f.fill(cols, images.c, a.count_include_pad != 0);
+    Backward<T, has_at> f = buffers_of<Backward<T, has_at>>(rows, cols, images.c, end - begin);
+    f.fill(rows, cols, images.c, begin, end, a.count_include_pad != 0);
     for (; image < last; ++image) {
       for (int64_t r = 0; r < f.ring; ++r) f.held[r] = -1;
-      for (int64_t i = begin; i < end; ++i) pool_row_backward<T, has_at>(a, f, images.c, image, i);
+      for (int64_t i = begin; i < end; ++i) pool_row_backward<T, has_at>(a, f, images.c, image, begin, i);
     }
   });
 }

@@ -16,6 +16,11 @@ FASTNN_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 FASTNN_INLINE int64_t max_of(int64_t a, int64_t b) { return a > b ? a : b; }
 FASTNN_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }  // a >= 0
 FASTNN_INLINE int64_t floor_div(int64_t a, int64_t b) { return a / b - (a % b < 0); }
+FASTNN_INLINE int64_t power_of_two_from(int64_t a) {
+  int64_t r = 1;
+  while (r < a) r *= 2;
+  return r;
+}
 FASTNN_INLINE int64_t whole_vectors(int64_t a) { return ceil_div(a, kMaxLanes) * kMaxLanes; }
 
 // Windows along one axis: tap k of window o lies at o * stride - pad + k * dilation.
@@ -26,11 +31,11 @@ struct Axis {
   // The taps that lie inside the input: first <= k < last; none when they are equal.
   FASTNN_MEMBER_INLINE int64_t first(int64_t o) const {
     const int64_t below = pad - o * stride;
-    return below <= 0 ? 0 : min_of(ceil_div(below, dilation), taps);
+    return below <= 0 ? 0 : min_of(dilation == 1 ? below : ceil_div(below, dilation), taps);
   }
   FASTNN_MEMBER_INLINE int64_t last(int64_t o) const {
     const int64_t room = in - 1 - at(o, 0);
-    return max_of(first(o), room < 0 ? 0 : min_of(room / dilation + 1, taps));
+    return max_of(first(o), room < 0 ? 0 : min_of((dilation == 1 ? room : room / dilation) + 1, taps));
   }
   // What an average divides by: with padded, cells of the padding too, but not what hangs over its end (ceil_mode).
   FASTNN_MEMBER_INLINE int64_t divisor(int64_t o, bool padded) const {
