@@ -531,36 +531,40 @@ static void pool_gather(const Pool2dBackwardArgs& a) {
 // ---- backward by scattering: one image, or some channels of it, at a time ----
 
 struct Offsets {
-  int64_t* of;  // from the window's first cell to each tap
-  FASTNN_MEMBER_INLINE Offsets(Place& place, int64_t taps) : of(place.take<int64_t>(taps)) {}
+  int64_t *tap, *col;  // from a window's first cell to each tap; of the columns with a tap inside
+  FASTNN_MEMBER_INLINE Offsets(Place& place, int64_t taps, int64_t cols)
+      : tap(place.take<int64_t>(taps)), col(place.take<int64_t>(cols)) {}
 };
 
-template <class T>
+template <class T, class Index>
 static void pool_scatter(const Pool2dBackwardArgs& a) {
   const Axis rows = rows_of(a), cols = cols_of(a);
   const Images images = images_of(a);
   const int64_t c = images.c, block = min_of(c, 64), blocks = ceil_div(c, block);
-  const T* dy = static_cast<const T*>(a.dy);
-  T* dx = static_cast<T*>(a.dx);
   runtime::parallel_for(images.count * blocks, a.n * a.c * a.oh * a.ow * 2, [&](int64_t task) {
     const int64_t image = task / blocks, first = task % blocks * block, last = min_of(first + block, c);
-    const Offsets offset = buffers_of<Offsets>(a.kh * a.kw);
+    const Offsets f = buffers_of<Offsets>(a.kh * a.kw, a.ow);
+    const int64_t *tap = f.tap, *col = f.col;
     for (int64_t ki = 0; ki < a.kh; ++ki)
-      for (int64_t kj = 0; kj < a.kw; ++kj)
-        offset.of[ki * a.kw + kj] = (ki * a.dilation_h * a.w + kj * a.dilation_w) * c;
-    T* to = dx + image * a.h * a.w * c;
+      for (int64_t kj = 0; kj < a.kw; ++kj) f.tap[ki * a.kw + kj] = (ki * a.dilation_h * a.w + kj * a.dilation_w) * c;
+    int64_t count = 0;  // windows of padding alone have no winner
+    for (int64_t oj = 0; oj < a.ow; ++oj)
+      if (cols.first(oj) < cols.last(oj)) f.col[count++] = oj;
+    T* dx = static_cast<T*>(a.dx) + image * a.h * a.w * c;
     for (int64_t i = 0; i < a.h * a.w; ++i)
-      for (int64_t ch = first; ch < last; ++ch) to[i * c + ch] = T(0);
+      for (int64_t ch = first; ch < last; ++ch) dx[i * c + ch] = T(0);
     for (int64_t oi = 0; oi < a.oh; ++oi) {
-      if (rows.first(oi) == rows.last(oi)) continue;  // windows of padding alone have no winner
-      for (int64_t oj = 0; oj < a.ow; ++oj) {
-        if (cols.first(oj) == cols.last(oj)) continue;
-        const int64_t corner = (rows.at(oi, 0) * a.w + cols.at(oj, 0)) * c, i = ((image * a.oh + oi) * a.ow + oj) * c;
-        for (int64_t ch = first; ch < last; ++ch) {
-          const int64_t k = a.argmax_bytes == 1 ? static_cast<const uint8_t*>(a.argmax)[i + ch]
-                                                : static_cast<const int32_t*>(a.argmax)[i + ch];
-          to[corner + offset.of[k] + ch] += dy[i + ch];
-        }
+      if (rows.first(oi) == rows.last(oi)) continue;
+      const int64_t i = (image * a.oh + oi) * a.ow * c;
+      const T* dy = static_cast<const T*>(a.dy) + i;
+      const Index* argmax = static_cast<const Index*>(a.argmax) + i;
+      const int64_t corner = (rows.at(oi, 0) * a.w - a.pad_w) * c;
+      if (c == 1) {
+        for (int64_t k = 0; k < count; ++k) dx[corner + col[k] * a.stride_w + tap[argmax[col[k]]]] += dy[col[k]];
+      } else {
+        for (int64_t k = 0; k < count; ++k)
+          for (int64_t ch = first, j = col[k]; ch < last; ++ch)
+            dx[corner + j * a.stride_w * c + tap[argmax[j * c + ch]] + ch] += dy[j * c + ch];
       }
     }
   });
@@ -575,7 +579,9 @@ static void max_pool2d_forward_of(const Pool2dArgs& a) {
 template <class T>
 static void max_pool2d_backward_of(const Pool2dBackwardArgs& a) {
   // A scattered element takes about 4 cycles, a tap of a gathered vector 2-3.
-  a.kh* a.kw <= 2 * Vec<T>::lanes ? pool_gather<T, true>(a) : pool_scatter<T>(a);
+  const int64_t taps = a.kh * a.kw;
+  if (taps <= 2 * Vec<T>::lanes) return pool_gather<T, true>(a);
+  a.argmax_bytes == 1 ? pool_scatter<T, uint8_t>(a) : pool_scatter<T, int32_t>(a);
 }
 template <class T>
 static void avg_pool2d_forward_of(const Pool2dArgs& a) {
