@@ -65,7 +65,7 @@ def _note_engine(request: pytest.FixtureRequest, record_property: Any) -> None:
     parameters = getattr(getattr(request.node, "callspec", None), "params", {})
     if "engine" in parameters:
         op = parameters.get("op", parameters.get("kernel", request.function.__name__))
-        record_property("engine", (parameters["engine"].name, getattr(op, "kernel", op)))
+        record_property("engine", (parameters["engine"].name, str(getattr(op, "kernel", op))))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
