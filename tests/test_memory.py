@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import resource
 import sys
 import threading
@@ -107,7 +108,7 @@ def test_nothing_leaks(op: Op, engine: Engine) -> None:
                 sizes.append(tracemalloc.get_traced_memory()[0])
         finally:
             tracemalloc.stop()
-    assert min(after - before for before, after in zip(sizes, sizes[1:], strict=False)) < 200 * 50
+    assert min(after - before for before, after in itertools.pairwise(sizes)) < 200 * 50
 
 
 @compiled
