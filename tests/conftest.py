@@ -19,6 +19,8 @@ from engines import ENGINES, MISSING  # before fastnn, whose import may warn
 
 import fastnn  # isort: skip
 
+# Processes started by tests run `python -P`: without it they import the sources in the working folder, not what is
+# installed.
 # No deadlines: machines are shared. In CI the same examples at every run; a failure elsewhere prints how to repeat it.
 # Without the phase that explains failures, which runs a failing test hundreds of times more.
 _settings: Any = {"deadline": None, "max_examples": 30, "phases": set(hypothesis.Phase) - {hypothesis.Phase.explain}}

@@ -21,7 +21,7 @@ def run(*arguments: str, blocked: tuple[str, ...] = (), **environment: str) -> s
         f"from fastnn.cli import main; sys.exit(main({arguments!r}))"
     )
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-P", "-W", "error", "-c", code],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -67,7 +67,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_python_m_fastnn() -> None:
-    command = [sys.executable, "-m", "fastnn", "--version"]
+    command = [sys.executable, "-P", "-m", "fastnn", "--version"]
     result = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (result.returncode, result.stdout) == (0, f"fastnn {fastnn.__version__}\n")
 

@@ -24,7 +24,11 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("FASTNN_", "OMP_", "PYTHON"))}
     path = {"PYTHONPATH": str(Path(fastnn.__file__).parents[1])}
     return subprocess.run(
-        [sys.executable, "-c", code], env={**kept, **path, **environment}, text=True, capture_output=True, timeout=300
+        [sys.executable, "-P", "-c", code],
+        env={**kept, **path, **environment},
+        text=True,
+        capture_output=True,
+        timeout=300,
     )
 
 

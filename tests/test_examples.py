@@ -38,7 +38,7 @@ def test_example(name: str) -> None:
 
 
 def test_an_example_runs_as_a_script() -> None:
-    command = [sys.executable, "-W", "error", str(FOLDER / "custom_layer.py")]
+    command = [sys.executable, "-P", "-W", "error", str(FOLDER / "custom_layer.py")]
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert "gradient check passed" in result.stdout

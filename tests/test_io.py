@@ -201,7 +201,7 @@ def test_names_the_missing_package(tmp_path, monkeypatch):
 
 def test_imports_safetensors_only_when_used():
     code = "import sys, fastnn.io; print('safetensors' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
@@ -238,7 +238,7 @@ def test_full_disk_leaves_the_old_file(tmp_path, suffix):
         "try:\n    fnn.save_state(sys.argv[1], {'a': np.zeros(100_000)})\n"
         "except OSError as error:\n    print(error)\n"
     )
-    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code, path], capture_output=True, text=True, check=True)
     assert "File too large" in done.stdout
     assert entries(tmp_path) == [path.name]
     assert_equal_states(fnn.load_state(path), {"a": np.ones(3)})

@@ -24,7 +24,7 @@ def run(code, *, backend="compiled", arguments=None):
     """Run code in a process of its own with three threads; return what it prints."""
     environment = {**os.environ, "FASTNN_BACKEND": backend, "FASTNN_NUM_THREADS": "3"}
     environment.pop("FASTNN_ISA", None)
-    command = [sys.executable, "-W", "error", *(arguments or ["-c", code])]
+    command = [sys.executable, "-P", "-W", "error", *(arguments or ["-c", code])]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
