@@ -13,10 +13,7 @@ namespace fastnn {
 FASTNN_KERNELS(FASTNN_CHECK)
 #undef FASTNN_CHECK
 
-extern const KernelTable table_scalar;
-#ifdef FASTNN_HAVE_AVX2
-extern const KernelTable table_avx2, table_avx512, table_amx;
-#endif
+extern const KernelTable table_scalar, table_avx2, table_avx512, table_amx;
 
 namespace runtime {
 namespace {
@@ -25,7 +22,11 @@ const KernelTable* const kTables[] = {
     &table_scalar,
 #ifdef FASTNN_HAVE_AVX2
     &table_avx2,
+#endif
+#ifdef FASTNN_HAVE_AVX512
     &table_avx512,
+#endif
+#ifdef FASTNN_HAVE_AMX
     &table_amx,
 #endif
 };
