@@ -68,6 +68,8 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "linear_backward": ("dx", "dweight", "dbias"),
     "sgd_step": (),
     "adam_step": (),
+    "adagrad_step": (),
+    "rmsprop_step": (),
 }
 
 #: Further algorithms of an op that the compiled backend has; what they compute is specified by the op on the right.

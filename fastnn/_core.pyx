@@ -215,6 +215,21 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         void* m
         void* v
         int64_t n_segments, dtype
+    ctypedef struct AdagradArgs:
+        const void* grad
+        const double* hyper
+        const double* segments
+        void* param
+        void* sum
+        int64_t n_segments, dtype
+    ctypedef struct RmspropArgs:
+        const void* grad
+        const double* hyper
+        const double* segments
+        void* param
+        void* square
+        void* velocity
+        int64_t n_segments, dtype
     ctypedef struct KernelTable:
         const char* isa
     int kKernelCount
@@ -276,6 +291,8 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_linear_backward
     int kKernel_sgd_step
     int kKernel_adam_step
+    int kKernel_adagrad_step
+    int kKernel_rmsprop_step
 
 cdef extern from "runtime/dispatch.hpp" namespace "fastnn::runtime" nogil:
     ctypedef void (*AnyKernel)(const KernelTable*, const void*) noexcept
@@ -879,6 +896,21 @@ def adam_step(grad, hyper, segments, param, m, v):
     a.grad, a.hyper, a.segments = data(grad), <const double*>data(hyper), <const double*>data(segments)
     a.param, a.m, a.v, a.n_segments, a.dtype = data(param), data(m), data(v), dims(segments)[0], code(param)
     call(kKernel_adam_step, &a)
+
+
+def adagrad_step(grad, hyper, segments, param, sum):
+    cdef AdagradArgs a
+    a.grad, a.hyper, a.segments = data(grad), <const double*>data(hyper), <const double*>data(segments)
+    a.param, a.sum, a.n_segments, a.dtype = data(param), data(sum), dims(segments)[0], code(param)
+    call(kKernel_adagrad_step, &a)
+
+
+def rmsprop_step(grad, hyper, segments, param, square, velocity):
+    cdef RmspropArgs a
+    a.grad, a.hyper, a.segments = data(grad), <const double*>data(hyper), <const double*>data(segments)
+    a.param, a.square, a.velocity = data(param), data(square), data(velocity)
+    a.n_segments, a.dtype = dims(segments)[0], code(param)
+    call(kKernel_rmsprop_step, &a)
 
 
 # ---- programs ----

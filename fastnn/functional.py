@@ -28,6 +28,7 @@ Activation: TypeAlias = "str | tuple[str, float] | None"
 BatchNormStatistics: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, ArrayLike, ArrayLike, float]"
 
 __all__ = [
+    "adagrad_step",
     "adam_step",
     "add",
     "avg_pool2d",
@@ -65,6 +66,7 @@ __all__ = [
     "mse",
     "relu",
     "relu_backward",
+    "rmsprop_step",
     "sgd_step",
     "sigmoid",
     "sigmoid_backward",
@@ -1999,3 +2001,66 @@ def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array
         raise ValueError(f"adam_step: hyper[4] is the number of the step, from 1, got {hyper[4]}")
     if size:
         _K.adam_step(grad, hyper, segments, param, m, v)
+
+
+def adagrad_step(grad: Array, hyper: Array, segments: Array, param: Array, sum: Array) -> None:
+    """One step of AdaGrad over a flat buffer; param and sum change in place.
+
+    g = grad + decay * param;  sum += g^2;  param -= lr * rate * g / (sqrt(sum) + eps).
+
+    Parameters
+    ----------
+    grad, param, sum : ndarray (size,)
+        float32 or float64, contiguous; not converted, as in `sgd_step`.
+    hyper : ndarray (2,) of float64
+        [lr, eps].
+    segments : ndarray (n, 4) of float64
+        As in `sgd_step`.
+
+    References
+    ----------
+    Duchi, Hazan and Singer, JMLR 2011.
+
+    Examples
+    --------
+    >>> param, sum = np.array([1.0]), np.array([7.0])
+    >>> adagrad_step(np.array([3.0]), np.array([0.5, 0.0]), np.array([[0, 1, 1, 0.0]]), param, sum)
+    >>> param, sum  # 1 - 0.5 * 3 / sqrt(7 + 9)
+    (array([0.625]), array([16.]))
+    """
+    if _step_arrays("adagrad_step", grad, hyper, 2, segments, param=param, sum=sum):
+        _K.adagrad_step(grad, hyper, segments, param, sum)
+
+
+def rmsprop_step(
+    grad: Array, hyper: Array, segments: Array, param: Array, square: Array, velocity: Array | None = None
+) -> None:
+    """One step of RMSProp over a flat buffer; param, square and velocity change in place.
+
+    g = grad + decay * param;  square = alpha square + (1 - alpha) g^2;  d = g / (sqrt(square) + eps);
+    velocity = momentum velocity + d;  param -= lr * rate * velocity, or without velocity lr * rate * d.
+
+    Parameters
+    ----------
+    grad, param, square : ndarray (size,)
+        float32 or float64, contiguous; not converted, as in `sgd_step`.
+    hyper : ndarray (4,) of float64
+        [lr, alpha, eps, momentum].
+    segments : ndarray (n, 4) of float64
+        As in `sgd_step`.
+    velocity : ndarray (size,), optional
+        None leaves out momentum.
+
+    References
+    ----------
+    Tieleman and Hinton, Coursera "Neural Networks for Machine Learning", lecture 6.5, 2012.
+
+    Examples
+    --------
+    >>> param, square = np.array([1.0]), np.array([7.0])
+    >>> rmsprop_step(np.array([3.0]), np.array([0.5, 0.5, 0, 0]), np.array([[0, 1, 1, 0.0]]), param, square)
+    >>> square  # (7 + 9) / 2
+    array([8.])
+    """
+    if _step_arrays("rmsprop_step", grad, hyper, 4, segments, param=param, square=square, velocity=velocity):
+        _K.rmsprop_step(grad, hyper, segments, param, square, velocity)

@@ -17,7 +17,7 @@ from numpy.typing import DTypeLike
 
 from . import functional as F
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer"]
+__all__ = ["SGD", "AdaGrad", "Adam", "AdamW", "Optimizer", "RMSProp"]
 
 
 def _number(where: str, name: str, value: Any, low: float, below: float, rule: str) -> float:
@@ -354,3 +354,149 @@ class AdamW(Adam):
         weight_decay: float = 1e-2,
     ) -> None:
         super().__init__(lr, betas, eps, weight_decay)
+
+
+class AdaGrad(Optimizer):
+    """Each parameter's rate falls with the root of the sum of its squared gradients, as in torch.optim.Adagrad.
+
+    sum += g^2;  param -= lr / (1 + (step - 1) lr_decay) * g / (sqrt(sum) + eps). The sum only grows: steps become
+    small in the end, wanted or not, which `RMSProp` mends.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    lr_decay : float
+        By how much the learning rate falls with the number of steps.
+    eps : float
+        Added to the root.
+    weight_decay : float
+        L2 penalty as it enters the gradient.
+    initial_sum : float
+        Where the sum begins; above 0 it tames the first steps.
+
+    References
+    ----------
+    Duchi, Hazan and Singer, JMLR 2011; CS231n, "Training Neural Networks II".
+
+    Examples
+    --------
+    >>> adagrad = AdaGrad(lr=0.1)
+    >>> param, slots = np.array([1.0, 1.0]), adagrad.slots(2, np.float64)
+    >>> for count in (1, 2):
+    ...     adagrad.step(param, np.array([5.0, -0.001]), slots, adagrad.segments([2]), count=count)
+    >>> param.round(4)  # 0.1 + 0.1 / sqrt(2), whatever the gradient
+    array([0.8293, 1.1707])
+    """
+
+    slot_names = ("sum",)
+    settings = ("lr", "lr_decay", "eps", "weight_decay", "initial_sum")
+
+    def __init__(
+        self,
+        lr: float = 1e-2,
+        lr_decay: float = 0.0,
+        eps: float = 1e-10,
+        weight_decay: float = 0.0,
+        initial_sum: float = 0.0,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        self._lr_decay = self._at_least_0("lr_decay", lr_decay)
+        self._eps = self._at_least_0("eps", eps)
+        self._initial_sum = self._at_least_0("initial_sum", initial_sum)
+        self._hyper = np.zeros(2)
+
+    @property
+    def lr_decay(self) -> float:
+        """By how much the learning rate falls with the number of steps."""
+        return self._lr_decay
+
+    @property
+    def eps(self) -> float:
+        """Added to the root of the sum."""
+        return self._eps
+
+    @property
+    def initial_sum(self) -> float:
+        """Where the sum of squared gradients begins."""
+        return self._initial_sum
+
+    def slots(self, n: int, dtype: DTypeLike = np.float32) -> dict[str, np.ndarray]:
+        return {"sum": np.full(n, self._initial_sum, dtype)}
+
+    def _hyper_values(self, lr: float, step: int) -> tuple[float, ...]:
+        return lr / (1 + (step - 1) * self._lr_decay), self._eps
+
+    def _step(self, *arrays: np.ndarray) -> None:
+        F.adagrad_step(*arrays)
+
+
+class RMSProp(Optimizer):
+    """Steps by the gradient over the root of its running mean square, with momentum, as torch.optim.RMSprop.
+
+    square = alpha square + (1 - alpha) g^2;  d = g / (sqrt(square) + eps);  param -= lr * d, or with momentum
+    velocity = momentum velocity + d;  param -= lr * velocity.
+
+    Parameters
+    ----------
+    lr : float
+        Learning rate.
+    alpha : float, at least 0 and below 1
+        How much is kept of the mean square (CS231n's decay_rate).
+    eps : float
+        Added to the root.
+    momentum : float, at least 0 and below 1
+    weight_decay : float
+        L2 penalty as it enters the gradient.
+
+    References
+    ----------
+    Tieleman and Hinton, Coursera "Neural Networks for Machine Learning", lecture 6.5, 2012; CS231n, "Training Neural
+    Networks II".
+
+    Examples
+    --------
+    >>> rmsprop = RMSProp(lr=0.01, alpha=0.75)
+    >>> param, slots = np.array([1.0, 1.0]), rmsprop.slots(2, np.float64)
+    >>> rmsprop.step(param, np.array([5.0, -0.001]), slots, rmsprop.segments([2]), count=1)
+    >>> param.round(4)  # 0.01 / sqrt(1 - 0.75)
+    array([0.98, 1.02])
+    """
+
+    settings = ("lr", "alpha", "eps", "momentum", "weight_decay")
+
+    def __init__(
+        self,
+        lr: float = 1e-2,
+        alpha: float = 0.99,
+        eps: float = 1e-8,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__(lr, weight_decay)
+        self._alpha = self._below_1("alpha", alpha)
+        self._eps = self._at_least_0("eps", eps)
+        self._momentum = self._below_1("momentum", momentum)
+        self.slot_names = ("square", "velocity") if self._momentum else ("square",)
+        self._hyper = np.zeros(4)
+
+    @property
+    def alpha(self) -> float:
+        """How much is kept of the mean square from one step to the next."""
+        return self._alpha
+
+    @property
+    def eps(self) -> float:
+        """Added to the root of the mean square."""
+        return self._eps
+
+    @property
+    def momentum(self) -> float:
+        """How much of the velocity is kept from one step to the next."""
+        return self._momentum
+
+    def _hyper_values(self, lr: float, step: int) -> tuple[float, ...]:
+        return lr, self._alpha, self._eps, self._momentum
+
+    def _step(self, *arrays: np.ndarray) -> None:
+        F.rmsprop_step(*arrays)

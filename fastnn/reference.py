@@ -844,3 +844,47 @@ def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array
         m[part] = beta1 * m[part] + (1 - beta1) * g
         v[part] = beta2 * v[part] + (1 - beta2) * (g * g)
         param[part] -= (lr * rate / correction1) * m[part] / (np.sqrt(v[part] / correction2) + eps)
+
+
+@_ieee
+def adagrad_step(grad: Array, hyper: Array, segments: Array, param: Array, sum: Array) -> None:
+    """Adagrad (Duchi, Hazan & Singer 2011), as torch.optim.Adagrad; param and sum in place.
+
+    g = grad + decay * param;  sum += g^2;  param -= lr * rate * g / (sqrt(sum) + eps).
+
+    Parameters
+    ----------
+    grad, param, sum : (size,)
+    hyper : (2,) float64, [lr, eps]
+    segments : (n_segments, 4) float64, rows (begin, end, rate, decay); rate 0 is frozen
+    """
+    lr, eps = hyper.tolist()
+    for part, rate, decay in _live_segments(segments):
+        g = grad[part] + decay * param[part]
+        sum[part] += g * g
+        param[part] -= (lr * rate) * g / (np.sqrt(sum[part]) + eps)
+
+
+@_ieee
+def rmsprop_step(
+    grad: Array, hyper: Array, segments: Array, param: Array, square: Array, velocity: Array | None
+) -> None:
+    """RMSProp (Tieleman & Hinton 2012), as torch.optim.RMSprop; param, square and velocity in place.
+
+    g = grad + decay * param;  square = alpha * square + (1 - alpha) * g^2;  d = g / (sqrt(square) + eps);
+    velocity = momentum * velocity + d;  param -= lr * rate * velocity, or without velocity lr * rate * d.
+
+    Parameters
+    ----------
+    grad, param, square, velocity : (size,); velocity may be None where momentum is 0
+    hyper : (4,) float64, [lr, alpha, eps, momentum]
+    segments : (n_segments, 4) float64, rows (begin, end, rate, decay); rate 0 is frozen
+    """
+    lr, alpha, eps, momentum = hyper.tolist()
+    for part, rate, decay in _live_segments(segments):
+        g = grad[part] + decay * param[part]
+        square[part] = alpha * square[part] + (1 - alpha) * (g * g)
+        step = g / (np.sqrt(square[part]) + eps)
+        if velocity is not None:
+            step = velocity[part] = momentum * velocity[part] + step
+        param[part] -= (lr * rate) * step

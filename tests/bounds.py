@@ -279,6 +279,34 @@ def adam(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     return live * (2 * np.abs(a["param"]) + lr * rate * step * relative), live * 4 * m, live * 6 * v
 
 
+def adagrad(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """The step g / (sqrt(s) + eps) errs by half a dozen roundings of itself, and where g = grad + decay p cancels."""
+    lr, _ = o["hyper"]
+    rate, decay = _per_element(o, a["param"].size)
+    g = np.abs(a["grad"]) + decay * np.abs(a["param"])
+    s = a["sum"] + g * g
+    with np.errstate(invalid="ignore", divide="ignore"):
+        step = np.where(g > 0, g / np.sqrt(y[1]), 0.0)
+        relative = 8 + 4 * s / np.where(y[1] > 0, y[1], 1)
+    live = rate != 0
+    return live * (2 * np.abs(a["param"]) + lr * rate * step * relative), live * 6 * s
+
+
+def rmsprop(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """As adagrad, with the mean square, and a product and a sum more for the velocity."""
+    lr, alpha, _, momentum = o["hyper"]
+    rate, decay = _per_element(o, a["param"].size)
+    g = np.abs(a["grad"]) + decay * np.abs(a["param"])
+    s = alpha * a["square"] + (1 - alpha) * g * g
+    live = rate != 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        step = np.where(live, g / np.sqrt(y[1]) * (8 + 4 * s / y[1]), 0.0)
+    if "velocity" not in a:
+        return live * (2 * np.abs(a["param"]) + lr * rate * step), live * 6 * s
+    v = step + 3 * (momentum * np.abs(a["velocity"]) + np.abs(y[2]))
+    return live * (2 * np.abs(a["param"]) + lr * rate * v), live * 6 * s, live * v
+
+
 def _per_element(o: Arrays, size: int) -> tuple[Array, Array]:
     """Rate factor and decay of each element, from the segments."""
     rate, decay = np.zeros(size), np.zeros(size)

@@ -266,6 +266,20 @@ def adam_step(grad: Array, param: Array, m: Array, v: Array, hyper: Any, segment
     return param, m, v
 
 
+def adagrad_step(grad: Array, param: Array, sum: Array, hyper: Any, segments: Any) -> tuple[Array, ...]:
+    param, sum = param.copy(), sum.copy()
+    F.adagrad_step(grad, np.array(hyper, np.float64), np.array(segments, np.float64), param, sum)
+    return param, sum
+
+
+def rmsprop_step(
+    grad: Array, param: Array, square: Array, hyper: Any, segments: Any, velocity: Array | None = None
+) -> tuple[Array, ...]:
+    param, square, velocity = param.copy(), square.copy(), None if velocity is None else velocity.copy()
+    F.rmsprop_step(grad, np.array(hyper, np.float64), np.array(segments, np.float64), param, square, velocity)
+    return (param, square) if velocity is None else (param, square, velocity)
+
+
 def conv2d(x: Array, weight: Array, bias: Array | None = None, **more: Any) -> Array:
     """F.conv2d with the arrays of batch_norm by name."""
     if "mean" in more:
@@ -766,7 +780,7 @@ def _linear() -> list[Op]:
 
 def _optimizers() -> list[Op]:
     def flat(n: int, *names: str) -> dict[str, Any]:
-        makers: dict[str, Any] = {"v": positive(n)}
+        makers: dict[str, Any] = {name: positive(n) for name in ("v", "sum", "square")}
         return {name: makers.get(name, (n,)) for name in ("grad", "param", *names)}
 
     whole = [n for n in SIZES if n]
@@ -790,6 +804,26 @@ def _optimizers() -> list[Op]:
         ("decoupled", flat(100, "m", "v"), {"hyper": (*later[:5], 1.0), "segments": three}),
         ("no_segments", flat(10, "m", "v"), {"hyper": later, "segments": np.zeros((0, 4))}),
     ]
+    adagrad: list[Spec] = [
+        (f"n{n}", flat(n, "sum"), {"hyper": (0.1, 1e-10), "segments": [(0, n, 1.0, 0.01)]}) for n in whole
+    ]
+    adagrad += [
+        ("segments", flat(100, "sum"), {"hyper": (0.1, 1e-3), "segments": three}),
+        ("first", {**flat(100), "sum": np.zeros(100)}, {"hyper": (0.1, 1e-10), "segments": three}),
+        ("no_segments", flat(10, "sum"), {"hyper": (0.1, 1e-10), "segments": np.zeros((0, 4))}),
+        ("still", {**flat(10), "grad": np.zeros(10), "sum": np.zeros(10)},
+         {"hyper": (0.1, 1e-10), "segments": [(0, 10, 1.0, 0.0)]}),
+    ]  # fmt: skip
+    rms = (0.01, 0.9, 1e-8, 0.9)
+    rmsprop: list[Spec] = [
+        (f"n{n}", flat(n, "square", "velocity"), {"hyper": rms, "segments": [(0, n, 1.0, 0.01)]}) for n in whole
+    ]
+    rmsprop += [
+        ("segments", flat(100, "square", "velocity"), {"hyper": rms, "segments": three}),
+        ("no_momentum", flat(100, "square"), {"hyper": (0.01, 0.99, 1e-3, 0.0), "segments": three}),
+        ("first", {**flat(100, "velocity"), "square": np.zeros(100)}, {"hyper": rms, "segments": three}),
+        ("no_segments", flat(10, "square", "velocity"), {"hyper": rms, "segments": np.zeros((0, 4))}),
+    ]
     n = 1 << 18
     parts = [(0, n // 3, 1.0, 0.01), (n // 3, n, 0.5, 0.0)]
     return [
@@ -797,6 +831,10 @@ def _optimizers() -> list[Op]:
             (flat(n, "velocity"), {"hyper": plain, "segments": parts}), strided=False),
         Op("adam_step", adam_step, bounds.adam, adam,
             (flat(n, "m", "v"), {"hyper": later, "segments": parts}), strided=False),
+        Op("adagrad_step", adagrad_step, bounds.adagrad, adagrad,
+            (flat(n, "sum"), {"hyper": (0.1, 1e-10), "segments": parts}), strided=False),
+        Op("rmsprop_step", rmsprop_step, bounds.rmsprop, rmsprop,
+            (flat(n, "square", "velocity"), {"hyper": rms, "segments": parts}), strided=False),
     ]  # fmt: skip
 
 

@@ -21,7 +21,11 @@ CASES = {
     ],
     "Adam": [{}, {"betas": (0.5, 0.8), "eps": 1e-3}, {"betas": (0.0, 0.0)}, {"weight_decay": 0.1}],
     "AdamW": [{}, {"betas": (0.5, 0.8), "weight_decay": 0.3}],
+    "AdaGrad": [{}, {"lr_decay": 0.1, "initial_sum": 0.5}, {"eps": 1e-3, "weight_decay": 0.1}],
+    "RMSProp": [{}, {"alpha": 0.5, "eps": 1e-3}, {"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 0.1}],
 }
+#: what torch calls them
+TORCH = {"AdaGrad": "Adagrad", "RMSProp": "RMSprop", "initial_sum": "initial_accumulator_value"}
 EACH = [(name, options) for name, several in CASES.items() for options in several]
 SIZES = (5, 1, 12)
 
@@ -53,7 +57,8 @@ def test_equals_torch(name, options, dtype):
     params, grads, rates = problem()
     ours = run(getattr(optim, name)(lr=1.0, **options), params, grads, rates, dtype)
     tensors = [torch.tensor(p.astype(dtype), requires_grad=True) for p in params]
-    theirs = getattr(torch.optim, name)(tensors, lr=1.0, foreach=False, **options)
+    given = {TORCH.get(option, option): value for option, value in options.items()}
+    theirs = getattr(torch.optim, TORCH.get(name, name))(tensors, lr=1.0, foreach=False, **given)
     ends = np.cumsum(SIZES)[:-1]
     for mine, grad, lr in zip(ours, grads.astype(dtype), rates, strict=True):
         theirs.param_groups[0]["lr"] = lr
@@ -92,6 +97,22 @@ def test_adam_by_hand():
     np.testing.assert_allclose(decoupled[:, 0], [0.95, 0.95**2], rtol=1e-15)
 
 
+def test_adagrad_and_rmsprop_by_hand():
+    params, three = [np.array([1.0])], np.full((3, 1), 3.0)
+    # A constant gradient g adds g^2 each time: the steps are lr / sqrt(1), lr / sqrt(2), ...
+    adagrad = run(optim.AdaGrad(0.1, eps=0.0), params, three, [0.1] * 3, np.float64)
+    np.testing.assert_allclose(adagrad[:, 0], 1 - 0.1 * np.cumsum(1 / np.sqrt([1, 2, 3])), rtol=1e-14)
+    slower = run(optim.AdaGrad(0.1, lr_decay=1.0, eps=0.0), params, three, [0.1] * 3, np.float64)
+    np.testing.assert_allclose(slower[:, 0], 1 - 0.1 * np.cumsum(1 / np.sqrt([1, 2, 3]) / [1, 2, 3]), rtol=1e-14)
+    # Its mean square is g^2 (1 - alpha^t).
+    root = np.sqrt(1 - 0.75 ** np.arange(1, 4))
+    rmsprop = run(optim.RMSProp(0.1, alpha=0.75, eps=0.0), params, three, [0.1] * 3, np.float64)
+    np.testing.assert_allclose(rmsprop[:, 0], 1 - 0.1 * np.cumsum(1 / root), rtol=1e-14)
+    velocity = np.array([1 / root[0], 0.5 / root[0] + 1 / root[1]])
+    moving = run(optim.RMSProp(0.1, 0.75, 0.0, momentum=0.5), params, three[:2], [0.1] * 2, np.float64)
+    np.testing.assert_allclose(moving[:, 0], 1 - 0.1 * np.cumsum(velocity), rtol=1e-14)
+
+
 @pytest.mark.parametrize(("name", "options"), EACH)
 def test_segments(name, options):
     """A frozen segment keeps its bits, a factor of the rate is a rate, and a factor of the decay is a decay."""
@@ -114,9 +135,9 @@ def test_frozen_slots_stay(name, options):
     optimizer = getattr(optim, name)(lr=0.1, **options)
     slots = optimizer.slots(2, np.float64)
     optimizer.step(np.ones(2), np.ones(2), slots, optimizer.segments([1, 1], rate=[1, 0]), count=1)
-    for slot in slots.values():
-        assert slot[0] != 0
-        assert slot[1] == 0
+    for name, start in optimizer.slots(2, np.float64).items():
+        assert slots[name][0] != start[0]
+        assert slots[name][1] == start[1]
 
 
 @pytest.mark.parametrize(("name", "options"), EACH)
@@ -197,6 +218,10 @@ def test_step_after_hyper_or_with_count():
         (lambda: optim.Adam(betas=(0.9, 1.0)), r"Adam: betas\[1\]"),
         (lambda: optim.Adam(betas=(-0.1, 0.9)), r"betas\[0\]"),
         (lambda: optim.AdamW(eps=-1e-8), "AdamW: eps"),
+        (lambda: optim.AdaGrad(lr_decay=-1), "AdaGrad: lr_decay"),
+        (lambda: optim.AdaGrad(initial_sum=-1), "AdaGrad: initial_sum"),
+        (lambda: optim.RMSProp(alpha=1.0), "RMSProp: alpha must be at least 0 and below 1"),
+        (lambda: optim.RMSProp(momentum=1.0), "RMSProp: momentum"),
         (lambda: optim.SGD(0.1).hyper(step=0), "step must be a whole number from 1"),
         (lambda: optim.SGD(0.1).hyper(-1.0), "lr"),
         (lambda: setattr(optim.SGD(0.1), "lr", -1), "lr"),
@@ -282,6 +307,12 @@ def test_checked_steps_refuse_and_change_nothing(name, value, error, message):
     adam["m"] = adam.pop("velocity")
     with pytest.raises(error, match=message.replace("velocity", "m").replace("shape \\(4", "shape \\(6")):
         F.adam_step(**adam, v=np.ones(4))
+    adagrad = {**sgd_arguments(), "hyper": np.array([0.1, 1e-10]), name: value}
+    adagrad["sum"] = adagrad.pop("velocity")
+    with pytest.raises(error, match=message.replace("velocity", "sum").replace("shape \\(4", "shape \\(2")):
+        F.adagrad_step(**adagrad)
+    with pytest.raises(error, match=message):
+        F.rmsprop_step(**{**arguments, "square": np.ones(4)})
     for key in ("param", "velocity"):
         if key != name:
             np.testing.assert_array_equal(arguments[key], 1.0)
@@ -306,6 +337,6 @@ def test_adam_counts_from_one():
 def test_empty_buffers():
     empty = np.zeros(0, np.float32)
     F.sgd_step(empty, np.zeros(4), np.zeros((0, 4)), np.zeros(0, np.float32))
-    for optimizer in (optim.SGD(0.1, momentum=0.9), optim.Adam()):
+    for optimizer in (optim.SGD(0.1, momentum=0.9), optim.Adam(), optim.AdaGrad(), optim.RMSProp()):
         slots = optimizer.slots(0)
         optimizer.step(np.zeros(0, np.float32), empty, slots, optimizer.segments([]), count=1)

@@ -20,6 +20,8 @@ OPTIMIZERS = {
     "nesterov": lambda: optim.SGD(lr=0.05, momentum=0.9, nesterov=True),
     "adam": lambda: optim.Adam(lr=0.01),
     "adamw": lambda: optim.AdamW(lr=0.01),
+    "adagrad": lambda: optim.AdaGrad(lr=0.01, lr_decay=0.1),
+    "rmsprop": lambda: optim.RMSProp(lr=0.001, momentum=0.9),
 }
 
 

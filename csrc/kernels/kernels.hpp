@@ -220,6 +220,18 @@ struct SgdArgs {  // hyper = [lr, momentum, nesterov, weight-decay factor]; velo
   void *param, *velocity;
   int64_t n_segments, dtype;
 };
+struct AdagradArgs {  // hyper = [lr, eps]
+  const void* grad;
+  const double *hyper, *segments;
+  void *param, *sum;
+  int64_t n_segments, dtype;
+};
+struct RmspropArgs {  // hyper = [lr, alpha, eps, momentum]; velocity may be null
+  const void* grad;
+  const double *hyper, *segments;
+  void *param, *square, *velocity;
+  int64_t n_segments, dtype;
+};
 struct AdamArgs {  // hyper = [lr, beta1, beta2, eps, step (1-based), decoupled]
   const void* grad;
   const double *hyper, *segments;
@@ -273,7 +285,9 @@ struct AdamArgs {  // hyper = [lr, beta1, beta2, eps, step (1-based), decoupled]
   X(linear_forward, LinearArgs, 4)                   \
   X(linear_backward, LinearBackwardArgs, 6)          \
   X(sgd_step, SgdArgs, 5)                            \
-  X(adam_step, AdamArgs, 6)
+  X(adam_step, AdamArgs, 6)                          \
+  X(adagrad_step, AdagradArgs, 5)                    \
+  X(rmsprop_step, RmspropArgs, 6)
 
 enum KernelId : int32_t {
 #define FASTNN_ID(name, Args, pointers) kKernel_##name,

@@ -1,141 +1,119 @@
-// sgd_step, adam_step: one pass over a flat buffer, in place. g gradient, p parameter, v m slots, wd weight decay.
-//   SGD    g += wd * p; v = momentum * v + g; p -= lr * rate * (v, nesterov: g + momentum * v; without velocity: g)
-//   Adam   g += wd * p, or decoupled (AdamW) p -= lr * rate * wd * p;
-//          m = beta1 * m + (1 - beta1) * g; v = beta2 * v + (1 - beta2) * g^2;
-//          p -= lr * rate / (1 - beta1^step) * m / (sqrt(v / (1 - beta2^step)) + eps)
-// as torch.optim.SGD (without dampening), Adam and AdamW, step by step; within 3 ulp of the update, wherever chunks
-// fall. Denormals are flushed: slots of parameters that no longer learn decay into them and would cost 150 cycles each.
+// One step over the segments of a flat buffer: g gradient, p parameter, wd weight decay, rate = lr x rate factor.
+// Equal to torch.optim's SGD, Adam and AdamW (decoupled), Adagrad and RMSprop step by step.
+//
+//   all but decoupled   g += wd p
+//   sgd       v = momentum v + g;  p -= rate (nesterov ? g + momentum v : v)
+//   adam      m += (1 - beta1)(g - m);  v = beta2 v + (1 - beta2) g^2
+//             p -= rate / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps);  decoupled: first p *= 1 - rate wd
+//   adagrad   s += g^2;  p -= rate g / (sqrt(s) + eps)
+//   rmsprop   s = alpha s + (1 - alpha) g^2;  d = g / (sqrt(s) + eps);  v = momentum v + d;  p -= rate v (or d)
+// One pass, element by element, in chunks: the same bits for any number of threads. Frozen segments are not touched.
 #include <cmath>
 
-#include "kernels/kernels.hpp"
-#include "runtime/fp_state.hpp"
-#include "runtime/team.hpp"
-#include "simd/simd.hpp"
+#include "kernels/elementwise.hpp"
+#include "kernels/rows.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-constexpr int64_t kChunk = 32768;  // elements of a task
-
-template <class T>
-struct Sgd {
-  Vec<T> rate, decay, momentum;
-
-  template <bool has_velocity, bool nesterov>
-  FASTNN_MEMBER_INLINE void step(Vec<T> g, Vec<T>& p, Vec<T>& v) const {
-    g = fma(decay, p, g);
-    if constexpr (has_velocity) v = fma(momentum, v, g);
-    if constexpr (has_velocity) g = nesterov ? fma(momentum, v, g) : v;
-    p = fnma(rate, g, p);
+// prepare(segment) -> update(i, n) on n lanes from element i on, for each segment that is not frozen.
+template <class T, class Args, class Prepare>
+FASTNN_INLINE void for_segments(const Args& a, int64_t picoseconds, Prepare&& prepare) {
+  for (int64_t s = 0; s < a.n_segments; ++s) {
+    const double* segment = a.segments + 4 * s;
+    if (segment[2] == 0) continue;
+    const int64_t first = static_cast<int64_t>(segment[0]), size = static_cast<int64_t>(segment[1]) - first;
+    const auto update = prepare(segment);
+    for_chunks(size, picoseconds,
+               [&](int64_t begin, int64_t end) { for_vectors<T>(first + begin, first + end, update); });
   }
-};
-
-template <class T>
-struct Adam {
-  Vec<T> rate, decay, keep, beta1, rest1, beta2, rest2, scale2, eps;
-
-  // One of decay (into g) and keep (1 - lr * rate * wd, decoupled) is without effect.
-  FASTNN_MEMBER_INLINE void step(Vec<T> g, Vec<T>& p, Vec<T>& m, Vec<T>& v) const {
-    g = fma(decay, p, g);
-    m = fma(beta1, m, rest1 * g);
-    v = fma(beta2, v, rest2 * (g * g));
-    p = fnma(rate, m / fma(sqrt(v), scale2, eps), p * keep);
-  }
-};
-
-struct Segment {
-  int64_t begin, end;
-  double rate, decay;
-};
-FASTNN_INLINE Segment segment_at(const double* segments, int64_t i) {
-  const double* s = segments + 4 * i;
-  return {static_cast<int64_t>(s[0]), static_cast<int64_t>(s[1]), s[2], s[3]};
 }
 
-// body(segment, begin, end) for each part of a segment that is not frozen, in chunks of the whole buffer.
-template <class Body>
-FASTNN_INLINE void for_segments(const double* segments, int64_t count, int64_t picoseconds, Body body) {
-  int64_t size = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const Segment s = segment_at(segments, i);
-    if (s.rate != 0.0 && s.end > size) size = s.end;
-  }
-  const runtime::FlushDenormals flush;
-  runtime::parallel_for((size + kChunk - 1) / kChunk, size * picoseconds / 1000, [&](int64_t task) {
-    for (int64_t i = 0; i < count; ++i) {
-      const Segment s = segment_at(segments, i);
-      const int64_t begin = s.begin > task * kChunk ? s.begin : task * kChunk;
-      const int64_t end = s.end < (task + 1) * kChunk ? s.end : (task + 1) * kChunk;
-      if (s.rate != 0.0 && begin < end) body(s, begin, end);
-    }
-  });
+template <class T>
+FASTNN_INLINE Vec<T> set(double value) {
+  return set1(static_cast<T>(value));
 }
 
-template <class T, bool has_velocity, bool nesterov>
-static void sgd_segments(const SgdArgs& a) {
-  constexpr int lanes = Vec<T>::lanes;
+template <class T>
+void sgd_step_of(const SgdArgs& a) {
   const T* grad = static_cast<const T*>(a.grad);
   T *param = static_cast<T*>(a.param), *velocity = static_cast<T*>(a.velocity);
-  for_segments(a.segments, a.n_segments, 250, [&](const Segment& s, int64_t i, int64_t end) {
-    const Sgd<T> sgd{set1(static_cast<T>(a.hyper[0] * s.rate)), set1(static_cast<T>(a.hyper[3] * s.decay)),
-                     set1(static_cast<T>(a.hyper[1]))};
-    for (; i + lanes <= end; i += lanes) {
-      Vec<T> p = load(param + i), v = has_velocity ? load(velocity + i) : p;
-      sgd.template step<has_velocity, nesterov>(load(grad + i), p, v);
-      if (has_velocity) store(velocity + i, v);
-      store(param + i, p);
-    }
-    if (i < end) {
-      const int n = static_cast<int>(end - i);
-      Vec<T> p = load_partial(param + i, n), v = has_velocity ? load_partial(velocity + i, n) : p;
-      sgd.template step<has_velocity, nesterov>(load_partial(grad + i, n), p, v);
-      if (has_velocity) store_partial(velocity + i, v, n);
-      store_partial(param + i, p, n);
-    }
+  const Vec<T> momentum = set<T>(a.hyper[1]);
+  const bool nesterov = a.hyper[2] != 0;
+  for_segments<T>(a, 1000, [&](const double* segment) FASTNN_INLINED {
+    const Vec<T> rate = set<T>(a.hyper[0] * segment[2]), decay = set<T>(a.hyper[3] * segment[3]);
+    return [=](int64_t i, int n) FASTNN_INLINED {
+      const Vec<T> p = load_n(param + i, n), g = fma(decay, p, load_n(grad + i, n));
+      Vec<T> d = g;
+      if (velocity) {
+        const Vec<T> v = fma(momentum, load_n(velocity + i, n), g);
+        store_n(velocity + i, v, n);
+        d = nesterov ? fma(momentum, v, g) : v;
+      }
+      store_n(param + i, fnma(rate, d, p), n);
+    };
   });
 }
 
 template <class T>
-static void sgd_step_of(const SgdArgs& a) {
-  if (!a.velocity) return sgd_segments<T, false, false>(a);
-  a.hyper[2] != 0.0 ? sgd_segments<T, true, true>(a) : sgd_segments<T, true, false>(a);
+void adam_step_of(const AdamArgs& a) {
+  const T* grad = static_cast<const T*>(a.grad);
+  T *param = static_cast<T*>(a.param), *m = static_cast<T*>(a.m), *v = static_cast<T*>(a.v);
+  const double beta1 = a.hyper[1], beta2 = a.hyper[2], t = a.hyper[4];
+  const bool decoupled = a.hyper[5] != 0;
+  const double correction1 = 1 - std::pow(beta1, t), correction2 = 1 - std::pow(beta2, t);
+  const Vec<T> new1 = set<T>(1 - beta1), old2 = set<T>(beta2), new2 = set<T>(1 - beta2), eps = set<T>(a.hyper[3]);
+  const Vec<T> unbias = set<T>(1 / std::sqrt(correction2));
+  for_segments<T>(a, 2000, [&](const double* segment) FASTNN_INLINED {
+    const double rate = a.hyper[0] * segment[2];
+    const Vec<T> step = set<T>(rate / correction1), decay = set<T>(decoupled ? 0 : segment[3]);
+    const Vec<T> keep = set<T>(decoupled ? 1 - rate * segment[3] : 1);
+    return [=](int64_t i, int n) FASTNN_INLINED {
+      const Vec<T> p = load_n(param + i, n), g = fma(decay, p, load_n(grad + i, n));
+      const Vec<T> m0 = load_n(m + i, n), mi = fma(g - m0, new1, m0);
+      const Vec<T> vi = fma(old2, load_n(v + i, n), new2 * g * g);
+      store_n(m + i, mi, n);
+      store_n(v + i, vi, n);
+      store_n(param + i, p * keep - step * mi / fma(sqrt(vi), unbias, eps), n);
+    };
+  });
 }
 
 template <class T>
-static void adam_step_of(const AdamArgs& a) {
-  constexpr int lanes = Vec<T>::lanes;
+void adagrad_step_of(const AdagradArgs& a) {
   const T* grad = static_cast<const T*>(a.grad);
-  T *param = static_cast<T*>(a.param), *slot_m = static_cast<T*>(a.m), *slot_v = static_cast<T*>(a.v);
-  const double beta1 = a.hyper[1], beta2 = a.hyper[2];
-  const double correction1 = 1.0 - std::pow(beta1, a.hyper[4]), correction2 = 1.0 - std::pow(beta2, a.hyper[4]);
-  const bool decoupled = a.hyper[5] != 0.0;
-  for_segments(a.segments, a.n_segments, 500, [&](const Segment& s, int64_t i, int64_t end) {
-    const auto vec = [](double value) { return set1(static_cast<T>(value)); };
-    const double rate = a.hyper[0] * s.rate;
-    const Adam<T> adam{vec(rate / correction1),
-                       vec(decoupled ? 0.0 : s.decay),
-                       vec(decoupled ? 1.0 - rate * s.decay : 1.0),
-                       vec(beta1),
-                       vec(1.0 - beta1),
-                       vec(beta2),
-                       vec(1.0 - beta2),
-                       vec(1.0 / std::sqrt(correction2)),
-                       vec(a.hyper[3])};
-    for (; i + lanes <= end; i += lanes) {
-      Vec<T> p = load(param + i), m = load(slot_m + i), v = load(slot_v + i);
-      adam.step(load(grad + i), p, m, v);
-      store(slot_m + i, m);
-      store(slot_v + i, v);
-      store(param + i, p);
-    }
-    if (i < end) {
-      const int n = static_cast<int>(end - i);
-      Vec<T> p = load_partial(param + i, n), m = load_partial(slot_m + i, n), v = load_partial(slot_v + i, n);
-      adam.step(load_partial(grad + i, n), p, m, v);
-      store_partial(slot_m + i, m, n);
-      store_partial(slot_v + i, v, n);
-      store_partial(param + i, p, n);
-    }
+  T *param = static_cast<T*>(a.param), *sum = static_cast<T*>(a.sum);
+  const Vec<T> eps = set<T>(a.hyper[1]);
+  for_segments<T>(a, 1500, [&](const double* segment) FASTNN_INLINED {
+    const Vec<T> rate = set<T>(a.hyper[0] * segment[2]), decay = set<T>(segment[3]);
+    return [=](int64_t i, int n) FASTNN_INLINED {
+      const Vec<T> p = load_n(param + i, n), g = fma(decay, p, load_n(grad + i, n));
+      const Vec<T> s = fma(g, g, load_n(sum + i, n));
+      store_n(sum + i, s, n);
+      store_n(param + i, p - rate * g / (sqrt(s) + eps), n);
+    };
+  });
+}
+
+template <class T>
+void rmsprop_step_of(const RmspropArgs& a) {
+  const T* grad = static_cast<const T*>(a.grad);
+  T *param = static_cast<T*>(a.param), *square = static_cast<T*>(a.square), *velocity = static_cast<T*>(a.velocity);
+  const Vec<T> old = set<T>(a.hyper[1]), fresh = set<T>(1 - a.hyper[1]), eps = set<T>(a.hyper[2]);
+  const Vec<T> momentum = set<T>(a.hyper[3]);
+  for_segments<T>(a, 2000, [&](const double* segment) FASTNN_INLINED {
+    const Vec<T> rate = set<T>(a.hyper[0] * segment[2]), decay = set<T>(segment[3]);
+    return [=](int64_t i, int n) FASTNN_INLINED {
+      const Vec<T> p = load_n(param + i, n), g = fma(decay, p, load_n(grad + i, n));
+      const Vec<T> s = fma(old, load_n(square + i, n), fresh * g * g);
+      store_n(square + i, s, n);
+      Vec<T> d = g / (sqrt(s) + eps);
+      if (velocity) {
+        d = fma(momentum, load_n(velocity + i, n), d);
+        store_n(velocity + i, d, n);
+      }
+      store_n(param + i, fnma(rate, d, p), n);
+    };
   });
 }
 
@@ -143,5 +121,7 @@ static void adam_step_of(const AdamArgs& a) {
 
 FASTNN_DEFINE(sgd_step, SgdArgs)
 FASTNN_DEFINE(adam_step, AdamArgs)
+FASTNN_DEFINE(adagrad_step, AdagradArgs)
+FASTNN_DEFINE(rmsprop_step, RmspropArgs)
 
 }  // namespace fastnn::FASTNN_ISA
