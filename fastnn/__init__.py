@@ -24,6 +24,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "init": ("fastnn.init", None),
     "losses": ("fastnn.losses", None),
     "optim": ("fastnn.optim", None),
+    "schedules": ("fastnn.schedules", None),
     "compile": ("fastnn.compiler", "compile"),
     "Trainer": ("fastnn.training", "Trainer"),
     "gradcheck": ("fastnn._gradcheck", "gradcheck"),
@@ -47,12 +48,13 @@ __all__ = [
     "optim",
     "release_memory",
     "save_state",
+    "schedules",
     "set_num_threads",
     "show_config",
 ]
 
 if TYPE_CHECKING:
-    from . import init, layers, losses, optim
+    from . import init, layers, losses, optim, schedules
     from ._gradcheck import gradcheck
     from .compiler import compile
     from .io import load_state, save_state

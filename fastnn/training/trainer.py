@@ -231,7 +231,8 @@ class Trainer:
         shuffle : bool
             Go through the rows in a new order in each epoch.
         schedule : callable, optional
-            The factor of the learning rate as a function of the share of the training that is done, from 0 to 1.
+            The factor of the learning rate as a function of the share of the training that is done, from 0 to 1; see
+            `fastnn.schedules`. One with a method ``observe`` is told the validation loss after each epoch.
         progress : bool or str, optional
             Show a progress bar. None, or a text to put in front of it: where tqdm is installed and the output is a
             terminal or a notebook.
@@ -250,6 +251,8 @@ class Trainer:
             raise ShapeError(f"Trainer.fit: one label for each row of x, got x {x.shape} and y {y.shape}")
         if not n:
             raise ShapeError("Trainer.fit: there are no rows to train on")
+        if getattr(schedule, "needs_validation", False) and validation is None:
+            raise ValueError(f"Trainer.fit: the schedule {schedule!r} needs validation=(x, y), whose loss drives it")
         history = History()
         starts = range(0, n, batch_size)
         with _progress_bar(progress, epochs * len(starts)) as bar:
@@ -276,6 +279,8 @@ class Trainer:
                 if validation is not None:
                     result = self.evaluate(*validation, batch_size=batch_size)
                     history.val_loss.append(result["loss"])
+                    if (observe := getattr(schedule, "observe", None)) is not None:
+                        observe(result["loss"])
                     if "accuracy" in result:
                         history.val_accuracy.append(result["accuracy"])
                 history.seconds.append(time.perf_counter() - began)
