@@ -8,14 +8,17 @@ receptive field kh * kw counts in both fans. To add an initialiser: a function h
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from .errors import ShapeError
 from .random import as_generator
+
+if TYPE_CHECKING:
+    from .layers.base import Layer
 
 __all__ = [
     "constant",
@@ -24,8 +27,11 @@ __all__ = [
     "he_normal",
     "he_uniform",
     "normal",
+    "orthogonal",
+    "small_random",
     "xavier_normal",
     "xavier_uniform",
+    "zero_residual",
     "zeros",
 ]
 
@@ -233,6 +239,116 @@ def normal(shape: Sequence[int], *, std: float = 0.01, rng: Seed = None, dtype: 
     """
     resolved = _dtype("normal", dtype)
     return _draw_normal(_shape("normal", shape), _positive("normal", "std", std), rng, resolved)
+
+
+def small_random(
+    shape: Sequence[int], *, std: float = 0.01, rng: Seed = None, dtype: DTypeLike = np.float32
+) -> np.ndarray:
+    """CS231n's first idea, 0.01 times a normal number: `normal` under the name that the lecture gives it.
+
+    Examples
+    --------
+    >>> bool((small_random((3, 2), rng=0) == normal((3, 2), std=0.01, rng=0)).all())
+    True
+    """
+    return normal(shape, std=std, rng=rng, dtype=dtype)
+
+
+def orthogonal(
+    shape: Sequence[int], *, rng: Seed = None, dtype: DTypeLike = np.float32, gain: float = 1.0
+) -> np.ndarray:
+    """A random matrix with orthonormal rows or columns, whichever are fewer, times ``gain``: keeps lengths exactly.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        (out, in) or (O, C / groups, kh, kw), which counts as (O, the product of the rest).
+    rng, dtype
+        As in `he_normal`.
+    gain : float
+        1 for linear layers; `gain_of` gives it for activations.
+
+    References
+    ----------
+    Saxe, McClelland and Ganguli, ICLR 2014. Q of the QR decomposition of normal numbers, its signs such that every
+    rotation is equally likely (Mezzadri, Notices of the AMS 54, 2007).
+
+    Examples
+    --------
+    >>> w = orthogonal((2, 5), rng=0, dtype=np.float64)
+    >>> np.abs(w @ w.T - np.eye(2)).max() < 1e-15
+    np.True_
+    """
+    resolved = _dtype("orthogonal", dtype)
+    sizes, factor = _shape("orthogonal", shape), _positive("orthogonal", "gain", gain)
+    _fans("orthogonal", sizes)  # at least two axes
+    rows, columns = sizes[0], math.prod(sizes[1:])
+    drawn = as_generator(rng).standard_normal((max(rows, columns), min(rows, columns)))
+    q, r = np.linalg.qr(drawn)
+    q *= np.where(np.diag(r) < 0, -1.0, 1.0)
+    return (factor * (q if rows >= columns else q.T)).reshape(sizes).astype(resolved)
+
+
+def zero_residual(model: Layer) -> list[str]:
+    """Let every `Residual` of a model begin as its shortcut: the last layer of its main branch becomes zero, in place.
+
+    That is the last linear map or normalisation with parameters, and all of these: a batch norm's gamma and beta, a
+    convolution's weight and bias. An activation after it that is not 0 at 0 still counts.
+
+    Parameters
+    ----------
+    model : Layer
+        Any model; containers are searched.
+
+    Returns
+    -------
+    list of str
+        The names of the layers that were set to zero.
+
+    Raises
+    ------
+    ValueError
+        When the model has no `Residual`, or one whose main branch has no parameters. Nothing has changed then.
+
+    References
+    ----------
+    Goyal et al., arXiv 1706.02677; He et al., "Bag of Tricks", CVPR 2019.
+
+    Examples
+    --------
+    >>> from fastnn.layers import BatchNorm2d, Conv2d, Residual, Sequential
+    >>> block = Residual(Sequential(Conv2d(2, 2, 3, padding=1, rng=0), BatchNorm2d(2)))
+    >>> zero_residual(block)
+    ['main.1']
+    >>> x = np.ones((1, 2, 4, 4), np.float32)
+    >>> bool((block(x) == x).all())
+    True
+    """
+    found: dict[str, Layer] = {}
+    residuals = list(_residuals(model, ""))
+    if not residuals:
+        raise ValueError(f"zero_residual: there is no Residual in {model.label()}")
+    for name, main in residuals:
+        # Those with a bias are linear maps and normalisations; an activation's slopes would make nothing zero.
+        trained = [(n, leaf) for n, leaf in main.leaves(f"{name}main.") if leaf.params and "bias" in leaf.parameters]
+        if not trained:
+            where = name.removesuffix(".") or "Residual"
+            raise ValueError(f"zero_residual: the main branch of {where!r} has no parameters to set to zero")
+        found[trained[-1][0]] = trained[-1][1]
+    for leaf in found.values():
+        for array in leaf.params.values():
+            array[...] = 0
+    return list(found)
+
+
+def _residuals(layer: Layer, prefix: str) -> Iterator[tuple[str, Layer]]:
+    """The main branch of every Residual, with the Residual's name and a dot."""
+    from .layers.container import Residual
+
+    if isinstance(layer, Residual):
+        yield prefix, layer["main"]
+    for name, child in layer.children():
+        yield from _residuals(child, f"{prefix}{name}.")
 
 
 def zeros(shape: Sequence[int], *, dtype: DTypeLike = np.float32) -> np.ndarray:
