@@ -391,6 +391,10 @@ _SMALL: dict[str, Callable[[], Call]] = {
         _gradient, partial(F.binary_cross_entropy_with_logits, _matrix(0), (_matrix(1) > 0).astype(np.float32))
     ),
     "dropout_backward": lambda: partial(F.dropout_backward, _flat(0), F.dropout(_flat(1), 0.5, rng=0)[1], 0.5),
+    "stochastic_depth_forward": lambda: partial(_first, partial(F.stochastic_depth, _images(0), 0.5, rng=0)),
+    "stochastic_depth_backward": lambda: partial(
+        F.stochastic_depth_backward, _images(0), np.uint8([0b01100101, 0b11001010]), 0.5
+    ),
     "random_bits": lambda: partial(_random_bits, np.array([1, 2], np.uint64), np.empty(MIB, np.uint32)),
     "batch_norm_forward": lambda: partial(F.batch_norm, _images(0), *_STATISTICS, activation="relu"),
     "batch_norm_backward": lambda: partial(
@@ -408,6 +412,8 @@ _SMALL: dict[str, Callable[[], Call]] = {
     "linear_backward": lambda: partial(_first, partial(F.linear_backward, _matrix(0), _matrix(1), _matrix(2))),
     "sgd_step": lambda: _step(F.sgd_step, [0.0, 0.9, 0, 1], 1),
     "adam_step": lambda: _step(F.adam_step, [0.0, 0.9, 0.999, 1e-8, 1, 0], 2),
+    "adagrad_step": lambda: _step(F.adagrad_step, [0.0, 1e-10], 1),
+    "rmsprop_step": lambda: _step(F.rmsprop_step, [0.0, 0.99, 1e-8, 0.9], 2),
 }
 
 

@@ -50,6 +50,8 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "binary_cross_entropy_with_logits": ("loss", "dscores"),
     "dropout_forward": ("y", "mask"),
     "dropout_backward": ("dx",),
+    "stochastic_depth_forward": ("y", "mask"),
+    "stochastic_depth_backward": ("dx",),
     "random_bits": ("out",),
     "batch_norm_forward": ("y",),
     "batch_norm_train_forward": ("y", "mean", "var"),

@@ -110,6 +110,19 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         void* dx
         int64_t size, dtype
         double p
+    ctypedef struct StochasticDepthArgs:
+        const void* x
+        const uint64_t* key
+        void* y
+        uint8_t* mask
+        int64_t rows, cols, dtype
+        double p
+    ctypedef struct StochasticDepthBackwardArgs:
+        const void* dy
+        const uint8_t* mask
+        void* dx
+        int64_t rows, cols, dtype
+        double p
     ctypedef struct RandomBitsArgs:
         const uint64_t* key
         uint32_t* out
@@ -272,6 +285,8 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_binary_cross_entropy_with_logits
     int kKernel_dropout_forward
     int kKernel_dropout_backward
+    int kKernel_stochastic_depth_forward
+    int kKernel_stochastic_depth_backward
     int kKernel_random_bits
     int kKernel_batch_norm_forward
     int kKernel_batch_norm_train_forward
@@ -706,6 +721,20 @@ def dropout_backward(dy, mask, double p, dx):
     cdef DropoutBackwardArgs a
     a.dy, a.mask, a.dx, a.size, a.dtype, a.p = data(dy), <const uint8_t*>data(mask), data(dx), size(dy), code(dy), p
     call(kKernel_dropout_backward, &a)
+
+
+def stochastic_depth_forward(x, key, double p, y, mask):
+    cdef StochasticDepthArgs a
+    a.x, a.key, a.y, a.mask = data(x), <const uint64_t*>data(key), data(y), <uint8_t*>data(mask)
+    a.rows, a.cols, a.dtype, a.p = dims(x)[0], dims(x)[1], code(x), p
+    call(kKernel_stochastic_depth_forward, &a)
+
+
+def stochastic_depth_backward(dy, mask, double p, dx):
+    cdef StochasticDepthBackwardArgs a
+    a.dy, a.mask, a.dx = data(dy), <const uint8_t*>data(mask), data(dx)
+    a.rows, a.cols, a.dtype, a.p = dims(dy)[0], dims(dy)[1], code(dy), p
+    call(kKernel_stochastic_depth_backward, &a)
 
 
 def random_bits(key, int64_t size, out):

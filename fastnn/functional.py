@@ -73,6 +73,8 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "split",
+    "stochastic_depth",
+    "stochastic_depth_backward",
     "tanh",
     "tanh_backward",
 ]
@@ -1033,11 +1035,11 @@ def _probabilities(op: str, targets: Array) -> None:
 # ---- dropout --------------------------------------------------------------------------------------------------------
 
 
-def _dropout_key(rng: Any) -> Array:
+def _dropout_key(rng: Any, op: str = "dropout") -> Array:
     if isinstance(rng, Stream):
         return rng.key()
     if rng is None:
-        raise TypeError("dropout: needs rng=, a seed or a numpy.random.Generator")
+        raise TypeError(f"{op}: needs rng=, a seed or a numpy.random.Generator")
     return np.array([draw_seed(rng), 0], np.uint64)
 
 
@@ -1108,6 +1110,78 @@ def dropout_backward(dy: ArrayLike, mask: Array, p: float = 0.5) -> Array:
     dx = _K.empty(flat.shape, flat.dtype)
     _K.dropout_backward(flat, np.ascontiguousarray(mask), p, dx)
     return dx if flat is array else _like(array, dx)
+
+
+def _depth_rows(op: str, x: Array, mode: str) -> tuple[Array, Array, int, bool]:
+    """x dense with its samples outermost, the same as (rows, cols), the rows, and whether x is channels-last."""
+    if mode not in ("row", "batch"):
+        raise ValueError(f"{op}: mode must be 'row' or 'batch', got {mode!r}")
+    if not x.ndim:
+        raise ShapeError(f"{op}: expected an array of shape (N, ...), got ()")
+    last = _prefers_channels_last(x)
+    array = x if last or x.flags.c_contiguous else _contiguous(x)
+    rows = array.shape[0] if mode == "row" else 1
+    cols = array.size // rows if rows else 0
+    return array, (array.transpose(0, 2, 3, 1) if last else array).reshape(rows, cols), rows, last
+
+
+def stochastic_depth(x: ArrayLike, p: float = 0.5, mode: str = "row", *, rng: RNG) -> tuple[Array, Array]:
+    """Drop whole samples: 0 with probability p, else x / (1 - p). On the main branch of a residual block, its layers.
+
+    Parameters
+    ----------
+    x : array_like, (N, ...)
+        Channels-last arrays are computed as they lie; others that are not C-contiguous are copied.
+    p : float
+        The probability to DROP; the paper's survival probability is 1 - p.
+    mode : str
+        "row" draws for each sample, "batch" once for all, as in torchvision.
+    rng : int or numpy.random.Generator
+        As in `dropout`.
+
+    Returns
+    -------
+    y : ndarray (N, ...)
+        Of x's dtype and memory format. The expectation is x.
+    mask : ndarray of uint8
+        One bit for each draw, set where it was kept.
+
+    References
+    ----------
+    Huang et al., "Deep Networks with Stochastic Depth", ECCV 2016 (which scales at test time instead).
+
+    Examples
+    --------
+    >>> y, mask = stochastic_depth(np.ones((1000, 2), np.float32), 0.5, rng=0)
+    >>> sorted(map(tuple, set(map(tuple, y.tolist()))))
+    [(0.0, 0.0), (2.0, 2.0)]
+    """
+    op = "stochastic_depth"
+    p = _probability(op, p)
+    key = _dropout_key(rng, op)
+    array, flat, rows, last = _depth_rows(op, _array(op, "x", x), mode)
+    y, mask = _K.empty(array.shape, array.dtype, last), _K.empty(((rows + 7) // 8,), _UINT8)
+    _K.stochastic_depth_forward(flat, key, p, _depth_rows(op, y, mode)[1], mask)
+    return y, mask
+
+
+def stochastic_depth_backward(dy: ArrayLike, mask: Array, p: float = 0.5, mode: str = "row") -> Array:
+    """Gradient of `stochastic_depth`: dy / (1 - p) for the samples that were kept, else 0.
+
+    Examples
+    --------
+    >>> stochastic_depth_backward(np.float32([[1, 1], [1, 1]]), np.uint8([0b10]), 0.5)
+    array([[0., 0.],
+           [2., 2.]], dtype=float32)
+    """
+    op = "stochastic_depth_backward"
+    p = _probability(op, p)
+    array, flat, rows, last = _depth_rows(op, _array(op, "dy", dy), mode)
+    if not isinstance(mask, np.ndarray) or mask.dtype != _UINT8 or mask.shape != ((rows + 7) // 8,):
+        raise ShapeError(f"{op}: expected the mask of {rows} draws as stochastic_depth returned it")
+    dx = _K.empty(array.shape, array.dtype, last)
+    _K.stochastic_depth_backward(flat, np.ascontiguousarray(mask), p, _depth_rows(op, dx, mode)[1])
+    return dx
 
 
 # ---- batch normalisation --------------------------------------------------------------------------------------------

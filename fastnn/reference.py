@@ -461,6 +461,27 @@ def dropout_backward(dy: Array, mask: Array, p: float) -> Array:
     return _dropout(dy, np.unpackbits(mask, count=dy.size, bitorder="little").astype(bool), p)
 
 
+def _drop_rows(x: Array, keep: Array, p: float) -> Array:
+    """x / (1 - p) in the rows that are kept, else 0."""
+    return _dropout(x, np.broadcast_to(keep[:, np.newaxis], x.shape), p)
+
+
+@_ieee
+def stochastic_depth_forward(x: Array, key: Array, p: float) -> tuple[Array, Array]:
+    """Row i of y is that of x / (1 - p) where the mask bit is 1, else 0; x (rows, cols), p the probability to drop.
+
+    The mask (ceil(rows / 8),) uint8 is what `dropout_forward` would draw for one element of each row.
+    """
+    keep = _keep(key, len(x), float(p))
+    return _drop_rows(x, keep, p), np.packbits(keep, bitorder="little")
+
+
+@_ieee
+def stochastic_depth_backward(dy: Array, mask: Array, p: float) -> Array:
+    """Row i of dx is that of dy / (1 - p) where the mask bit is 1, else 0."""
+    return _drop_rows(dy, np.unpackbits(mask, count=len(dy), bitorder="little").astype(bool), p)
+
+
 # --- Batch normalisation over n, h, w ---------------------------------------------------------------------------------
 
 

@@ -514,6 +514,18 @@ def _dropout() -> list[Op]:
     backward += [(f"p{p}", {"dy": (501,), "mask": mask_bytes(501)}, {"p": p}) for p in probabilities]
     backward += [("special", {"dy": SPECIAL, "mask": mask_bytes(SPECIAL.size)}, {"p": 0.5})]
     backward += [("shape4", {"dy": (2, 3, 5, 7), "mask": mask_bytes(210)}, {"p": 0.2})]
+    shapes: list[tuple[int, ...]] = [(0, 3), (3, 0), (1, 1), (2, 33), (9, 7), (17, 1), (130, 5), (3, 20000), (5,)]
+    shapes += [(2, 3, 4, 5), (9, 3, 5, 7), (2, 3, 2, 2, 2)]
+    depth: list[Spec] = [(f"row{s}", {"x": s}, {"rng": len(s)}) for s in shapes]
+    depth += [(f"batch{s}_{seed}", {"x": s}, {"mode": "batch", "rng": seed}) for s in shapes for seed in (0, 1)]
+    depth += [(f"p{p}", {"x": (50, 3)}, {"p": p, "rng": 2**64 - 1}) for p in probabilities]
+    depth += [("special", {"x": np.stack([SPECIAL] * 9)}, {"p": 0.5, "rng": 5})]
+    depth_back: list[Spec] = [(f"row{s}", {"dy": s, "mask": mask_bytes(s[0])}, {}) for s in shapes]
+    depth_back += [
+        (f"batch{s}{bit}", {"dy": s, "mask": np.uint8([bit])}, {"mode": "batch"}) for s in shapes for bit in (0, 1)
+    ]
+    depth_back += [(f"p{p}", {"dy": (50, 3), "mask": mask_bytes(50)}, {"p": p}) for p in probabilities]
+    depth_back += [("special", {"dy": np.stack([SPECIAL] * 9), "mask": mask_bytes(9)}, {})]
     keys = {"zero": [0, 0], "ones": [2**64 - 1, 2**64 - 1], "mixed": [0x0123456789ABCDEF, 0xFEDCBA9876543210]}
     bits: list[Spec] = [(f"n{n}", {"key": np.array([n, 7], np.uint64)}, {"size": n}) for n in SIZES]
     bits += [(name, {"key": np.array(key, np.uint64)}, {"size": 100}) for name, key in keys.items()]
@@ -522,6 +534,10 @@ def _dropout() -> list[Op]:
         Op("dropout_forward", F.dropout, bounds.dropout, forward, ({"x": (n,)}, {"p": 0.3, "rng": 1})),
         Op("dropout_backward", F.dropout_backward, bounds.dropout, backward,
             ({"dy": (n,), "mask": mask_bytes(n)}, {"p": 0.3})),
+        Op("stochastic_depth_forward", F.stochastic_depth, bounds.dropout, depth,
+            ({"x": (64, 12000)}, {"p": 0.3, "rng": 1})),
+        Op("stochastic_depth_backward", F.stochastic_depth_backward, bounds.dropout, depth_back,
+            ({"dy": (64, 12000), "mask": mask_bytes(64)}, {"p": 0.3})),
         Op("random_bits", random_bits, bounds.exact, bits,
             ({"key": np.array([1, 2], np.uint64)}, {"size": n}), strided=False),
     ]  # fmt: skip

@@ -14,6 +14,7 @@ from fastnn.layers import (
     BatchNorm2d,
     Concat,
     Conv2d,
+    DropConnect,
     Dropout,
     Flatten,
     GlobalAvgPool2d,
@@ -27,6 +28,7 @@ from fastnn.layers import (
     Sequential,
     Sigmoid,
     Softmax,
+    StochasticDepth,
     Tanh,
 )
 
@@ -97,11 +99,32 @@ def odd_geometry() -> Layer:
     )
 
 
+def stochastic_net() -> Layer:
+    """Weights and whole branches that are dropped, for each sample and for all."""
+    rng = np.random.default_rng(6)
+
+    def main(p: float, mode: str) -> Layer:
+        inner = Sequential(Conv2d(4, 4, 3, padding=1, rng=rng), BatchNorm2d(4), ReLU())
+        return Residual(StochasticDepth(inner, p, mode))
+
+    return Sequential(
+        Conv2d(3, 4, 3, padding=1, rng=rng),
+        main(0.5, "row"),
+        main(0.3, "row"),
+        main(0.4, "batch"),
+        Flatten(),
+        DropConnect(4 * 36, 8, 0.5, bias=False, rng=rng),
+        Tanh(),
+        DropConnect(8, 5, 0.2, rng=rng),
+    )
+
+
 #: name -> (how to build it, the shape of its input)
 NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "residual": (residual_net, (4, 3, 12, 12)),
     "mlp": (mlp, (6, 12)),
     "shared": (shared_net, (6, 12)),
+    "stochastic": (stochastic_net, (4, 3, 6, 6)),
     "odd_geometry": (odd_geometry, (3, 3, 14, 14)),
 }
 

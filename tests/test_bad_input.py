@@ -184,6 +184,22 @@ BAD = [
     shape("expected weight of shape (3,), one for each class", "cross_entropy", ones(2, 3), [0, 1], weight=ones(2)),
     shape("expected sample_weight of shape (2,)", "cross_entropy", ones(2, 3), [0, 1], sample_weight=ones(3)),
     value("label_smoothing must be between 0 and 1", "cross_entropy", ones(2, 3), [0, 1], label_smoothing=1.5),
+    shape("expected one label for each of the 2 rows", "hinge", ones(2, 3), [0, 1, 2]),
+    value("label -100 of row 1 is out of range", "hinge", ones(2, 3), [0, -100]),
+    kind("labels have dtype float64; classes are whole numbers", "hinge", ones(2, 3), np.array([0.0, 1.0])),
+    *(
+        shape("targets must have the shape of scores (2, 3), got (3, 2)", op, ones(2, 3), ones(3, 2))
+        for op in ("mse", "l1", "huber", "binary_cross_entropy_with_logits")
+    ),
+    kind("targets has dtype complex128", "mse", ones(3), ones(3, dtype=complex)),
+    value("delta must be finite and above 0", "huber", ones(3), ones(3), delta=-1.0),
+    value("targets must lie between 0 and 1, got 2 to 2", "binary_cross_entropy_with_logits", ones(3), 2 * ones(3)),
+    # dropping
+    value("mode must be 'row' or 'batch', got 'all'", "stochastic_depth", X, 0.5, "all", rng=0),
+    value("p is the probability to drop, between 0 and 1, got 2", "stochastic_depth", X, 2, rng=0),
+    kind("needs rng=, a seed or a numpy.random.Generator", "stochastic_depth", X, rng=None),
+    shape("expected an array of shape (N, ...), got ()", "stochastic_depth", np.float32(1), rng=0),
+    shape("expected the mask of 2 draws", "stochastic_depth_backward", X, np.zeros(2, np.uint8)),
     # out=: of the right shape, dtype, order, writeable, and apart from the input
     *(
         shape("expected out of shape (3,) and dtype float32, got (4,) float32", op, ones(3), out=ones(4))

@@ -86,6 +86,23 @@ def _dropout() -> list[Gradient]:
     ]
 
 
+def _stochastic_depth() -> list[Gradient]:
+    def gradients(dy: Array, y: Array, x: Array, p: float, mode: str) -> dict[str, Array]:
+        mask = F.stochastic_depth(x, p, mode, rng=3)[1]
+        return {"x": F.stochastic_depth_backward(dy, mask, p, mode)}
+
+    return [
+        Gradient(
+            lambda x, p, mode: F.stochastic_depth(x, p, mode, rng=3)[0],
+            gradients,
+            {"x": (6, 2, 3)},
+            {"p": p, "mode": mode},
+        )
+        for p in (0.5, 0.3, 1.0)
+        for mode in ("row", "batch")
+    ]
+
+
 def _batch_norm() -> list[Gradient]:
     def train(
         dy: Array, y: Array, x: Array, weight: Array | None = None, bias: Array | None = None
@@ -190,6 +207,7 @@ GRADIENTS: dict[str, list[Gradient]] = {
         ({"scores": (3, 4), "targets": uniform(3, 4), "pos_weight": positive(4), "sample_weight": positive(3)}, {}),
     ),
     "dropout_backward": _dropout(),
+    "stochastic_depth_backward": _stochastic_depth(),
     "batch_norm_backward": _batch_norm(),
     "max_pool2d_backward": _pool(F.max_pool2d, F.max_pool2d_backward, whole=True),
     "avg_pool2d_backward": _pool(F.avg_pool2d, F.avg_pool2d_backward, whole=False),

@@ -239,3 +239,52 @@ def _all(layer):
     yield layer
     for _, child in layer.children():
         yield from _all(child)
+
+
+def test_drop_connect_drops_weights_as_dropout_does():
+    x = np.random.default_rng(0).standard_normal((5, 6))
+    layer = L.DropConnect(6, 4, 0.3, rng=0).copy(dtype=np.float64)
+    y, backward = layer.forward(x, 7)
+    w, mask = F.dropout(layer.weight, 0.3, rng=7)
+    np.testing.assert_array_equal(y, F.linear(x, w, layer.bias))
+    dy = np.random.default_rng(1).standard_normal(y.shape)
+    for times in (1, 2):
+        dx = backward(dy)
+        _, dw, db = F.linear_backward(dy, x, w)
+        np.testing.assert_array_equal(layer.gradient("weight"), times * F.dropout_backward(dw, mask, 0.3))
+        np.testing.assert_array_equal(layer.gradient("bias"), times * db)
+    np.testing.assert_array_equal(dx, dy @ w)
+    np.testing.assert_array_equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert L.DropConnect(6, 4, 1.0, rng=0).forward(x, 0)[0].any() == 0
+    with pytest.raises(TypeError, match=r"DropConnect.forward needs rng="):
+        layer.forward(x)
+
+
+@pytest.mark.parametrize("mode", ["row", "batch"])
+def test_stochastic_depth_leaves_the_shortcut(mode):
+    x = np.random.default_rng(0).standard_normal((64, 3, 2, 2))
+    block = L.Residual(L.StochasticDepth(L.ELU(), 0.25, mode))
+    np.testing.assert_array_equal(block(x), F.add(x, F.elu(x)))
+    kept = []
+    for seed in range(40):
+        y, _ = block.forward(x, seed)
+        whole = F.add(x, F.elu(x) * (1 / 0.75))
+        rows = [bool((y[i] == whole[i]).all()) for i in range(64)]
+        assert all(r or (y[i] == x[i]).all() for i, r in enumerate(rows))
+        assert mode == "row" or len(set(rows)) == 1
+        kept += rows if mode == "row" else rows[:1]
+    # 5 standard deviations of a share of n draws of probability 3 / 4
+    assert abs(np.mean(kept) - 0.75) < 5 * np.sqrt(0.75 * 0.25 / len(kept))
+    with pytest.raises(TypeError, match=r"StochasticDepth.forward needs rng="):
+        block.forward(x)
+
+
+def test_stochastic_depth_says_what_is_wrong():
+    with pytest.raises(ValueError, match="mode must be 'row' or 'batch'"):
+        L.StochasticDepth(L.ReLU(), 0.5, "image")
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        L.StochasticDepth(L.ReLU(), 1.5)
+    block = L.Sequential(L.StochasticDepth(L.Linear(3, 3), 0.5))
+    for call in (lambda: block(np.zeros((2, 4))), lambda: block.forward(np.zeros((2, 4)), 0)):
+        with pytest.raises(fnn.ShapeError, match=r"layer '0.main' .*expected \(N, 3\), got \(2, 4\)"):
+            call()

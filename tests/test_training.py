@@ -241,6 +241,18 @@ def test_a_change_of_the_model_is_seen_by_the_next_step(change):
         assert loss == pytest.approx(F.cross_entropy(model(x), y)[0], rel=1e-6)
 
 
+def test_a_changed_survival_rate_is_seen_by_the_next_step():
+    model, x, y = build("stochastic")
+    trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.0), rng=0)
+    trainer.step(x, y)
+    for i in (1, 2, 3):
+        model[i]["main"].p = 0.0
+        model[i]["main"]["main"][1].frozen = True
+    for i in (5, 7):
+        model[i].p = 0.0
+    assert trainer.step(x, y) == pytest.approx(F.cross_entropy(model(x), y)[0], rel=1e-6)
+
+
 def test_the_learning_rate_may_change_between_steps():
     model, x, y = build("mlp")
     trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=0.1), rng=0)

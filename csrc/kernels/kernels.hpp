@@ -134,6 +134,22 @@ struct DropoutBackwardArgs {  // dx = dy / (1 - p) where the mask bit is 1, else
   int64_t size, dtype;
   double p;
 };
+// Dropout of whole rows: mask bit i, drawn as dropout draws that of element i, belongs to row i of x (rows, cols).
+struct StochasticDepthArgs {
+  const void* x;
+  const uint64_t* key;  // [seed, stream]
+  void* y;
+  uint8_t* mask;  // (rows + 7) / 8 bytes
+  int64_t rows, cols, dtype;
+  double p;
+};
+struct StochasticDepthBackwardArgs {  // dx may be dy
+  const void* dy;
+  const uint8_t* mask;
+  void* dx;
+  int64_t rows, cols, dtype;
+  double p;
+};
 struct RandomBitsArgs {  // out = Philox words of counters 0, 1, ... (four words each) under key
   const uint64_t* key;   // [seed, stream]
   uint32_t* out;
@@ -242,51 +258,53 @@ struct AdamArgs {  // hyper = [lr, beta1, beta2, eps, step (1-based), decoupled]
 // X(kernel, argument struct, number of pointers that the struct begins with)
 #define FASTNN_ACTIVATION_KERNELS(name, X) X(name##_forward, UnaryArgs, 2) X(name##_backward, UnaryBackwardArgs, 3)
 
-#define FASTNN_KERNELS(X)                            \
-  FASTNN_ACTIVATION_KERNELS(relu, X)                 \
-  FASTNN_ACTIVATION_KERNELS(leaky_relu, X)           \
-  FASTNN_ACTIVATION_KERNELS(sigmoid, X)              \
-  FASTNN_ACTIVATION_KERNELS(tanh, X)                 \
-  FASTNN_ACTIVATION_KERNELS(elu, X)                  \
-  FASTNN_ACTIVATION_KERNELS(gelu, X)                 \
-  FASTNN_ACTIVATION_KERNELS(gelu_tanh, X)            \
-  X(exp_forward, UnaryArgs, 2)                       \
-  X(add_forward, AddArgs, 3)                         \
-  X(scale_add, ScaleAddArgs, 2)                      \
-  X(fill, FillArgs, 1)                               \
-  X(copy, CopyArgs, 2)                               \
-  X(softmax_forward, RowsArgs, 2)                    \
-  X(softmax_backward, RowsBackwardArgs, 3)           \
-  X(log_softmax_forward, RowsArgs, 2)                \
-  X(log_softmax_backward, RowsBackwardArgs, 3)       \
-  X(cross_entropy, CrossEntropyArgs, 7)              \
-  X(hinge, HingeArgs, 6)                             \
-  X(mse, LossArgs, 6)                                \
-  X(l1, LossArgs, 6)                                 \
-  X(huber, LossArgs, 6)                              \
-  X(binary_cross_entropy_with_logits, LossArgs, 6)   \
-  X(dropout_forward, DropoutArgs, 4)                 \
-  X(dropout_backward, DropoutBackwardArgs, 3)        \
-  X(random_bits, RandomBitsArgs, 2)                  \
-  X(batch_norm_forward, BatchNormArgs, 6)            \
-  X(batch_norm_train_forward, BatchNormTrainArgs, 6) \
-  X(batch_norm_backward, BatchNormBackwardArgs, 8)   \
-  X(max_pool2d_forward, Pool2dArgs, 3)               \
-  X(max_pool2d_backward, Pool2dBackwardArgs, 3)      \
-  X(avg_pool2d_forward, Pool2dArgs, 3)               \
-  X(avg_pool2d_backward, Pool2dBackwardArgs, 3)      \
-  X(global_avg_pool2d_forward, GlobalPoolArgs, 2)    \
-  X(global_avg_pool2d_backward, GlobalPoolArgs, 2)   \
-  X(conv2d_im2col_forward, Conv2dArgs, 9)            \
-  X(conv2d_amx_forward, Conv2dArgs, 9)               \
-  X(conv2d_backward, Conv2dBackwardArgs, 6)          \
-  X(im2col_forward, Im2colArgs, 2)                   \
-  X(col2im_forward, Im2colArgs, 2)                   \
-  X(linear_forward, LinearArgs, 4)                   \
-  X(linear_backward, LinearBackwardArgs, 6)          \
-  X(sgd_step, SgdArgs, 5)                            \
-  X(adam_step, AdamArgs, 6)                          \
-  X(adagrad_step, AdagradArgs, 5)                    \
+#define FASTNN_KERNELS(X)                                      \
+  FASTNN_ACTIVATION_KERNELS(relu, X)                           \
+  FASTNN_ACTIVATION_KERNELS(leaky_relu, X)                     \
+  FASTNN_ACTIVATION_KERNELS(sigmoid, X)                        \
+  FASTNN_ACTIVATION_KERNELS(tanh, X)                           \
+  FASTNN_ACTIVATION_KERNELS(elu, X)                            \
+  FASTNN_ACTIVATION_KERNELS(gelu, X)                           \
+  FASTNN_ACTIVATION_KERNELS(gelu_tanh, X)                      \
+  X(exp_forward, UnaryArgs, 2)                                 \
+  X(add_forward, AddArgs, 3)                                   \
+  X(scale_add, ScaleAddArgs, 2)                                \
+  X(fill, FillArgs, 1)                                         \
+  X(copy, CopyArgs, 2)                                         \
+  X(softmax_forward, RowsArgs, 2)                              \
+  X(softmax_backward, RowsBackwardArgs, 3)                     \
+  X(log_softmax_forward, RowsArgs, 2)                          \
+  X(log_softmax_backward, RowsBackwardArgs, 3)                 \
+  X(cross_entropy, CrossEntropyArgs, 7)                        \
+  X(hinge, HingeArgs, 6)                                       \
+  X(mse, LossArgs, 6)                                          \
+  X(l1, LossArgs, 6)                                           \
+  X(huber, LossArgs, 6)                                        \
+  X(binary_cross_entropy_with_logits, LossArgs, 6)             \
+  X(dropout_forward, DropoutArgs, 4)                           \
+  X(dropout_backward, DropoutBackwardArgs, 3)                  \
+  X(stochastic_depth_forward, StochasticDepthArgs, 4)          \
+  X(stochastic_depth_backward, StochasticDepthBackwardArgs, 3) \
+  X(random_bits, RandomBitsArgs, 2)                            \
+  X(batch_norm_forward, BatchNormArgs, 6)                      \
+  X(batch_norm_train_forward, BatchNormTrainArgs, 6)           \
+  X(batch_norm_backward, BatchNormBackwardArgs, 8)             \
+  X(max_pool2d_forward, Pool2dArgs, 3)                         \
+  X(max_pool2d_backward, Pool2dBackwardArgs, 3)                \
+  X(avg_pool2d_forward, Pool2dArgs, 3)                         \
+  X(avg_pool2d_backward, Pool2dBackwardArgs, 3)                \
+  X(global_avg_pool2d_forward, GlobalPoolArgs, 2)              \
+  X(global_avg_pool2d_backward, GlobalPoolArgs, 2)             \
+  X(conv2d_im2col_forward, Conv2dArgs, 9)                      \
+  X(conv2d_amx_forward, Conv2dArgs, 9)                         \
+  X(conv2d_backward, Conv2dBackwardArgs, 6)                    \
+  X(im2col_forward, Im2colArgs, 2)                             \
+  X(col2im_forward, Im2colArgs, 2)                             \
+  X(linear_forward, LinearArgs, 4)                             \
+  X(linear_backward, LinearBackwardArgs, 6)                    \
+  X(sgd_step, SgdArgs, 5)                                      \
+  X(adam_step, AdamArgs, 6)                                    \
+  X(adagrad_step, AdagradArgs, 5)                              \
   X(rmsprop_step, RmspropArgs, 6)
 
 enum KernelId : int32_t {

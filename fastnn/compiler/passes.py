@@ -9,7 +9,7 @@ import numpy as np
 
 from ..layers.activation import _Activation
 from ..layers.container import Add, Identity
-from ..layers.dropout import Dropout
+from ..layers.dropout import Dropout, DropSamples
 from ..layers.linear import Conv2d, Linear
 from ..layers.norm import _BatchNorm
 from .graph import Graph, Node, Value
@@ -38,7 +38,7 @@ def _drop_identities(graph: Graph) -> None:
     kept = []
     for node in graph.nodes:
         node.inputs = [same.get(value, value) for value in node.inputs]
-        if isinstance(node.layer, (Identity, Dropout)):
+        if isinstance(node.layer, (Identity, Dropout, DropSamples)):
             same[node.output] = node.inputs[0]
         else:
             kept.append(node)

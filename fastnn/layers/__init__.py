@@ -3,7 +3,7 @@
 from .activation import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Softmax, Tanh
 from .base import Layer
 from .container import Concat, Flatten, Identity, Residual, Sequential
-from .dropout import Dropout
+from .dropout import DropConnect, Dropout, StochasticDepth
 from .linear import Conv2d, Linear
 from .norm import BatchNorm1d, BatchNorm2d
 from .pool import AvgPool2d, GlobalAvgPool2d, MaxPool2d
@@ -16,6 +16,7 @@ __all__ = [
     "BatchNorm2d",
     "Concat",
     "Conv2d",
+    "DropConnect",
     "Dropout",
     "Flatten",
     "GlobalAvgPool2d",
@@ -29,5 +30,6 @@ __all__ = [
     "Sequential",
     "Sigmoid",
     "Softmax",
+    "StochasticDepth",
     "Tanh",
 ]
