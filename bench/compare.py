@@ -25,6 +25,8 @@ from fastnn import threads
 #: contestants that are ours to be quoted; the rest are peers, but for our own fallbacks
 OURS = ("compiled, program", "compiled", "compiled, amx", "compiled, amx channels-last")
 FALLBACKS = ("numba", "numpy")
+#: seconds of rest before a turn
+SETTLE = 0.04
 
 
 @dataclass(frozen=True)
@@ -36,20 +38,27 @@ class Timing:
 
 
 def interleave(calls: dict[str, Call], seconds: float) -> dict[str, Timing]:
-    """Time the contestants in turns for about ``seconds`` together; a turn is a few calls, of which the mean counts."""
+    """Time the contestants in turns for about ``seconds`` together; a turn is a few calls, of which the mean counts.
+
+    A turn begins with a pause, in which the threads of the one before stop spinning (OpenMP's spin for some 5 ms after
+    a call, OpenBLAS's for 25 ms, on the processors that the next one needs), and with a call that is not timed, which
+    wakes the own threads and brings the own data back into the caches.
+    """
     repeats = {}
     for name, call in calls.items():
         call()
         began = time.perf_counter()
         call()
         once = time.perf_counter() - began
-        repeats[name] = max(1, min(200, int(0.002 / max(once, 1e-7))))
+        repeats[name] = max(1, min(1000, int(0.01 / max(once, 1e-7))))
     times: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[order[0]]) < 7:
+    while time.perf_counter() < end or len(times[order[0]]) < 9:
         for name in order:
             call, n = calls[name], repeats[name]
+            time.sleep(SETTLE)
+            call()
             began = time.perf_counter()
             for _ in range(n):
                 call()
@@ -75,9 +84,10 @@ def set_threads(n: int) -> None:
         pass
 
 
-def run(workload: Workload, roofline: rooflines.Roofline, seconds: float, fallbacks: bool) -> tuple[str, ...]:
-    """One row of the table."""
+def run(workload: Workload, n: int, roofline: rooflines.Roofline, seconds: float, fallbacks: bool) -> tuple[str, ...]:
+    """One row of the table, on ``n`` threads."""
     calls = workload.make()
+    set_threads(n)  # now that the peers are imported
     check(workload, calls)
     # Our slow backends are checked, and timed only when asked for: they would take most of the time.
     contestants = {n: c for n, c in calls.items() if fallbacks or n not in FALLBACKS}
@@ -85,7 +95,7 @@ def run(workload: Workload, roofline: rooflines.Roofline, seconds: float, fallba
     ours = min((n for n in timings if n in OURS), key=lambda n: timings[n].median)
     peers = [n for n in timings if n not in (*OURS, *FALLBACKS)]
     mine = timings[ours]
-    cells = [workload.name, str(threads.get_num_threads()), f"{mine.median:.3g} ± {mine.spread:.2g}"]
+    cells = [workload.name, str(n), f"{mine.median:.3g} ± {mine.spread:.2g}"]
     if peers:
         peer = min(peers, key=lambda n: timings[n].median)
         best = timings[peer]
@@ -119,8 +129,7 @@ def main() -> None:
         for workload in WORKLOADS:
             named = options.filter.lower() in workload.name.lower() or options.filter == workload.op
             if named and (options.filter or workload.flops or workload.bytes or workload.op == "training"):
-                set_threads(n)  # a peer that was just imported has its own idea
-                rows.append(run(workload, best, options.seconds, options.fallbacks))
+                rows.append(run(workload, n, best, options.seconds, options.fallbacks))
                 print("  ".join(rows[-1]), flush=True)
     if not rows:
         sys.exit(f"no workload has {options.filter!r} in its name: {', '.join(w.name for w in WORKLOADS)}")
