@@ -18,9 +18,12 @@ _calls: dict[str, dict] = {}
 _CONTESTANTS = (
     "compiled, program",
     "compiled",
+    "compiled, amx",
+    "compiled, amx channels-last",
     "numba",
     "numpy",
     "numpy, its own generator",
+    "BLAS of NumPy",
     "torch",
     "torch, frozen",
     "torch, channels-last",
@@ -41,6 +44,7 @@ def test_workload(workload, contestant, benchmark, roofline):
         _calls.clear()  # arrays of one workload at a time
         calls = workload.make()
         check(workload, calls)
+        assert set(calls) <= set(_CONTESTANTS), "a contestant that is not listed above would not be timed"
         _calls[workload.name] = calls
     if contestant not in _calls[workload.name]:
         pytest.skip(f"{contestant} does not run {workload.name}, or is not installed")

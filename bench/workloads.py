@@ -142,6 +142,7 @@ def linear(rows: int, n_in: int, n_out: int) -> dict[str, Call]:
     x, w = _normal(rows, n_in), _normal(n_out, n_in, seed=1) / np.float32(math.sqrt(n_in))
     b = _normal(n_out, seed=2)
     calls = everywhere(lambda: F.linear(x, w, b))
+    calls["BLAS of NumPy"] = lambda: x @ w.T + b
     if torch := _torch():
         xt, wt, bt = map(torch.from_numpy, (x, w, b))
         calls["torch"] = lambda: torch.nn.functional.linear(xt, wt, bt)

@@ -1048,7 +1048,7 @@ def _strides(tuple shape, step, bint channels_last):
 
 def isas():
     """{name: None, or why it cannot run here} for every instruction set that was compiled in, best last."""
-    cdef const char* why
+    cdef const char* why = NULL
     result = {}
     for i in range(table_count()):
         why = cpu_lacks(table_at(i).isa)
@@ -1073,7 +1073,7 @@ def num_threads():
 
 def default_threads():
     """(count, why); a count of 0 says that FASTNN_NUM_THREADS is wrong, and why is the error."""
-    cdef const char* why
+    cdef const char* why = NULL
     cdef int n = c_default_threads(&why)
     return n, why.decode()
 
