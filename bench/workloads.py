@@ -364,6 +364,24 @@ def _step(function: Callable[..., None], hyper: list[float], slots: int) -> Call
     return step
 
 
+def _sum(function: Callable[[np.ndarray], None]) -> Call:
+    """A function that adds to its last argument, from 0 in each call."""
+    total = np.zeros(1)
+
+    def run() -> np.ndarray:
+        total[0] = 0
+        function(total)
+        return total
+
+    return run
+
+
+def _written(function: Callable[..., None], *arrays: np.ndarray) -> np.ndarray:
+    """Call a function that writes its last argument."""
+    function(*arrays)
+    return arrays[-1]
+
+
 _STATISTICS = (np.zeros(64, np.float32), np.ones(64, np.float32))
 _POOL = (3, 2, 1)
 #: kernel -> a function that makes the arrays and returns the call
@@ -415,6 +433,14 @@ _SMALL: dict[str, Callable[[], Call]] = {
     "adam_step": lambda: _step(F.adam_step, [0.0, 0.9, 0.999, 1e-8, 1, 0], 2),
     "adagrad_step": lambda: _step(F.adagrad_step, [0.0, 1e-10], 1),
     "rmsprop_step": lambda: _step(F.rmsprop_step, [0.0, 0.99, 1e-8, 0.9], 2),
+    # Strengths and factors that round away, so that every call finds the same arrays.
+    "penalty": lambda: _sum(partial(F.penalty, _flat(0), np.array([[0, MIB, 0, 1e-30]]), _flat(1))),
+    "square_sum": lambda: _sum(partial(F.square_sum, _flat(0), np.array([[0, MIB, 1, 0.0]]))),
+    "clip_norm": lambda: partial(
+        _written, F.clip_norm, np.ones(1), np.full(1, 1 + 1e-6 - 1e-9), np.array([[0, MIB, 1, 0.0]]), _flat(0)
+    ),
+    "clip_value": lambda: partial(_written, F.clip_value, np.ones(1), np.array([[0, MIB, 1, 0.0]]), _flat(0)),
+    "max_norm": lambda: partial(_written, F.max_norm, np.array([[0, MIB, 1, 1024, 30.0]]), _flat(0)),
 }
 
 

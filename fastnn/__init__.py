@@ -24,6 +24,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "init": ("fastnn.init", None),
     "losses": ("fastnn.losses", None),
     "optim": ("fastnn.optim", None),
+    "regularization": ("fastnn.regularization", None),
     "schedules": ("fastnn.schedules", None),
     "compile": ("fastnn.compiler", "compile"),
     "Trainer": ("fastnn.training", "Trainer"),
@@ -46,6 +47,7 @@ __all__ = [
     "losses",
     "num_threads",
     "optim",
+    "regularization",
     "release_memory",
     "save_state",
     "schedules",
@@ -54,7 +56,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import init, layers, losses, optim, schedules
+    from . import init, layers, losses, optim, regularization, schedules
     from ._gradcheck import gradcheck
     from .compiler import compile
     from .io import load_state, save_state

@@ -72,6 +72,11 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "adam_step": (),
     "adagrad_step": (),
     "rmsprop_step": (),
+    "penalty": (),
+    "square_sum": (),
+    "clip_norm": (),
+    "clip_value": (),
+    "max_norm": (),
 }
 
 #: Further algorithms of an op that the compiled backend has; what they compute is specified by the op on the right.

@@ -243,6 +243,32 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         void* square
         void* velocity
         int64_t n_segments, dtype
+    ctypedef struct PenaltyArgs:
+        const void* param
+        const double* segments
+        void* grad
+        double* loss
+        int64_t n_segments, dtype
+    ctypedef struct SquareSumArgs:
+        const void* x
+        const double* segments
+        double* total
+        int64_t n_segments, dtype
+    ctypedef struct ClipNormArgs:
+        const double* total
+        const double* limit
+        const double* segments
+        void* x
+        int64_t n_segments, dtype
+    ctypedef struct ClipValueArgs:
+        const double* limit
+        const double* segments
+        void* x
+        int64_t n_segments, dtype
+    ctypedef struct MaxNormArgs:
+        const double* segments
+        void* param
+        int64_t n_segments, dtype
     ctypedef struct KernelTable:
         const char* isa
     int kKernelCount
@@ -308,6 +334,11 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_adam_step
     int kKernel_adagrad_step
     int kKernel_rmsprop_step
+    int kKernel_penalty
+    int kKernel_square_sum
+    int kKernel_clip_norm
+    int kKernel_clip_value
+    int kKernel_max_norm
 
 cdef extern from "runtime/dispatch.hpp" namespace "fastnn::runtime" nogil:
     ctypedef void (*AnyKernel)(const KernelTable*, const void*) noexcept
@@ -940,6 +971,41 @@ def rmsprop_step(grad, hyper, segments, param, square, velocity):
     a.param, a.square, a.velocity = data(param), data(square), data(velocity)
     a.n_segments, a.dtype = dims(segments)[0], code(param)
     call(kKernel_rmsprop_step, &a)
+
+
+def penalty(param, segments, grad, loss):
+    cdef PenaltyArgs a
+    a.param, a.segments, a.grad, a.loss = data(param), <const double*>data(segments), data(grad), <double*>data(loss)
+    a.n_segments, a.dtype = dims(segments)[0], code(param)
+    call(kKernel_penalty, &a)
+
+
+def square_sum(x, segments, total):
+    cdef SquareSumArgs a
+    a.x, a.segments, a.total = data(x), <const double*>data(segments), <double*>data(total)
+    a.n_segments, a.dtype = dims(segments)[0], code(x)
+    call(kKernel_square_sum, &a)
+
+
+def clip_norm(total, limit, segments, x):
+    cdef ClipNormArgs a
+    a.total, a.limit = <const double*>data(total), <const double*>data(limit)
+    a.segments, a.x, a.n_segments, a.dtype = <const double*>data(segments), data(x), dims(segments)[0], code(x)
+    call(kKernel_clip_norm, &a)
+
+
+def clip_value(limit, segments, x):
+    cdef ClipValueArgs a
+    a.limit, a.segments, a.x = <const double*>data(limit), <const double*>data(segments), data(x)
+    a.n_segments, a.dtype = dims(segments)[0], code(x)
+    call(kKernel_clip_value, &a)
+
+
+def max_norm(segments, param):
+    cdef MaxNormArgs a
+    a.segments, a.param = <const double*>data(segments), data(param)
+    a.n_segments, a.dtype = dims(segments)[0], code(param)
+    call(kKernel_max_norm, &a)
 
 
 # ---- programs ----

@@ -37,6 +37,8 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_train",
     "binary_cross_entropy_with_logits",
+    "clip_norm",
+    "clip_value",
     "col2im",
     "concat",
     "conv2d",
@@ -61,9 +63,11 @@ __all__ = [
     "linear_backward",
     "log_softmax",
     "log_softmax_backward",
+    "max_norm",
     "max_pool2d",
     "max_pool2d_backward",
     "mse",
+    "penalty",
     "relu",
     "relu_backward",
     "rmsprop_step",
@@ -73,6 +77,7 @@ __all__ = [
     "softmax",
     "softmax_backward",
     "split",
+    "square_sum",
     "stochastic_depth",
     "stochastic_depth_backward",
     "tanh",
@@ -1975,42 +1980,61 @@ def linear_backward(
 # ---- optimizer steps ------------------------------------------------------------------------------------------------
 
 
-def _step_arrays(op: str, grad: Array, hyper: Array, n_hyper: int, segments: Array, **written: Array | None) -> int:
-    """Check the arrays of an optimizer step, none of which may be copied; return the number of parameters."""
-    size = None
-    for name, array in (("grad", grad), *written.items()):
-        if array is None:
-            continue
+def _flat_arrays(
+    op: str, segments: Array, read: dict[str, Array], written: dict[str, Array | None], columns: int = 4
+) -> int:
+    """Check flat buffers of one shape and dtype, none of which may be copied; return the number of their elements."""
+    given = [(name, array) for name, array in (*read.items(), *written.items()) if array is not None]
+    first_name, first = given[0]
+    for name, array in given:
         if _K.layout(array) != 0 or array.ndim != 1:
             came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
             raise ShapeError(
                 f"{op}: expected {name} as a contiguous float32 or float64 array of shape (size,), got {came}"
             )
-        if array.shape != grad.shape or array.dtype != grad.dtype:
+        if array.shape != first.shape or array.dtype != first.dtype:
             raise ShapeError(
-                f"{op}: {name} must have grad's shape {grad.shape} and dtype {grad.dtype}, "
+                f"{op}: {name} must have {first_name}'s shape {first.shape} and dtype {first.dtype}, "
                 f"got {array.shape} and {array.dtype}"
             )
-        size = array.size
-        if name != "grad" and not array.flags.writeable:
+        if name in written and not array.flags.writeable:
             raise ValueError(f"{op}: {name} is read-only, and the step writes it")
-    distinct = [("grad", grad), *((name, array) for name, array in written.items() if array is not None)]
-    for i, (name, array) in enumerate(distinct):
-        for other_name, other in distinct[:i]:
+    for i, (name, array) in enumerate(given):
+        for other_name, other in given[:i]:
             if np.may_share_memory(array, other):
                 raise ValueError(f"{op}: {name} overlaps {other_name}")
-    for name, array, shape in (("hyper", hyper, (n_hyper,)), ("segments", segments, ("n", 4))):
-        ready = isinstance(array, np.ndarray) and array.dtype == _FLOAT64 and _K.layout(array) == 0
-        if not ready or array.ndim != len(shape) or array.shape[-1] != shape[-1]:
-            came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            expected = str(shape).replace("'", "")
-            raise ShapeError(f"{op}: expected {name} as a contiguous float64 array of shape {expected}, got {came}")
-    assert size is not None
+    _settings(op, "segments", segments, ("n", columns))
     bounds = segments[:, :2].ravel()
     if not np.isfinite(segments).all() or (bounds != np.floor(bounds)).any():
         raise ValueError(f"{op}: segments must be finite, and begin and end whole numbers")
-    if bounds.size and (bounds[0] < 0 or bounds[-1] > size or (np.diff(bounds) < 0).any()):
-        raise ValueError(f"{op}: segments must follow one another within 0 and {size}, got {segments[:, :2].tolist()}")
+    if bounds.size and (bounds[0] < 0 or bounds[-1] > first.size or (np.diff(bounds) < 0).any()):
+        raise ValueError(
+            f"{op}: segments must follow one another within 0 and {first.size}, got {segments[:, :2].tolist()}"
+        )
+    return first.size
+
+
+def _settings(op: str, name: str, array: Array, shape: tuple[Any, ...], written: bool = False) -> None:
+    """Check a float64 array whose address programs keep; "n" in its shape is any number."""
+    ready = isinstance(array, np.ndarray) and array.dtype == _FLOAT64 and _K.layout(array) == 0
+    if not ready or array.ndim != len(shape) or array.shape[-1] != shape[-1]:
+        came = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+        expected = str(shape).replace("'", "")
+        raise ShapeError(f"{op}: expected {name} as a contiguous float64 array of shape {expected}, got {came}")
+    if written and not array.flags.writeable:
+        raise ValueError(f"{op}: {name} is read-only, and the step writes it")
+
+
+def _limit(op: str, limit: Array) -> None:
+    _settings(op, "limit", limit, (1,))
+    if not limit[0] >= 0:
+        raise ValueError(f"{op}: limit must be at least 0, got {limit[0]}")
+
+
+def _step_arrays(op: str, grad: Array, hyper: Array, n_hyper: int, segments: Array, **written: Array | None) -> int:
+    """Check the arrays of an optimizer step; return the number of parameters."""
+    size = _flat_arrays(op, segments, {"grad": grad}, written)
+    _settings(op, "hyper", hyper, (n_hyper,))
     return size
 
 
@@ -2138,3 +2162,150 @@ def rmsprop_step(
     """
     if _step_arrays("rmsprop_step", grad, hyper, 4, segments, param=param, square=square, velocity=velocity):
         _K.rmsprop_step(grad, hyper, segments, param, square, velocity)
+
+
+# ---- regularisation over flat buffers -------------------------------------------------------------------------------
+
+
+def penalty(param: Array, segments: Array, grad: Array | None, loss: Array) -> None:
+    """L1 and L2 penalties on parts of a flat buffer; their gradient is added to grad, their sum to loss, in place.
+
+    loss += sum(l1 |param| + l2 / 2 param^2);  grad += l1 sign(param) + l2 param, with sign(0) = 0.
+
+    Parameters
+    ----------
+    param : ndarray (size,)
+        float32 or float64, contiguous; not converted, as in `sgd_step`.
+    segments : ndarray (n, 4) of float64
+        Rows (begin, end, l1, l2), in order, with strengths of at least 0.
+    grad : ndarray (size,), optional
+        None computes the loss alone.
+    loss : ndarray (1,) of float64
+
+    References
+    ----------
+    CS231n, "Linear Classification": regularisation; Zou and Hastie, JRSS B 67, 2005 (elastic net).
+
+    Examples
+    --------
+    >>> param, grad, loss = np.array([3.0, -4.0]), np.zeros(2), np.zeros(1)
+    >>> penalty(param, np.array([[0, 1, 0, 1], [1, 2, 1, 0.0]]), grad, loss)
+    >>> loss, grad  # 3^2 / 2 and |-4|
+    (array([8.5]), array([ 3., -1.]))
+    """
+    size = _flat_arrays("penalty", segments, {"param": param}, {"grad": grad})
+    if (segments[:, 2:] < 0).any():
+        raise ValueError(f"penalty: strengths must be at least 0, got {segments[:, 2:].tolist()}")
+    _settings("penalty", "loss", loss, (1,), written=True)
+    if size:
+        _K.penalty(param, segments, grad, loss)
+
+
+def square_sum(x: Array, segments: Array, total: Array) -> None:
+    """Add the sum of x^2 over parts of a flat buffer to total, in place: the same bits for any number of threads.
+
+    Parameters
+    ----------
+    x : ndarray (size,)
+        float32 or float64, contiguous.
+    segments : ndarray (n, 4) of float64
+        As in `sgd_step`; those with rate 0 do not count.
+    total : ndarray (1,) of float64
+
+    Examples
+    --------
+    >>> total = np.zeros(1)
+    >>> square_sum(np.array([3.0, 4.0, 5.0]), np.array([[0, 2, 1, 0], [2, 3, 0, 0.0]]), total)
+    >>> total
+    array([25.])
+    """
+    _settings("square_sum", "total", total, (1,), written=True)
+    if _flat_arrays("square_sum", segments, {"x": x}, {}):
+        _K.square_sum(x, segments, total)
+
+
+def clip_norm(total: Array, limit: Array, segments: Array, x: Array) -> None:
+    """Scale x so that the norm whose square is total becomes at most limit, in place, as torch's clip_grad_norm_.
+
+    x *= min(1, limit / (sqrt(total) + 1e-6)). With `square_sum` before it: gradient clipping by the global norm.
+
+    Parameters
+    ----------
+    total, limit : ndarray (1,) of float64
+    segments : ndarray (n, 4) of float64
+        As in `sgd_step`; those with rate 0 are left alone.
+    x : ndarray (size,)
+        float32 or float64, contiguous.
+
+    References
+    ----------
+    Pascanu, Mikolov and Bengio, ICML 2013.
+
+    Examples
+    --------
+    >>> x = np.array([3.0, 4.0])
+    >>> clip_norm(np.array([25.0]), np.array([1.0]), np.array([[0, 2, 1, 0.0]]), x)
+    >>> x.round(6)
+    array([0.6, 0.8])
+    """
+    _settings("clip_norm", "total", total, (1,))
+    _limit("clip_norm", limit)
+    if _flat_arrays("clip_norm", segments, {}, {"x": x}):
+        _K.clip_norm(total, limit, segments, x)
+
+
+def clip_value(limit: Array, segments: Array, x: Array) -> None:
+    """Clamp x to [-limit, limit], in place; NaN stays NaN. Changes the direction of a gradient, unlike `clip_norm`.
+
+    Parameters
+    ----------
+    limit : ndarray (1,) of float64
+    segments : ndarray (n, 4) of float64
+        As in `sgd_step`; those with rate 0 are left alone.
+    x : ndarray (size,)
+        float32 or float64, contiguous.
+
+    Examples
+    --------
+    >>> x = np.array([3.0, -0.5])
+    >>> clip_value(np.array([1.0]), np.array([[0, 2, 1, 0.0]]), x)
+    >>> x
+    array([ 1. , -0.5])
+    """
+    _limit("clip_value", limit)
+    if _flat_arrays("clip_value", segments, {}, {"x": x}):
+        _K.clip_value(limit, segments, x)
+
+
+def max_norm(segments: Array, param: Array) -> None:
+    """Scale each unit of a flat buffer whose Euclidean norm is above its limit back to it, in place; NaN stays.
+
+    Parameters
+    ----------
+    segments : ndarray (n, 5) of float64
+        Rows (begin, end, outer, inner, limit), in order: the elements of a row are an array (outer, units, inner), and
+        [:, u, :] is what is scaled together. For a weight (out, in) outer is 1 and inner is in.
+    param : ndarray (size,)
+        float32 or float64, contiguous; not converted, as in `sgd_step`.
+
+    References
+    ----------
+    Srebro, Rennie and Jaakkola, NeurIPS 2004; CS231n, "Neural Networks Part 2": max norm constraints.
+
+    Examples
+    --------
+    >>> param = np.array([3.0, 4.0, 0.3, 0.4])
+    >>> max_norm(np.array([[0, 4, 1, 2, 1.0]]), param)
+    >>> param.round(6)
+    array([0.6, 0.8, 0.3, 0.4])
+    """
+    size = _flat_arrays("max_norm", segments, {}, {"param": param}, columns=5)
+    outer, inner, limit = segments[:, 2:].T
+    if (segments[:, 2:4] != np.floor(segments[:, 2:4])).any() or (segments[:, 2:4] < 1).any() or (limit < 0).any():
+        raise ValueError(
+            f"max_norm: outer and inner must be whole numbers from 1 and a limit at least 0, got {segments.tolist()}"
+        )
+    if ((segments[:, 1] - segments[:, 0]) % (outer * inner) != 0).any():
+        raise ValueError(f"max_norm: each segment must be a whole number of units, got {segments.tolist()}")
+    if size:
+        _K.max_norm(segments, param)

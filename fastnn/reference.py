@@ -909,3 +909,61 @@ def rmsprop_step(
         if velocity is not None:
             step = velocity[part] = momentum * velocity[part] + step
         param[part] -= (lr * rate) * step
+
+
+# --- What else is done to a flat buffer, in place ---------------------------------------------------------------------
+
+
+@_ieee
+def penalty(param: Array, segments: Array, grad: Array | None, loss: Array) -> None:
+    """L1 and L2 penalties: loss += sum(l1 * |param| + l2 / 2 * param^2) and grad += l1 * sign(param) + l2 * param.
+
+    Parameters
+    ----------
+    param, grad : (size,); grad may be None
+    segments : (n_segments, 4) float64, rows (begin, end, l1, l2); a row of two zeros does nothing
+    loss : (1,) float64
+    """
+    for begin, end, l1, l2 in segments.tolist():
+        if l1 or l2:
+            p = param[int(begin) : int(end)]
+            wide = p.astype(np.float64)
+            loss += l1 * np.abs(wide).sum() + l2 / 2 * (wide * wide).sum()
+            if grad is not None:
+                grad[int(begin) : int(end)] += l1 * np.sign(p) + l2 * p
+
+
+@_ieee
+def square_sum(x: Array, segments: Array, total: Array) -> None:
+    """total (1,) float64 += the sum of x^2 over the segments that are not frozen."""
+    for part, _, _ in _live_segments(segments):
+        total += np.square(x[part].astype(np.float64)).sum()
+
+
+@_ieee
+def clip_norm(total: Array, limit: Array, segments: Array, x: Array) -> None:
+    """x *= min(1, limit / (sqrt(total) + 1e-6)) where it is not frozen, as torch's clip_grad_norm_; NaN stays NaN."""
+    ratio = limit[0] / (np.sqrt(total[0]) + 1e-6)
+    if not ratio >= 1:
+        for part, _, _ in _live_segments(segments):
+            x[part] *= x.dtype.type(ratio)
+
+
+@_ieee
+def clip_value(limit: Array, segments: Array, x: Array) -> None:
+    """x = x clamped to [-limit, limit] where it is not frozen; NaN stays NaN."""
+    for part, _, _ in _live_segments(segments):
+        x[part] = np.clip(x[part], -limit[0], limit[0])
+
+
+@_ieee
+def max_norm(segments: Array, param: Array) -> None:
+    """Units whose norm is above limit are scaled to it; segments rows (begin, end, outer, inner, limit).
+
+    A row is an array (outer, units, inner), of which each [:, unit, :] is a unit.
+    """
+    for begin, end, outer, inner, limit in segments.tolist():
+        if begin < end:
+            units = param[int(begin) : int(end)].reshape(int(outer), -1, int(inner))
+            norm = np.sqrt(np.square(units.astype(np.float64)).sum(axis=(0, 2), keepdims=True))
+            units[...] = np.where(norm > limit, units * (limit / norm).astype(param.dtype), units)

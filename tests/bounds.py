@@ -315,6 +315,36 @@ def _per_element(o: Arrays, size: int) -> tuple[Array, Array]:
     return rate, decay
 
 
+# ---- regularisation over flat buffers -------------------------------------------------------------------------------
+
+
+def penalty(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """The loss is a sum of products, in float64 as test_regularization.py sees; the gradient two products and sums."""
+    l1, l2 = _per_element(o, a["param"].size)
+    with np.errstate(all="ignore"):
+        terms = np.where(l1 + l2 > 0, l1 * np.abs(a["param"]) + l2 * np.square(a["param"]), 0.0)
+        loss = (chain(a["param"].size) + 3) * (0.5 + terms.sum())
+        return (loss, *([3 * (np.abs(a["grad"]) + l1 + l2 * np.abs(a["param"]))] if "grad" in a else []))
+
+
+def square_sum(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return ((chain(a["x"].size) + 1) * np.abs(y[0]),)
+
+
+def clip_norm(a: Arrays, o: Arrays, y: Bounds) -> Bounds:  # the factor is rounded, then the product
+    return (np.abs(y[0]),)
+
+
+def clip_value(a: Arrays, o: Arrays, y: Bounds) -> Bounds:  # the limit is rounded
+    return (0.5 * np.abs(y[0]),)
+
+
+def max_norm(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """As clip_norm, and half of the error of the sum of squares. Next to the limit scaling or not is within it too."""
+    longest = max((outer * inner for _, _, outer, inner, _ in o["segments"]), default=0)
+    return ((2 + chain(longest) / 2) * np.abs(y[0]),)
+
+
 # ---- batch normalisation --------------------------------------------------------------------------------------------
 
 

@@ -280,6 +280,36 @@ def rmsprop_step(
     return (param, square) if velocity is None else (param, square, velocity)
 
 
+def penalty(param: Array, segments: Any, grad: Array | None = None) -> tuple[Array, ...]:
+    loss, grad = np.array([0.5]), None if grad is None else grad.copy()
+    F.penalty(param, np.array(segments, np.float64), grad, loss)
+    return (loss,) if grad is None else (loss, grad)
+
+
+def square_sum(x: Array, segments: Any) -> Array:
+    total = np.array([0.5])
+    F.square_sum(x, np.array(segments, np.float64), total)
+    return total
+
+
+def clip_norm(x: Array, total: float, limit: float, segments: Any) -> Array:
+    x = x.copy()
+    F.clip_norm(np.array([total]), np.array([limit]), np.array(segments, np.float64), x)
+    return x
+
+
+def clip_value(x: Array, limit: float, segments: Any) -> Array:
+    x = x.copy()
+    F.clip_value(np.array([limit]), np.array(segments, np.float64), x)
+    return x
+
+
+def max_norm(param: Array, segments: Any) -> Array:
+    param = param.copy()
+    F.max_norm(np.array(segments, np.float64), param)
+    return param
+
+
 def conv2d(x: Array, weight: Array, bias: Array | None = None, **more: Any) -> Array:
     """F.conv2d with the arrays of batch_norm by name."""
     if "mean" in more:
@@ -854,11 +884,74 @@ def _optimizers() -> list[Op]:
     ]  # fmt: skip
 
 
+def _regularization() -> list[Op]:
+    whole = [n for n in SIZES if n]
+    three = [(0, 10, 0.25, 0.5), (10, 37, 0.0, 0.0), (40, 100, 1.0, 0.0)]  # the middle, and 37..40, are left alone
+    both = {"param": (100,), "grad": (100,)}
+    nothing = np.zeros((0, 4))
+    odd = {"param": SPECIAL, "grad": (44,)}
+    penalties: list[Spec] = [(f"n{n}", {"param": (n,), "grad": (n,)}, {"segments": [(0, n, 0.1, 0.01)]}) for n in whole]
+    penalties += [
+        ("segments", both, {"segments": three}),
+        ("l1", both, {"segments": [(3, 99, 0.5, 0.0)]}),
+        ("l2", both, {"segments": [(3, 99, 0.0, 0.5)]}),
+        ("loss_alone", {"param": (100,)}, {"segments": three}),
+        ("no_segments", both, {"segments": nothing}),
+        ("zeros", {"param": [0.0, -0.0, 1.0, -1.0], "grad": (4,)}, {"segments": [(0, 4, 1.0, 1.0)]}),
+        ("special", odd, {"segments": [(0, 44, 1.0, 1.0)]}),
+        ("special_l1", odd, {"segments": [(0, 44, 1.0, 0.0)]}),
+        ("special_l2", odd, {"segments": [(0, 44, 0.0, 1.0)]}),
+        ("several_chunks", {"param": (40000,), "grad": (40000,)}, {"segments": [(5, 39999, 0.1, 0.2)]}),
+    ]
+    live = [(0, 10, 1.0, 0.0), (10, 37, 0.0, 0.0), (40, 100, 0.1, 0.3)]
+    squares: list[Spec] = [(f"n{n}", {"x": (n,)}, {"segments": [(0, n, 1.0, 0.0)]}) for n in whole]
+    squares += [
+        ("segments", {"x": (100,)}, {"segments": live}),
+        ("no_segments", {"x": (100,)}, {"segments": nothing}),
+        ("special", {"x": SPECIAL}, {"segments": [(0, 44, 1.0, 0.0)]}),
+        ("several_chunks", {"x": (40000,)}, {"segments": [(5, 39999, 1.0, 0.0)]}),
+    ]
+    scaled: list[Spec] = [
+        (f"n{n}", {"x": (n,)}, {"total": 4.0, "limit": 0.7, "segments": [(0, n, 1.0, 0.0)]}) for n in whole
+    ]
+    scaled += [
+        (f"total{t}_limit{c}", {"x": (100,)}, {"total": t, "limit": c, "segments": live})
+        for t, c in ((0.0, 1.0), (4.0, 2.0), (4.0, 3.0), (4.0, 0.0), (np.inf, 1.0), (np.nan, 1.0), (np.inf, np.inf))
+    ]
+    scaled += [("special", {"x": SPECIAL}, {"total": 9.0, "limit": 1.5, "segments": [(0, 44, 1.0, 0.0)]})]
+    clamped: list[Spec] = [(f"n{n}", {"x": (n,)}, {"limit": 0.7, "segments": [(0, n, 1.0, 0.0)]}) for n in whole]
+    clamped += [(f"limit{c}", {"x": (100,)}, {"limit": c, "segments": live}) for c in (0.0, 0.5, 100.0, np.inf)]
+    clamped += [("special", {"x": SPECIAL}, {"limit": 2.0, "segments": [(0, 44, 1.0, 0.0)]})]
+    norms: list[Spec] = [(f"n{n}", {"param": (3 * n,)}, {"segments": [(0, 3 * n, 1, n, 0.5)]}) for n in whole]
+    norms += [(f"units{n}", {"param": (n * 5,)}, {"segments": [(0, n * 5, 1, 5, 2.0)]}) for n in (1, 7, 64, 1000)]
+    norms += [
+        ("segments", {"param": (100,)}, {"segments": [(0, 10, 1, 5, 1.0), (10, 10, 1, 1, 0.0), (40, 100, 1, 60, 3.0)]}),
+        ("outer", {"param": (2 * 3 * 4 * 9,)}, {"segments": [(0, 108, 3, 9, 4.0), (108, 216, 3, 9, 5.0)]}),
+        ("inside", {"param": (60,)}, {"segments": [(0, 60, 1, 6, 100.0)]}),
+        ("limit0", {"param": (60,)}, {"segments": [(0, 60, 2, 3, 0.0)]}),
+        ("special", {"param": SPECIAL}, {"segments": [(0, 44, 1, 4, 2.0)]}),
+        ("no_segments", {"param": (9,)}, {"segments": np.zeros((0, 5))}),
+    ]
+    n = 1 << 18
+    parts = [(0, n // 3, 1.0, 0.01), (n // 3, n, 0.5, 0.0)]
+    return [
+        Op("penalty", penalty, bounds.penalty, penalties,
+            ({"param": (n,), "grad": (n,)}, {"segments": parts}), strided=False),
+        Op("square_sum", square_sum, bounds.square_sum, squares, ({"x": (n,)}, {"segments": parts}), strided=False),
+        Op("clip_norm", clip_norm, bounds.clip_norm, scaled,
+            ({"x": (n,)}, {"total": 9.0, "limit": 1.0, "segments": parts}), strided=False),
+        Op("clip_value", clip_value, bounds.clip_value, clamped,
+            ({"x": (n,)}, {"limit": 1.0, "segments": parts}), strided=False),
+        Op("max_norm", max_norm, bounds.max_norm, norms,
+            ({"param": (1 << 20,)}, {"segments": [(0, 1 << 20, 16, 32, 20.0)]}), strided=False),
+    ]  # fmt: skip
+
+
 OPS: dict[str, Op] = {
     op.kernel: op
     for family in (
         _activations, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _pools, _convolutions, _linear,
-        _optimizers,
+        _optimizers, _regularization,
     )
     for op in family()
 }  # fmt: skip

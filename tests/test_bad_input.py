@@ -56,7 +56,7 @@ def kind(words: str, op: str, *args: Any, **kwargs: Any) -> Bad:
     return Bad(words, TypeError, op, args, kwargs)
 
 
-X, W = ones(2, 4, 6, 6), ones(8, 4, 3, 3)
+X, W, ONE = ones(2, 4, 6, 6), ones(8, 4, 3, 3), np.ones(1)
 POINTWISE = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "exp")
 HYPER, ADAM, SEGMENTS = np.array([0.1, 0.9, 0, 1]), np.array([1e-3, 0.9, 0.999, 1e-8, 1, 0]), np.array([[0.0, 4, 1, 0]])
 
@@ -219,6 +219,28 @@ BAD = [
     value("", "sgd_step", ones(4), HYPER, np.array([[0.0, 9, 1, 0]]), ones(4)),
     shape("expected hyper as", "adam_step", ones(4), HYPER, SEGMENTS, ones(4), ones(4), ones(4)),
     shape("", "adam_step", ones(4), ADAM, SEGMENTS, ones(4), ones(3), ones(4)),
+    # and what else is done to flat buffers
+    shape("grad must have param's shape (4,) and dtype float32", "penalty", ones(4), SEGMENTS, ones(5), ONE),
+    shape("expected loss as a contiguous float64 array of shape (1,)", "penalty", ones(4), SEGMENTS, ones(4), ones(1)),
+    shape("expected segments as", "penalty", ones(4), np.zeros((1, 5)), ones(4), ONE),
+    value("strengths must be at least 0", "penalty", ones(4), np.array([[0, 4, -1, 0.0]]), ones(4), ONE),
+    value("segments must be finite", "penalty", ones(4), np.array([[0, 4, np.nan, 0.0]]), ones(4), ONE),
+    value("segments must follow one another within 0 and 4", "penalty", ones(4), np.array([[0, 5.0, 0, 1]]), None, ONE),
+    shape("expected x as a contiguous float32 or float64 array", "square_sum", ones(2, 2), SEGMENTS, ONE),
+    shape("expected total as", "square_sum", ones(4), SEGMENTS, np.ones(2)),
+    value("total is read-only", "square_sum", ones(4), SEGMENTS, LAYOUTS["read_only"](ONE)),
+    value("limit must be at least 0, got -1.0", "clip_norm", ONE, -ONE, SEGMENTS, ones(4)),
+    value("limit must be at least 0, got nan", "clip_norm", ONE, ONE * np.nan, SEGMENTS, ones(4)),
+    value("x is read-only", "clip_norm", ONE, ONE, SEGMENTS, LAYOUTS["read_only"](ones(4))),
+    shape("expected total as", "clip_norm", np.float64(1), ONE, SEGMENTS, ones(4)),
+    value("limit must be at least 0, got -1.0", "clip_value", -ONE, SEGMENTS, ones(4)),
+    shape("expected x as", "clip_value", ONE, SEGMENTS, np.ones(4, int)),
+    shape("expected segments as a contiguous float64 array of shape (n, 5)", "max_norm", SEGMENTS, ones(4)),
+    *(
+        value("outer and inner must be whole numbers from 1", "max_norm", np.array([[0, 4, *row]]), ones(4))
+        for row in ((0, 2, 1.0), (1, 0, 1.0), (1, 1.5, 1.0), (1, 2, -1.0))
+    ),
+    value("each segment must be a whole number of units", "max_norm", np.array([[0, 4, 1, 3, 1.0]]), ones(4)),
 ]
 
 

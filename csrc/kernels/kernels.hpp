@@ -255,6 +255,37 @@ struct AdamArgs {  // hyper = [lr, beta1, beta2, eps, step (1-based), decoupled]
   int64_t n_segments, dtype;
 };
 
+// What is done to a flat buffer besides the step, in place. segments as above; where not said otherwise those with a
+// rate factor of 0 are left alone. loss, total and limit: one double each.
+struct PenaltyArgs {  // rows (begin, end, l1, l2): loss += sum l1 |p| + l2 / 2 p^2; grad (or null) += l1 sign(p) + l2 p
+  const void* param;
+  const double* segments;
+  void* grad;
+  double* loss;
+  int64_t n_segments, dtype;
+};
+struct SquareSumArgs {  // total += sum of x^2
+  const void* x;
+  const double* segments;
+  double* total;
+  int64_t n_segments, dtype;
+};
+struct ClipNormArgs {  // x *= min(1, limit / (sqrt(total) + 1e-6))
+  const double *total, *limit, *segments;
+  void* x;
+  int64_t n_segments, dtype;
+};
+struct ClipValueArgs {  // x clamped to +-limit
+  const double *limit, *segments;
+  void* x;
+  int64_t n_segments, dtype;
+};
+struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer x inner elements get norm limit at most
+  const double* segments;
+  void* param;
+  int64_t n_segments, dtype;
+};
+
 // X(kernel, argument struct, number of pointers that the struct begins with)
 #define FASTNN_ACTIVATION_KERNELS(name, X) X(name##_forward, UnaryArgs, 2) X(name##_backward, UnaryBackwardArgs, 3)
 
@@ -305,7 +336,12 @@ struct AdamArgs {  // hyper = [lr, beta1, beta2, eps, step (1-based), decoupled]
   X(sgd_step, SgdArgs, 5)                                      \
   X(adam_step, AdamArgs, 6)                                    \
   X(adagrad_step, AdagradArgs, 5)                              \
-  X(rmsprop_step, RmspropArgs, 6)
+  X(rmsprop_step, RmspropArgs, 6)                              \
+  X(penalty, PenaltyArgs, 4)                                   \
+  X(square_sum, SquareSumArgs, 3)                              \
+  X(clip_norm, ClipNormArgs, 4)                                \
+  X(clip_value, ClipValueArgs, 3)                              \
+  X(max_norm, MaxNormArgs, 2)
 
 enum KernelId : int32_t {
 #define FASTNN_ID(name, Args, pointers) kKernel_##name,

@@ -13,6 +13,7 @@ template <>
 struct Sum<double> {
   Vec<double> acc = zero<double>();
   FASTNN_MEMBER_INLINE void add(Vec<double> v) { acc += v; }
+  FASTNN_MEMBER_INLINE void add_square(Vec<double> v) { acc = fma(v, v, acc); }
   FASTNN_MEMBER_INLINE double total() const { return reduce_add(acc); }
 };
 template <>
@@ -21,6 +22,11 @@ struct Sum<float> {
   FASTNN_MEMBER_INLINE void add(Vec<float> v) {
     low += widen_low(v);
     high += widen_high(v);
+  }
+  FASTNN_MEMBER_INLINE void add_square(Vec<float> v) {
+    const Vec<double> a = widen_low(v), b = widen_high(v);
+    low = fma(a, a, low);
+    high = fma(b, b, high);
   }
   FASTNN_MEMBER_INLINE double total() const { return reduce_add(low + high); }
 };

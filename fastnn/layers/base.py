@@ -40,6 +40,11 @@ class Layer:
     parameters: ClassVar[tuple[str, ...]] = ()
     #: attributes that hold arrays which are state, but not trained (running statistics)
     statistics: ClassVar[tuple[str, ...]] = ()
+    #: which of ``parameters`` are weights, to which `fastnn.regularization` applies unless told otherwise; None: those
+    #: of two axes or more
+    penalized: ClassVar[tuple[str, ...] | None] = None
+    #: the axis of the weights that counts the layer's outputs
+    unit_axis: ClassVar[int] = 0
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Whoever keeps something derived from the layer's configuration (a trainer its programs) compares versions.

@@ -40,6 +40,7 @@ class _BatchNorm(Layer):
 
     parameters = ("weight", "bias")
     statistics = ("running_mean", "running_var")
+    penalized = ()
     ranks: ClassVar[tuple[int, ...]] = (2, 3, 4)
 
     def __init__(

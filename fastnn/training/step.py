@@ -57,10 +57,7 @@ class StepProgram:
         program = self._program = core.Program()
         stream = _RecordedStream(seed, program)
         with program:
-            for buffer in parameters.buffers:
-                for array in buffer.arrays():
-                    program.constant(array)
-            for array in (optimizer.hyper(), *loss.arrays):
+            for array in (*parameters.arrays(), optimizer.hyper(), *loss.arrays):
                 program.constant(array)
             for node in graph.nodes:
                 for attribute in node.layer.statistics:
@@ -79,8 +76,7 @@ class StepProgram:
             del scores, value
             _backward(graph, backwards, {graph.output: dscores})
             del dscores
-            for buffer in parameters.buffers:
-                optimizer.step(buffer.params, buffer.grads, buffer.slots, buffer.segments)
+            parameters.update(optimizer)
         self._keys = stream.keys
 
     def run(self, step: int, *batch: Array) -> tuple[float, Array]:

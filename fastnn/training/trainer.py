@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from ..compiler.program import compile
 from ..errors import ShapeError, need
 from ..layers.base import Array, Layer
 from ..random import Stream, draw_seed
+from ..regularization import ClipNorm, ClipValue, MaxNorm, Penalty
 from .buffers import Parameters
 from .history import History
 from .step import StepProgram, layers_of
@@ -47,6 +48,11 @@ class Trainer:
     rates, decays : mapping of str to float, optional
         Factors of the learning rate and of the weight decay for parameters ("0.weight") or whole layers ("0") by name;
         0 freezes. The longest name that fits counts.
+    regularization : Penalty or MaxNorm, or a sequence of them, optional
+        Penalties (`L1`, `L2`, `ElasticNet`) and norm limits (`MaxNorm`) of `fastnn.regularization`, on weights unless
+        they say otherwise; `regularized` shows on which.
+    clip : ClipNorm or ClipValue, optional
+        Clips the gradients of the loss, penalties included; the optimizer's weight decay comes after.
     program : bool
         False runs every step by the closures.
 
@@ -70,6 +76,8 @@ class Trainer:
         rng: int | np.random.Generator | None = None,
         rates: Mapping[str, float] | None = None,
         decays: Mapping[str, float] | None = None,
+        regularization: Penalty | MaxNorm | Sequence[Penalty | MaxNorm] | None = None,
+        clip: ClipNorm | ClipValue | None = None,
         program: bool = True,
     ) -> None:
         if not isinstance(model, Layer):
@@ -79,7 +87,10 @@ class Trainer:
         self.seed = draw_seed(np.random.default_rng() if rng is None else rng)
         #: optimisation steps done
         self.steps = 0
-        self._parameters = Parameters(model, self.optimizer, rates or {}, decays or {})
+        regularizers = _regularizers(regularization)
+        if not isinstance(clip, (ClipNorm, ClipValue, type(None))):
+            raise TypeError(f"Trainer: clip must be a ClipNorm or a ClipValue, got {clip!r}")
+        self._parameters = Parameters(model, self.optimizer, rates or {}, decays or {}, regularizers, clip)
         self._layers = layers_of(model)
         self._dtype = np.result_type(*(b.params.dtype for b in self._parameters.buffers), np.float32)
         self._wants_program = bool(program)
@@ -97,10 +108,23 @@ class Trainer:
         self._known = losses.known(self._loss, self._dtype)
         self._programs.clear()
 
+    @property
+    def regularized(self) -> dict[str, list[str]]:
+        """Which penalties and norm limits apply to each parameter that has any, by its name.
+
+        Examples
+        --------
+        >>> from fastnn.layers import Linear
+        >>> from fastnn.regularization import L2, MaxNorm
+        >>> Trainer(Linear(3, 2), regularization=[L2(1e-4), MaxNorm(3)]).regularized
+        {'weight': ['L2(0.0001)', 'MaxNorm(3)']}
+        """
+        return {name: [repr(r) for r in several] for name, several in self._parameters.regularized.items()}
+
     # ---- one step ----
 
     def step(self, x: ArrayLike, y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> float:
-        """Do one optimisation step on one batch; return its loss.
+        """Do one optimisation step on one batch; return its loss, penalties included: what the step lowers.
 
         Parameters
         ----------
@@ -114,12 +138,12 @@ class Trainer:
         ShapeError, ValueError, TypeError
             Before anything has changed.
         """
-        return self._step(x, y, sample_weight)[0]
+        return sum(self._step(x, y, sample_weight)[:2])
 
     def _step(
         self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *, rate: float = 1.0
-    ) -> tuple[float, Array]:
-        """Do one step at a factor of the learning rate; return the loss and the scores."""
+    ) -> tuple[float, float, Array]:
+        """Do one step at a factor of the learning rate; return the loss of the data, the penalty and the scores."""
         self._parameters.check()
         batch = self._batch(x, y, sample_weight)
         program = self._program(*batch)
@@ -129,7 +153,7 @@ class Trainer:
         else:
             loss, scores = self._step_by_closures(*batch)
         self.steps += 1
-        return loss, scores
+        return loss, self._parameters.penalty, scores
 
     def _batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array | None]:
         """The batch in the model's dtype; labels as the loss takes them, else as int64 classes or probabilities."""
@@ -195,8 +219,7 @@ class Trainer:
             for name, array in self.model.buffers.items():
                 array[...] = before[name]
             raise
-        for buffer in self._parameters.buffers:
-            self.optimizer.step(buffer.params, buffer.grads, buffer.slots, buffer.segments)
+        self._parameters.update(self.optimizer)
         return loss, scores
 
     def _loss_of(self, scores: Array, labels: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
@@ -259,20 +282,25 @@ class Trainer:
             for epoch in range(epochs):
                 began = time.perf_counter()
                 order = self._order(n) if shuffle else np.arange(n)
-                total, right = 0.0, 0.0
+                total, penalties, right = 0.0, 0.0, 0.0
                 for start in starts:
                     rows = order[start : start + batch_size]
                     labels = y[rows]
                     factor = 1.0 if schedule is None else schedule(len(history.step_loss) / (epochs * len(starts)))
-                    loss, scores = self._step(x[rows], labels, rate=factor)
+                    loss, penalty, scores = self._step(x[rows], labels, rate=factor)
                     history.step_loss.append(loss)
-                    if not math.isfinite(loss):
-                        history.stopped = f"the loss is {loss} at step {self.steps}: try a lower learning rate"
+                    if not math.isfinite(loss + penalty):
+                        history.stopped = (
+                            f"the loss is {loss + penalty} at step {self.steps}: try a lower learning rate"
+                        )
                         return history
                     total += loss * len(rows)
+                    penalties += penalty * len(rows)
                     right += self._right(scores, labels)
                     bar.update(1)
                 history.loss.append(total / n)
+                if self._parameters.penalizes:
+                    history.regularization.append(penalties / n)
                 if not math.isnan(right):
                     history.accuracy.append(right / n)
                 bar.set_postfix_str(f"epoch {epoch + 1}, loss {total / n:.4f}", refresh=False)
@@ -306,19 +334,33 @@ class Trainer:
     def evaluate(self, x: ArrayLike, y: ArrayLike, *, batch_size: int = 256) -> dict[str, float]:
         """Return ``{"loss": ..., "accuracy": ...}`` of the model on x (N, ...) and its labels.
 
+        The loss is that of the data alone. Where the trainer has penalties, that of the weights as they are is
+        returned beside it, as "regularization"; the loss that training lowers is their sum.
         Accuracy is the share of rows whose highest score is at their label; of answers that are right for
         "binary_cross_entropy_with_logits"; and it is left out for losses of values, such as "mse".
         """
         labels = np.asarray(y)
         scores = self.predict(x, batch_size=batch_size)
         loss, _ = self._loss_of(scores, labels)
-        right = self._right(scores, labels)
-        return {"loss": loss} if math.isnan(right) else {"loss": loss, "accuracy": right / len(labels)}
+        result = {"loss": loss}
+        if not math.isnan(right := self._right(scores, labels)):
+            result["accuracy"] = right / len(labels)
+        if self._parameters.penalizes:
+            result["regularization"] = self._parameters.penalty_now()
+        return result
 
     def _right(self, scores: Array, labels: Array) -> float:
         """How many rows are right; NaN where that has no meaning."""
         right = losses.right(scores, labels) if self._known is None else self._known.right(scores, labels)
         return math.nan if right is None else right
+
+
+def _regularizers(given: Any) -> list[Penalty | MaxNorm]:
+    several = [] if given is None else list(given) if isinstance(given, Sequence) else [given]
+    for one in several:
+        if not isinstance(one, (Penalty, MaxNorm)):
+            raise TypeError(f"Trainer: regularization must be L1, L2, ElasticNet or MaxNorm objects, got {one!r}")
+    return several
 
 
 class _NoBar:
