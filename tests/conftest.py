@@ -61,6 +61,15 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
         _passed[engine][what] += 1
 
 
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """Real data and trained networks, which are not part of the project: the folder that FASTNN_DATA names."""
+    folder = os.environ.get("FASTNN_DATA")
+    if not folder:
+        pytest.skip("FASTNN_DATA, the folder of data sets and trained networks, is not set")
+    return Path(folder)
+
+
 @pytest.fixture(autouse=True)
 def _note_engine(request: pytest.FixtureRequest, record_property: Any) -> None:
     """Note on which engine a test runs, and for which op (or else, of which name it is)."""

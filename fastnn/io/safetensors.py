@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import need
-from .dtypes import check_booleans
+from .dtypes import check_booleans, widen_bfloat16
 
 __all__ = ["available", "read", "write"]
 
@@ -48,9 +48,8 @@ def read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
 
 def _array(name: str, entry: dict[str, Any]) -> np.ndarray:
     kind, shape = entry["dtype"], tuple(entry["shape"])
-    if kind == "BF16":  # the upper half of a float32
-        upper = np.frombuffer(entry["data"], "<u2").astype(np.uint32)
-        return (upper << 16).view(np.float32).reshape(shape)
+    if kind == "BF16":
+        return widen_bfloat16(np.frombuffer(entry["data"], "<u2")).reshape(shape)
     if kind not in _DTYPES:
         raise ValueError(f"{name!r} has dtype {kind}; a state holds numbers and booleans of at most 64 bits")
     flat = np.frombuffer(entry["data"], _DTYPES[kind])

@@ -136,20 +136,48 @@ class Layer:
         return {name: np.array(array) for name, array in {**self.params, **self.buffers}.items()}
 
     def load_state(self, state: Mapping[str, ArrayLike]) -> None:
-        """Copy ``state`` into the layer's arrays; change nothing when a name or a shape does not fit."""
+        """Copy ``state`` into the layer's arrays; change nothing when a name or a shape does not fit.
+
+        Names that begin with what PyTorch's wrappers put there (``module.``) fit without it, and counts of batches
+        (``num_batches_tracked``), which no layer here keeps, are passed over.
+
+        Parameters
+        ----------
+        state : dict of array_like
+            Floating-point numbers, integers or booleans by name, as `state` returns and `fastnn.load_state` reads them;
+            converted to the dtype of the layer's arrays.
+
+        Raises
+        ------
+        ValueError
+            Naming what is missing, what is unexpected and what has another shape.
+
+        Examples
+        --------
+        >>> from fastnn.layers import Linear
+        >>> Linear(3, 2).load_state({"weight": np.zeros((2, 4)), "scale": np.ones(2)})
+        Traceback (most recent call last):
+            ...
+        ValueError: load_state: the state does not fit the model: missing bias; unexpected scale; weight has shape \
+(2, 4), expected (2, 3)
+        """
         own = {**self.params, **self.buffers}
-        missing, unexpected = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        arrays = {name: np.asarray(array) for name, array in _fitting(state, own).items()}
+        missing, unexpected = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
         problems = []
         if missing:
-            problems.append(f"missing {', '.join(missing)}")
+            problems.append(f"missing {_some(missing)}")
         if unexpected:
-            problems.append(f"unexpected {', '.join(unexpected)}")
-        arrays = {name: np.asarray(state[name]) for name in own.keys() & state.keys()}
-        for name, array in sorted(arrays.items()):
+            problems.append(f"unexpected {_some(unexpected)}")
+        differing = []
+        for name in sorted(own.keys() & arrays.keys()):
+            array = arrays[name]
             if array.shape != own[name].shape:
-                problems.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
+                differing.append(f"{name} has shape {array.shape}, expected {own[name].shape}")
             elif array.dtype.kind not in "biuf":
-                problems.append(f"{name} has dtype {array.dtype}, expected numbers")
+                differing.append(f"{name} has dtype {array.dtype}, expected numbers")
+        if differing:
+            problems.append(_some(differing, "; "))
         if problems:
             raise ValueError(f"load_state: the state does not fit the model: {'; '.join(problems)}")
         for name, array in arrays.items():
@@ -193,6 +221,26 @@ class Layer:
 
     def __repr__(self) -> str:
         return self.label()
+
+
+def _fitting(state: Mapping[str, ArrayLike], own: Mapping[str, Array]) -> dict[str, ArrayLike]:
+    """The state by the names that the layer may know it by."""
+    counts = {name for name in state if name.rpartition(".")[2] == "num_batches_tracked"} - own.keys()
+    given = {name: state[name] for name in state if name not in counts}
+    if given.keys() == own.keys():
+        return given
+    from ..io.names import without_wrappers
+
+    # Both sides, for a layer may be called "module"; and only where more names fit then.
+    known = {clean: name for name, clean in without_wrappers(own).items()}
+    renamed = {known.get(clean, clean): given[name] for name, clean in without_wrappers(given).items()}
+    return renamed if len(own.keys() & renamed.keys()) > len(own.keys() & given.keys()) else given
+
+
+def _some(texts: list[str], separator: str = ", ") -> str:
+    """The first ten, and how many there are beyond."""
+    rest = len(texts) - 10
+    return separator.join(texts[:10]) + (f"{separator}and {rest} more" if rest > 0 else "")
 
 
 def _table(rows: list[tuple[str, str, str, int]], total: int) -> str:
