@@ -83,6 +83,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* scores
         const void* targets
         const void* sample_weight
+        const void* weight
         const void* pos_weight
         double* loss
         void* dscores
@@ -95,7 +96,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* sample_weight
         double* loss
         void* dscores
-        int64_t rows, cols, dtype
+        int64_t rows, cols, ignore_index, dtype
         double margin
     ctypedef struct DropoutArgs:
         const void* x
@@ -709,16 +710,20 @@ def cross_entropy(scores, labels, targets, weight, sample_weight, int64_t ignore
     call(kKernel_cross_entropy, &a)
 
 
-def hinge(scores, labels, weight, sample_weight, double margin, loss, dscores):
+def hinge(scores, labels, weight, sample_weight, double margin, int64_t ignore_index, loss, dscores):
     cdef HingeArgs a
     a.scores, a.labels, a.weight = data(scores), <const int64_t*>data(labels), data(weight)
     a.sample_weight, a.loss, a.dscores = data(sample_weight), <double*>data(loss), data(dscores)
     a.rows, a.cols, a.dtype, a.margin = dims(scores)[0], dims(scores)[1], code(scores), margin
+    a.ignore_index = ignore_index
     call(kKernel_hinge, &a)
 
 
-cdef int element_loss(int kernel, scores, targets, pos_weight, sample_weight, double delta, loss, dscores) except -1:
+cdef int element_loss(
+    int kernel, scores, targets, weight, pos_weight, sample_weight, double delta, loss, dscores
+) except -1:
     cdef LossArgs a
+    a.weight = data(weight)
     a.scores, a.targets, a.sample_weight, a.pos_weight = data(scores), data(targets), data(sample_weight), data(pos_weight)
     a.loss, a.dscores = <double*>data(loss), data(dscores)
     a.rows, a.cols, a.dtype, a.delta = dims(scores)[0], dims(scores)[1], code(scores), delta
@@ -726,19 +731,21 @@ cdef int element_loss(int kernel, scores, targets, pos_weight, sample_weight, do
 
 
 def mse(scores, targets, sample_weight, loss, dscores):
-    element_loss(kKernel_mse, scores, targets, None, sample_weight, 0.0, loss, dscores)
+    element_loss(kKernel_mse, scores, targets, None, None, sample_weight, 0.0, loss, dscores)
 
 
 def l1(scores, targets, sample_weight, loss, dscores):
-    element_loss(kKernel_l1, scores, targets, None, sample_weight, 0.0, loss, dscores)
+    element_loss(kKernel_l1, scores, targets, None, None, sample_weight, 0.0, loss, dscores)
 
 
 def huber(scores, targets, sample_weight, double delta, loss, dscores):
-    element_loss(kKernel_huber, scores, targets, None, sample_weight, delta, loss, dscores)
+    element_loss(kKernel_huber, scores, targets, None, None, sample_weight, delta, loss, dscores)
 
 
-def binary_cross_entropy_with_logits(scores, targets, pos_weight, sample_weight, loss, dscores):
-    element_loss(kKernel_binary_cross_entropy_with_logits, scores, targets, pos_weight, sample_weight, 0.0, loss, dscores)
+def binary_cross_entropy_with_logits(scores, targets, weight, pos_weight, sample_weight, loss, dscores):
+    element_loss(
+        kKernel_binary_cross_entropy_with_logits, scores, targets, weight, pos_weight, sample_weight, 0.0, loss, dscores
+    )
 
 
 def dropout_forward(x, key, double p, y, mask):

@@ -1002,3 +1002,158 @@ def conv2d_backward(
         sums = np.empty(o)
         _parallel(_channel_sum, o, dy.size, dy.reshape(n, o, oh * ow), sums)
         _put(sums, accumulate, dbias)
+
+
+# --- Steps over a flat buffer: those for which NumPy needs many passes ------------------------------------------------
+
+_CHUNK = 1 << 14  # elements that are summed apart, so that no sum depends on the threads
+
+
+def _slots(velocity: Array | None, like: Array) -> Array:
+    """A slot that may be absent, as an array: empty then."""
+    return np.empty(0, like.dtype) if velocity is None else velocity
+
+
+@_jit
+def _adam(
+    lo: int, hi: int, grad: Array, param: Array, m: Array, v: Array, settings: tuple[float, ...], decay: float
+) -> None:
+    rate, beta1, beta2, eps, keep, correction1, correction2 = settings
+    grad, param, m, v = grad[lo:hi], param[lo:hi], m[lo:hi], v[lo:hi]
+    for i in range(grad.size):
+        g = grad[i] + decay * param[i]
+        m[i] = beta1 * m[i] + (1 - beta1) * g
+        v[i] = beta2 * v[i] + (1 - beta2) * (g * g)
+        param[i] = keep * param[i] - rate / correction1 * m[i] / (math.sqrt(v[i] / correction2) + eps)
+
+
+def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array, v: Array) -> None:
+    lr, beta1, beta2, eps, step, decoupled = hyper.tolist()
+    corrections = 1 - beta1**step, 1 - beta2**step
+    for begin, end, factor, decay in segments.tolist():
+        part, rate = slice(int(begin), int(end)), lr * factor
+        if factor != 0:
+            settings = (rate, beta1, beta2, eps, 1 - rate * decay if decoupled else 1.0, *corrections)
+            arrays = _input(grad[part]), param[part], m[part], v[part]
+            _parallel(_adam, arrays[0].size, arrays[0].size, *arrays, settings, 0.0 if decoupled else decay)
+
+
+@_jit
+def _rmsprop(
+    lo: int, hi: int, grad: Array, param: Array, square: Array, velocity: Array, settings: tuple[float, ...]
+) -> None:
+    rate, decay, alpha, eps, momentum = settings
+    grad, param, square, velocity = grad[lo:hi], param[lo:hi], square[lo:hi], velocity[lo:hi]
+    if velocity.size:
+        for i in range(grad.size):
+            g = grad[i] + decay * param[i]
+            square[i] = alpha * square[i] + (1 - alpha) * (g * g)
+            velocity[i] = momentum * velocity[i] + g / (math.sqrt(square[i]) + eps)
+            param[i] -= rate * velocity[i]
+    else:
+        for i in range(grad.size):
+            g = grad[i] + decay * param[i]
+            square[i] = alpha * square[i] + (1 - alpha) * (g * g)
+            param[i] -= rate * (g / (math.sqrt(square[i]) + eps))
+
+
+def rmsprop_step(
+    grad: Array, hyper: Array, segments: Array, param: Array, square: Array, velocity: Array | None
+) -> None:
+    lr, alpha, eps, momentum = hyper.tolist()
+    moving = _slots(velocity, grad)
+    for begin, end, factor, decay in segments.tolist():
+        part = slice(int(begin), int(end))
+        if factor != 0:
+            arrays = _input(grad[part]), param[part], square[part], moving[part]
+            _parallel(_rmsprop, arrays[0].size, arrays[0].size, *arrays, (lr * factor, decay, alpha, eps, momentum))
+
+
+@_jit
+def _penalty(lo: int, hi: int, param: Array, grad: Array, l1: float, l2: float, sums: Array) -> None:
+    """Chunks lo..hi: sums[chunk] = (sum |p|, sum p^2), in two chains each; grad may be empty."""
+    for chunk in range(lo, hi):
+        p = param[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+        a = b = c = d = 0.0
+        for i in range(0, p.size - 1, 2):
+            u, v = np.float64(p[i]), np.float64(p[i + 1])
+            a, b, c, d = a + abs(u), b + abs(v), c + u * u, d + v * v
+        if p.size % 2:
+            u = np.float64(p[p.size - 1])
+            a, c = a + abs(u), c + u * u
+        sums[chunk, 0], sums[chunk, 1] = a + b, c + d
+        if grad.size:
+            g = grad[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+            for i in range(p.size):
+                w = np.float64(p[i])
+                sign = l1 if w > 0 else -l1 if w < 0 else l1 * w  # 0 at 0, NaN at NaN
+                g[i] += sign + l2 * w
+
+
+@_ieee
+def penalty(param: Array, segments: Array, grad: Array | None, loss: Array) -> None:
+    slopes = _slots(grad, param)
+    for begin, end, l1, l2 in segments.tolist():
+        part = slice(int(begin), int(end))
+        if l1 or l2:
+            p = _input(param[part])
+            sums = np.zeros((-(-p.size // _CHUNK), 2))
+            _parallel(_penalty, len(sums), p.size, p, slopes[part], l1, l2, sums)
+            sizes, squares = sums.sum(axis=0)
+            loss += l1 * sizes + l2 / 2 * squares
+
+
+@_jit
+def _squares(lo: int, hi: int, x: Array, sums: Array) -> None:
+    """Chunks lo..hi: sums[chunk] = sum x^2, in four chains."""
+    for chunk in range(lo, hi):
+        part = x[chunk * _CHUNK : (chunk + 1) * _CHUNK]
+        a = b = c = d = 0.0
+        full = part.size // 4 * 4
+        for i in range(0, full, 4):
+            s, t, u, v = np.float64(part[i]), np.float64(part[i + 1]), np.float64(part[i + 2]), np.float64(part[i + 3])
+            a, b, c, d = a + s * s, b + t * t, c + u * u, d + v * v
+        for i in range(full, part.size):
+            s = np.float64(part[i])
+            a += s * s
+        sums[chunk] = (a + b) + (c + d)
+
+
+@_ieee
+def square_sum(x: Array, segments: Array, total: Array) -> None:
+    for begin, end, rate, _ in segments.tolist():
+        if rate != 0:
+            part = _input(x[int(begin) : int(end)])
+            sums = np.zeros(-(-part.size // _CHUNK))
+            _parallel(_squares, sums.size, part.size, part, sums)
+            total += sums.sum()
+
+
+@_jit
+def _max_norm(lo: int, hi: int, units: Array, limit: float) -> None:
+    """units (outer, units, inner): [:, u, :] for u in lo..hi."""
+    outer, _, inner = units.shape
+    for unit in range(lo, hi):
+        a = b = 0.0
+        for o in range(outer):
+            row = units[o, unit]
+            for i in range(0, inner - 1, 2):
+                u, v = np.float64(row[i]), np.float64(row[i + 1])
+                a, b = a + u * u, b + v * v
+            if inner % 2:
+                u = np.float64(row[inner - 1])
+                a += u * u
+        norm = math.sqrt(a + b)
+        if norm > limit:
+            scale = limit / norm
+            for o in range(outer):
+                row = units[o, unit]
+                for i in range(inner):
+                    row[i] *= scale
+
+
+def max_norm(segments: Array, param: Array) -> None:
+    for begin, end, outer, inner, limit in segments.tolist():
+        if begin < end:
+            units = param[int(begin) : int(end)].reshape(int(outer), -1, int(inner))
+            _parallel(_max_norm, units.shape[1], units.size, units, limit)

@@ -691,17 +691,17 @@ def log_softmax_backward(dy: ArrayLike, y: ArrayLike, axis: int = -1) -> Array:
     return _softmax_like_backward("log_softmax_backward", "log_softmax", dy, y, axis)
 
 
-def _class_labels(op: str, labels: ArrayLike, rows: int, classes: int, ignore_index: int | None = None) -> Array:
-    """Labels as int64 of shape (rows,), each a class or, where there is one, ignore_index."""
+def _class_labels(op: str, labels: ArrayLike, rows: int, classes: int, ignore_index: int) -> Array:
+    """Labels as int64 of shape (rows,), each a class or ignore_index."""
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):
+        raise TypeError(f"{op}: ignore_index must be a whole number, got {ignore_index!r}")
     array = np.asarray(labels)
     if array.shape != (rows,):
         raise ShapeError(f"{op}: expected one label for each of the {rows} rows of scores, got labels {array.shape}")
     if array.dtype.kind not in "iu":
         raise TypeError(f"{op}: labels have dtype {array.dtype}; classes are whole numbers")
     array = np.ascontiguousarray(array, _INT64)
-    bad = (array < 0) | (array >= classes)
-    if ignore_index is not None:
-        bad &= array != ignore_index
+    bad = ((array < 0) | (array >= classes)) & (array != ignore_index)
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(f"{op}: label {array[row]} of row {row} is out of range for scores with {classes} classes")
@@ -790,6 +790,7 @@ def hinge(
     margin: float = 1.0,
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
+    ignore_index: int = -100,
 ) -> tuple[float, Array]:
     """Multi-class SVM loss, and its gradient: what the other classes' scores lack to be ``margin`` below the label's.
 
@@ -804,11 +805,13 @@ def hinge(
         Weight of the rows of each class. The mean is not divided by it, as in torch.
     sample_weight : array_like (N,), optional
         Weight of each row in the mean.
+    ignore_index : int
+        Rows with this label do not count.
 
     Returns
     -------
     loss : float
-        C times torch's ``multi_margin_loss``, which divides by the number of classes too.
+        C times torch's ``multi_margin_loss``, which divides by the number of classes too; NaN where no row counts.
     dscores : ndarray (N, C)
         A margin that is just kept, or NaN, has gradient 0.
 
@@ -824,7 +827,9 @@ def hinge(
     >>> dscores
     array([[-1.,  1.,  0.]], dtype=float32)
     """
-    loss, dscores = _hinge(scores, labels, margin=margin, weight=weight, sample_weight=sample_weight)
+    loss, dscores = _hinge(
+        scores, labels, margin=margin, weight=weight, sample_weight=sample_weight, ignore_index=ignore_index
+    )
     return float(loss[0]), dscores
 
 
@@ -835,6 +840,7 @@ def _hinge(
     margin: float = 1.0,
     weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
+    ignore_index: int = -100,
 ) -> tuple[Array, Array]:
     op = "hinge"
     array = _rowmajor(op, "scores", scores)
@@ -843,11 +849,11 @@ def _hinge(
     if not np.isfinite(margin):
         raise ValueError(f"{op}: margin must be finite, got {margin}")
     n, c = array.shape
-    classes = _class_labels(op, labels, n, c)
+    classes = _class_labels(op, labels, n, c, ignore_index)
     weights, samples = _vector(op, "weight", weight, c, "class"), _vector(op, "sample_weight", sample_weight, n, "row")
     array, weights, samples = _same_dtype(array, weights, samples)
     loss, dscores = _K.empty((1,), _FLOAT64), _K.empty(array.shape, array.dtype)
-    _K.hinge(array, classes, weights, samples, float(margin), loss, dscores)
+    _K.hinge(array, classes, weights, samples, float(margin), ignore_index, loss, dscores)
     return loss, dscores
 
 
@@ -857,6 +863,7 @@ def _element_loss(
     targets: ArrayLike,
     sample_weight: ArrayLike | None,
     *options: float,
+    weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
 ) -> tuple[Array, Array]:
     """The mean of a loss of each element, as an array of one float64, and dscores."""
@@ -869,10 +876,10 @@ def _element_loss(
         raise ShapeError(f"{op}: targets must have the shape of scores {array.shape}, got {target.shape}")
     n, cols = array.shape[0], int(np.prod(array.shape[1:]))
     samples = _vector(op, "sample_weight", sample_weight, n, "row")
-    positive = _vector(op, "pos_weight", pos_weight, cols, "column")
-    array, target, samples, positive = _same_dtype(array, target, samples, positive)
-    # Where every row has its columns in the same place, a row may lie in any order; pos_weight counts them in C order.
-    last = pos_weight is None and _prefers_channels_last(array)
+    column, positive = (_vector(op, k, v, cols, "column") for k, v in (("weight", weight), ("pos_weight", pos_weight)))
+    array, target, samples, column, positive = _same_dtype(array, target, samples, column, positive)
+    # Where every row has its columns in the same place, a row may lie in any order; weights count them in C order.
+    last = weight is None and pos_weight is None and _prefers_channels_last(array)
     rows = []
     for x in (array, target):
         fits = _is_channels_last(x) if last else x.flags.c_contiguous
@@ -880,7 +887,7 @@ def _element_loss(
         rows.append((x.transpose(0, 2, 3, 1) if last else x).reshape(n, cols))
     loss, dscores = _K.empty((1,), _FLOAT64), _K.empty(array.shape, array.dtype, last)
     drows = (dscores.transpose(0, 2, 3, 1) if last else dscores).reshape(n, cols)
-    weights = (positive,) if op == "binary_cross_entropy_with_logits" else ()
+    weights = (column, positive) if op == "binary_cross_entropy_with_logits" else ()
     getattr(_K, op)(*rows, *weights, samples, *options, loss, drows)
     return loss, dscores
 
@@ -979,6 +986,7 @@ def binary_cross_entropy_with_logits(
     scores: ArrayLike,
     targets: ArrayLike,
     *,
+    weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
 ) -> tuple[float, Array]:
@@ -992,6 +1000,8 @@ def binary_cross_entropy_with_logits(
         Logits, before any sigmoid.
     targets : array_like, (N, ...)
         0, 1 or probabilities, of the shape of scores; (N,) for scores (N, 1) will do.
+    weight : array_like (C,), optional
+        For scores (N, C), weight of each column. The mean is not divided by it, as in torch.
     pos_weight : array_like (C,), optional
         For scores (N, C), how much more a 1 counts than a 0 in each column.
     sample_weight : array_like (N,), optional
@@ -1002,7 +1012,7 @@ def binary_cross_entropy_with_logits(
     loss : float
         The mean over all elements, as torch's function of that name.
     dscores : ndarray (N, ...)
-        (1 - t) s(x) - pos_weight t s(-x), over the number of elements.
+        (1 - t) s(x) - pos_weight t s(-x), times the weights, over the number of elements.
 
     Examples
     --------
@@ -1011,7 +1021,7 @@ def binary_cross_entropy_with_logits(
     (0.6931, array([[-0.25,  0.25]], dtype=float32))
     """
     loss, dscores = _binary_cross_entropy_with_logits(
-        scores, targets, pos_weight=pos_weight, sample_weight=sample_weight
+        scores, targets, weight=weight, pos_weight=pos_weight, sample_weight=sample_weight
     )
     return float(loss[0]), dscores
 
@@ -1020,15 +1030,17 @@ def _binary_cross_entropy_with_logits(
     scores: ArrayLike,
     targets: ArrayLike,
     *,
+    weight: ArrayLike | None = None,
     pos_weight: ArrayLike | None = None,
     sample_weight: ArrayLike | None = None,
 ) -> tuple[Array, Array]:
     op = "binary_cross_entropy_with_logits"
     target = _array(op, "targets", targets)
     _probabilities(op, target)
-    if pos_weight is not None and np.ndim(scores) != 2:
-        raise ShapeError(f"{op}: pos_weight goes with scores of shape (N, C), got {np.shape(scores)}")
-    return _element_loss(op, scores, target, sample_weight, pos_weight=pos_weight)
+    for name, given in (("weight", weight), ("pos_weight", pos_weight)):
+        if given is not None and np.ndim(scores) != 2:
+            raise ShapeError(f"{op}: {name} goes with scores of shape (N, C), got {np.shape(scores)}")
+    return _element_loss(op, scores, target, sample_weight, weight=weight, pos_weight=pos_weight)
 
 
 def _probabilities(op: str, targets: Array) -> None:
@@ -2056,6 +2068,12 @@ def sgd_step(grad: Array, hyper: Array, segments: Array, param: Array, velocity:
     velocity : ndarray (size,), optional
         None leaves out momentum.
 
+    Raises
+    ------
+    ShapeError, ValueError
+        For arrays that would have to be converted or copied, overlap, or do not fit, and for segments that are not in
+        order, not whole or not finite; nothing has changed then.
+
     Examples
     --------
     >>> param, grad = np.float32([1, 2]), np.float32([1, 1])
@@ -2082,6 +2100,11 @@ def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array
         [lr, beta1, beta2, eps, step (from 1), decoupled (0 or 1)].
     segments : ndarray (n, 4) of float64
         As in `sgd_step`.
+
+    Raises
+    ------
+    ShapeError, ValueError
+        As `sgd_step`.
 
     References
     ----------
@@ -2114,6 +2137,11 @@ def adagrad_step(grad: Array, hyper: Array, segments: Array, param: Array, sum: 
         [lr, eps].
     segments : ndarray (n, 4) of float64
         As in `sgd_step`.
+
+    Raises
+    ------
+    ShapeError, ValueError
+        As `sgd_step`.
 
     References
     ----------
@@ -2149,6 +2177,11 @@ def rmsprop_step(
     velocity : ndarray (size,), optional
         None leaves out momentum.
 
+    Raises
+    ------
+    ShapeError, ValueError
+        As `sgd_step`.
+
     References
     ----------
     Tieleman and Hinton, Coursera "Neural Networks for Machine Learning", lecture 6.5, 2012.
@@ -2182,6 +2215,12 @@ def penalty(param: Array, segments: Array, grad: Array | None, loss: Array) -> N
         None computes the loss alone.
     loss : ndarray (1,) of float64
 
+    Raises
+    ------
+    ShapeError, ValueError
+        For arrays that would have to be converted or copied, overlap, or do not fit, and for segments that are not in
+        order, not whole or not finite; nothing has changed then.
+
     References
     ----------
     CS231n, "Linear Classification": regularisation; Zou and Hastie, JRSS B 67, 2005 (elastic net).
@@ -2212,6 +2251,11 @@ def square_sum(x: Array, segments: Array, total: Array) -> None:
         As in `sgd_step`; those with rate 0 do not count.
     total : ndarray (1,) of float64
 
+    Raises
+    ------
+    ShapeError, ValueError
+        As `sgd_step`.
+
     Examples
     --------
     >>> total = np.zeros(1)
@@ -2236,6 +2280,11 @@ def clip_norm(total: Array, limit: Array, segments: Array, x: Array) -> None:
         As in `sgd_step`; those with rate 0 are left alone.
     x : ndarray (size,)
         float32 or float64, contiguous.
+
+    Raises
+    ------
+    ShapeError, ValueError
+        As `sgd_step`.
 
     References
     ----------
@@ -2265,6 +2314,11 @@ def clip_value(limit: Array, segments: Array, x: Array) -> None:
     x : ndarray (size,)
         float32 or float64, contiguous.
 
+    Raises
+    ------
+    ShapeError, ValueError
+        As `sgd_step`.
+
     Examples
     --------
     >>> x = np.array([3.0, -0.5])
@@ -2287,6 +2341,12 @@ def max_norm(segments: Array, param: Array) -> None:
         [:, u, :] is what is scaled together. For a weight (out, in) outer is 1 and inner is in.
     param : ndarray (size,)
         float32 or float64, contiguous; not converted, as in `sgd_step`.
+
+    Raises
+    ------
+    ShapeError, ValueError
+        For arrays that would have to be converted or copied, overlap, or do not fit, and for segments that are not in
+        order, not whole or not finite; nothing has changed then.
 
     References
     ----------

@@ -47,9 +47,9 @@ _LOSSES: dict[str, _Entry] = {
         "classes or probabilities",
         ("weight", "label_smoothing", "ignore_index"),
     ),
-    "hinge": _Entry(F.hinge, F._hinge, "classes", ("margin", "weight")),
+    "hinge": _Entry(F.hinge, F._hinge, "classes", ("margin", "weight", "ignore_index")),
     "binary_cross_entropy_with_logits": _Entry(
-        F.binary_cross_entropy_with_logits, F._binary_cross_entropy_with_logits, "yes or no", ("pos_weight",)
+        F.binary_cross_entropy_with_logits, F._binary_cross_entropy_with_logits, "yes or no", ("weight", "pos_weight")
     ),
     "mse": _Entry(F.mse, F._mse, "values"),
     "l1": _Entry(F.l1, F._l1, "values"),
@@ -129,17 +129,18 @@ class Known:
         if self.entry.labels == "yes or no":
             F._probabilities("Trainer.step", labels)
         elif self.entry.labels != "values" and labels.ndim == 1:
-            ignored = self.options.get("ignore_index", -100 if self.entry.labels != "classes" else None)
+            ignored = self.options.get("ignore_index", -100)
             F._class_labels("Trainer.step", labels, len(labels), scores_shape[-1], ignored)
 
-    def right(self, scores: np.ndarray, labels: np.ndarray) -> float | None:
-        """How many rows are right; parts of rows where a row has several answers, None where none is right or wrong."""
+    def right(self, scores: np.ndarray, labels: np.ndarray) -> tuple[float, int] | None:
+        """How many rows are right, parts of rows where a row has several answers, and how many count; None where none
+        is right or wrong."""
         if self.entry.labels == "values":
             return None
         if self.entry.labels == "yes or no":
             answers = (scores > 0) == (labels.reshape(scores.shape) > 0.5)
-            return float(answers.reshape(len(scores), -1).mean(axis=1).sum())
-        return right(scores, labels)
+            return float(answers.reshape(len(scores), -1).mean(axis=1).sum()), len(scores)
+        return right(scores, labels, self.options.get("ignore_index", -100))
 
 
 def known(loss: Loss, dtype: DTypeLike) -> Known | None:
@@ -154,7 +155,8 @@ def known(loss: Loss, dtype: DTypeLike) -> Known | None:
     return None
 
 
-def right(scores: np.ndarray, labels: np.ndarray) -> int:
-    """How many rows have their highest score at their label (or at their most probable class)."""
+def right(scores: np.ndarray, labels: np.ndarray, ignore_index: int = -100) -> tuple[int, int]:
+    """How many rows have their highest score at their label (or at their most probable class), and how many count."""
     classes = labels if labels.ndim == 1 else labels.argmax(-1)
-    return int((scores.argmax(-1) == classes).sum())
+    counted = len(scores) if labels.ndim > 1 else int((labels != ignore_index).sum())
+    return int((scores.argmax(-1) == classes).sum()), counted

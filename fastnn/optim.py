@@ -38,6 +38,11 @@ class Optimizer(ABC):
 
     Only ``lr`` may change between steps (``optimizer.lr = 0.01``). An optimizer serves one trainer at a time, because
     a recorded program reads the hyper array at its address; give another trainer a `copy`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a setting that is negative, NaN, infinite, out of its range or no number; when it is given.
     """
 
     #: names of the arrays remembered for each parameter, in the kernel's order

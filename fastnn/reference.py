@@ -287,13 +287,14 @@ def cross_entropy(
 
 @_ieee
 def hinge(
-    scores: Array, labels: Array, weight: Array | None, sample_weight: Array | None, margin: float
+    scores: Array, labels: Array, weight: Array | None, sample_weight: Array | None, margin: float, ignore_index: int
 ) -> tuple[Array, Array]:
     """Multi-class SVM loss of Weston and Watkins, as CS231n teaches it, and its gradient.
 
     With z_ij = (scores_ij - scores_iy) + margin and y = labels_i: loss_i = weight_y * sum_{j != y} max(0, z_ij);
     loss = sum_i sample_weight_i * loss_i / sum_i sample_weight_i; each z_ij > 0, j != y, has the gradient
-    sample_weight_i * weight_y / sum_i sample_weight_i by scores_ij, and the opposite by scores_iy.
+    sample_weight_i * weight_y / sum_i sample_weight_i by scores_ij, and the opposite by scores_iy. Rows whose label is
+    ignore_index count in no sum, and have the gradient 0.
 
     Parameters
     ----------
@@ -309,12 +310,13 @@ def hinge(
     dscores : (rows, cols)
     """
     rows, cols = scores.shape
-    others = labels[:, np.newaxis] != np.arange(cols)
+    counts = labels != ignore_index
+    labels = np.where(counts, labels, 0)
+    others = (labels[:, np.newaxis] != np.arange(cols)) & counts[:, np.newaxis]
     z = (scores - scores[np.arange(rows), labels][:, np.newaxis]) + scores.dtype.type(margin)
     row_weight = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64)
-    total = row_weight.sum()
-    if weight is not None:
-        row_weight = row_weight * weight[labels]
+    total = row_weight[counts].sum()
+    row_weight = np.where(counts, row_weight if weight is None else row_weight * weight[labels], 0)
     terms = np.where(others, np.maximum(z, 0), 0).sum(axis=1, dtype=np.float64)
     dscores = np.where(others & (z > 0), (row_weight / total)[:, np.newaxis], 0)
     dscores[np.arange(rows), labels] = -dscores.sum(axis=1)
@@ -357,17 +359,20 @@ def huber(scores: Array, targets: Array, sample_weight: Array | None, delta: flo
 
 @_ieee
 def binary_cross_entropy_with_logits(
-    scores: Array, targets: Array, pos_weight: Array | None, sample_weight: Array | None
+    scores: Array, targets: Array, weight: Array | None, pos_weight: Array | None, sample_weight: Array | None
 ) -> tuple[Array, Array]:
     """l = -(1 - t) log s(-x) - pos_weight * t log s(x), x = scores, t = targets, s(x) = 1 / (1 + exp(-x)).
 
     -log s(-x) = max(x, 0) + log(1 + exp(-|x|)), and the slope is (1 - t) s(x) - pos_weight * t s(-x): of terms of one
-    sign where t is 0 or 1, so that nothing cancels. pos_weight (cols,) or None for ones; else as `mse`.
+    sign where t is 0 or 1, so that nothing cancels. Both are multiplied by weight. weight and pos_weight (cols,) or
+    None for ones; else as `mse`.
     """
     negative, positive = 1 - targets, targets if pos_weight is None else pos_weight * targets
     rest = np.log1p(np.exp(-np.abs(scores)))
     terms = negative * (np.maximum(scores, 0) + rest) + positive * (np.maximum(-scores, 0) + rest)
     slope = negative * sigmoid_forward(scores) - positive * sigmoid_forward(-scores)
+    if weight is not None:
+        terms, slope = terms * weight, slope * weight
     return _mean_loss(terms, slope, sample_weight)
 
 

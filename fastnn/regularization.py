@@ -78,6 +78,11 @@ class Penalty(_Regularizer):
         Which parameters it counts: "weights" (those that multiply inputs: neither biases nor the parameters of
         normalisation), "all", or names of parameters ("0.weight", "0.bias") and layers ("0": its weights).
         ``Trainer.regularized`` shows what was chosen. Frozen parameters (rate 0) do not count.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a strength that is negative, NaN, infinite or no number; by a trainer, for names that it does not find.
     """
 
     def __init__(self, l1: float, l2: float, settings: dict[str, float], on: str | Sequence[str]) -> None:

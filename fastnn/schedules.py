@@ -3,7 +3,8 @@
 A schedule is a function of the share of the training that is done, from 0 (first step) to just below 1 (last step); it
 returns the factor by which the optimizer's learning rate is multiplied. It knows neither steps nor epochs, so the same
 schedule fits a run of any length, and any function of that kind is one. A schedule with a method ``observe(loss)`` is
-told the validation loss after each epoch: `plateau`. To add one: a function here that returns a `Schedule`.
+told the validation loss after each epoch: `plateau`. Settings that are negative, NaN, infinite or out of their range
+raise `ValueError`, and what is no number `TypeError`. To add one: a function here that returns a `Schedule`.
 """
 
 from __future__ import annotations

@@ -221,12 +221,13 @@ def element_loss(name: str) -> Callable[[Arrays, Arrays, Bounds], Bounds]:
             elif name == "huber":  # delta is rounded too; the slope at |d| = delta is continuous
                 q = np.minimum(d, o.get("delta", 1.0))
                 loss, slope = 6 * q * d, 3 * q
-            else:  # e^-|x|, its logarithm and 1 - t, each times at most two weights
+            else:  # e^-|x|, its logarithm and 1 - t, each times at most three weights
                 p = np.abs(a.get("pos_weight", np.ones(1)))
                 u, v, rest = np.abs(1 - t), p * np.abs(t), np.log1p(np.exp(-np.abs(x)))
                 softplus = np.maximum(x, 0) + rest, np.maximum(-x, 0) + rest
-                loss = (2 * FUNCTION + 4) * (u * softplus[0] + v * softplus[1])
-                slope = (2 * FUNCTION + 4) * (u * F.sigmoid(x) + v * F.sigmoid(-x))
+                w = np.abs(a.get("weight", np.ones(1)))
+                loss = (2 * FUNCTION + 5) * w * (u * softplus[0] + v * softplus[1])
+                slope = (2 * FUNCTION + 5) * w * (u * F.sigmoid(x) + v * F.sigmoid(-x))
         weights, total = _sample_weights(a, len(x))
         share = (weights / (total * (x.size // len(x)))).reshape(-1, *[1] * (x.ndim - 1))
         return (2 + chain(x.size)) * (share * loss).sum(), (4 + chain(len(x))) * share * slope
@@ -239,11 +240,13 @@ def hinge(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     s, labels, margin = a["scores"], a["labels"], o.get("margin", 1.0)
     if not s.size:
         return 0.0, np.zeros(s.shape)
+    counts = labels != o.get("ignore_index", -100)
+    labels = np.where(counts, labels, 0)
     with np.errstate(invalid="ignore", divide="ignore"):
         d = s - s[np.arange(len(s)), labels][:, np.newaxis]
         terms = np.where(d + margin > 0, 2 * (np.abs(d) + abs(margin)), 0)
-        weights, total = _sample_weights(a, len(s))
-        share = weights * np.abs(a.get("weight", np.ones(s.shape[1])))[labels] / total
+        weights = np.where(counts, _sample_weights(a, len(s))[0], 0.0)
+        share = weights * np.abs(a.get("weight", np.ones(s.shape[1])))[labels] / weights.sum()
         return (2 + chain(s.size)) * (share * terms.sum(1)).sum(), (3 + chain(len(s))) * np.abs(y[1])
 
 

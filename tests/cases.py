@@ -503,6 +503,10 @@ def _losses() -> list[Op]:
             specs += [
                 ("hard", {"scores": hard, "targets": sides}, {}),
                 ("pos_weight", {**base, "pos_weight": positive(5)}, {}),
+                ("weight", {**base, "weight": positive(5)}, {}),
+                ("weight1", {"scores": (9, 1), "targets": target(name, 9, 1), "weight": positive(1)}, {}),
+                ("three_weights", {"scores": (9, 33), "targets": target(name, 9, 33), "weight": positive(33),
+                                   "pos_weight": positive(33), "sample_weight": positive(9)}, {}),
                 ("pos_weight1", {"scores": (9, 1), "targets": target(name, 9, 1), "pos_weight": positive(1)}, {}),
                 ("both_weights", {"scores": (9, 33), "targets": target(name, 9, 33), "pos_weight": positive(33),
                                   "sample_weight": positive(9)}, {}),
@@ -528,6 +532,14 @@ def _losses() -> list[Op]:
         ("satisfied", {"scores": 10 * np.eye(5), "labels": np.arange(5)}, {}),
         ("just_kept", {"scores": [[1.0, 0.0, 3.0]], "labels": np.array([0])}, {}),
         ("uint8_labels", {"scores": (6, 5), "labels": np.arange(6, dtype=np.uint8) % 5}, {}),
+        ("ignored", {"scores": (6, 5), "labels": np.array([0, 3, -100, 4, -100, 1])}, {}),
+        ("ignored_class", {**given(6, 5), "weight": positive(5), "sample_weight": positive(6)}, {"ignore_index": 2}),
+        ("all_ignored", {"scores": (6, 5), "labels": np.full(6, -100)}, {}),
+        (
+            "odd_ignored",
+            {"scores": with_values([np.nan], 6, 1), "labels": np.array([-1] + [0] * 5)},
+            {"ignore_index": -1},
+        ),
         *((f"odd_label{i}", {"scores": odd, "labels": np.full(6, i)}, {}) for i in range(5)),
     ]
     ops.append(Op("hinge", F.hinge, bounds.hinge, hinge, (given(1024, 1000), {})))

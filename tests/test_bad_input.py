@@ -185,7 +185,7 @@ BAD = [
     shape("expected sample_weight of shape (2,)", "cross_entropy", ones(2, 3), [0, 1], sample_weight=ones(3)),
     value("label_smoothing must be between 0 and 1", "cross_entropy", ones(2, 3), [0, 1], label_smoothing=1.5),
     shape("expected one label for each of the 2 rows", "hinge", ones(2, 3), [0, 1, 2]),
-    value("label -100 of row 1 is out of range", "hinge", ones(2, 3), [0, -100]),
+    value("label -1 of row 1 is out of range", "hinge", ones(2, 3), [0, -1]),
     kind("labels have dtype float64; classes are whole numbers", "hinge", ones(2, 3), np.array([0.0, 1.0])),
     *(
         shape("targets must have the shape of scores (2, 3), got (3, 2)", op, ones(2, 3), ones(3, 2))

@@ -67,8 +67,12 @@ TORCH = {
         ({}, lambda t, s, y: t.binary_cross_entropy_with_logits(s, y)),
         ({"pos_weight": np.arange(1.0, 5)},
          lambda t, s, y: t.binary_cross_entropy_with_logits(s, y, pos_weight=s.new_tensor([1, 2, 3, 4]))),
+        ({"pos_weight": np.arange(1.0, 5), "weight": [2.0, 0, 1, 3]},
+         lambda t, s, y: t.binary_cross_entropy_with_logits(s, y, s.new_tensor([2, 0, 1, 3]),
+                                                            pos_weight=s.new_tensor([1, 2, 3, 4]))),
     ],
     "cross_entropy": [({}, lambda t, s, y: t.cross_entropy(s, y)),
+                      ({"ignore_index": 2}, lambda t, s, y: t.cross_entropy(s, y, ignore_index=2)),
                       ({"label_smoothing": 0.1, "weight": np.arange(1.0, 5)},
                        lambda t, s, y: t.cross_entropy(s, y, label_smoothing=0.1, weight=s.new_tensor([1, 2, 3, 4])))],
 }  # fmt: skip
@@ -89,6 +93,39 @@ def test_equals_torch(name, dtype):
             atol = 30 * EPS[dtype]
             np.testing.assert_allclose(loss, expected.item(), rtol=30 * EPS[dtype], atol=atol)
             np.testing.assert_allclose(dscores, tensor.grad.numpy(), rtol=30 * EPS[dtype], atol=atol)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("name", "soft"), [*((name, False) for name in losses.names()), ("cross_entropy", True)])
+def test_sample_weights_equal_torch(name, soft, dtype):
+    """torch has none: its loss of each row, weighted by hand."""
+    torch = pytest.importorskip("torch", reason="torch is the oracle here")
+    functions = {"hinge": "multi_margin_loss", "mse": "mse_loss", "l1": "l1_loss", "huber": "huber_loss"}
+    labels = VALUES / VALUES.sum(1, keepdims=True) if soft else labels_of(name)
+    labels = labels if labels.dtype.kind == "i" else labels.astype(dtype)
+    scores, weights = SCORES.astype(dtype), np.linspace(0, 2, 6).astype(dtype)
+    tensor = torch.tensor(scores, requires_grad=True)
+    each = getattr(torch.nn.functional, functions.get(name, name))(tensor, torch.tensor(labels), reduction="none")
+    each = 4 * each if name == "hinge" else each.mean(1) if each.ndim == 2 else each
+    expected = (each * torch.tensor(weights)).sum() / weights.sum()
+    expected.backward()
+    loss, dscores = losses.get(name)(scores, labels, sample_weight=weights)
+    np.testing.assert_allclose(loss, expected.item(), rtol=30 * EPS[dtype])  # as above
+    np.testing.assert_allclose(dscores, tensor.grad.numpy(), rtol=30 * EPS[dtype], atol=30 * EPS[dtype])
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "hinge"])
+def test_ignored_rows_are_as_if_they_were_not_there(name):
+    labels = np.where(np.arange(6) % 3 == 1, -100, CLASSES)
+    kept, weights = labels != -100, np.arange(1.0, 7)
+    scores = np.where(kept[:, None], SCORES, np.nan)
+    for options in ({}, {"weight": np.arange(1.0, 5)}):
+        loss, dscores = losses.get(name)(scores, labels, sample_weight=weights, **options)
+        expected, of_kept = losses.get(name)(SCORES[kept], labels[kept], sample_weight=weights[kept], **options)
+        assert loss == pytest.approx(expected, rel=1e-14)
+        np.testing.assert_allclose(dscores[kept], of_kept, rtol=1e-14)
+        assert not dscores[~kept].any()
+    assert math.isnan(losses.get(name)(SCORES, np.full(6, -100))[0])
 
 
 def test_uniform_scores_cost_log_c():
@@ -161,7 +198,9 @@ def test_images_keep_their_memory_format(name):
         (lambda: F.huber(np.zeros(3), np.zeros(3), delta=0.0), ValueError, "delta must be finite and above 0"),
         (lambda: F.huber(np.zeros(3), np.zeros(3), delta=np.inf), ValueError, "delta must be finite"),
         (lambda: F.hinge(np.zeros((3, 2)), [0, 1, 2]), ValueError, "label 2 of row 2 is out of range"),
-        (lambda: F.hinge(np.zeros((3, 2)), [0, 1, -100]), ValueError, "label -100 of row 2 is out of range"),
+        (lambda: F.hinge(np.zeros((3, 2)), [0, 1, -1]), ValueError, "label -1 of row 2 is out of range"),
+        (lambda: F.hinge(np.zeros((3, 2)), [0, 1, 1], ignore_index=1.5), TypeError, "ignore_index must be a whole"),
+        (lambda: F.cross_entropy(np.zeros((3, 2)), [0, 1, 1], ignore_index="0"), TypeError, "ignore_index must be"),
         (lambda: F.hinge(np.zeros((3, 2)), [0.0, 1, 1]), TypeError, "classes are whole numbers"),
         (lambda: F.hinge(np.zeros((3, 2)), np.eye(2)), ShapeError, "one label for each of the 3 rows"),
         (lambda: F.hinge(np.zeros((3, 2)), [0, 0, 0], weight=[1.0]), ShapeError, "one for each class"),
@@ -173,6 +212,10 @@ def test_images_keep_their_memory_format(name):
          r"pos_weight of shape \(3,\), one for each column"),
         (lambda: F.binary_cross_entropy_with_logits(np.zeros((2, 3, 1)), np.zeros((2, 3, 1)), pos_weight=[1, 2, 3]),
          ShapeError, r"pos_weight goes with scores of shape \(N, C\)"),
+        (lambda: F.binary_cross_entropy_with_logits(np.zeros((2, 3)), np.zeros((2, 3)), weight=[1, 2]), ShapeError,
+         r"weight of shape \(3,\), one for each column"),
+        (lambda: F.binary_cross_entropy_with_logits(np.zeros(3), np.zeros(3), weight=[1, 2, 3]),
+         ShapeError, r"weight goes with scores of shape \(N, C\)"),
     ],
 )  # fmt: skip
 def test_refuses(call, error, message):

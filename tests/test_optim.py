@@ -72,6 +72,63 @@ def test_equals_torch(name, options, dtype):
         np.testing.assert_allclose(mine, expected, rtol=bound, atol=bound)
 
 
+def plain_formulas(name, params, grads, rates, **options):
+    """The updates as the lectures and papers write them, one number at a time, in double."""
+    given = {
+
+            "momentum": 0.0,
+            "nesterov": False,
+            "initial_sum": 0.0,
+            "betas": (0.9, 0.999),
+            "alpha": 0.99,
+            "lr_decay": 0.0
+        ,
+        "weight_decay": 1e-2 if name == "AdamW" else 0.0,
+        "eps": 1e-10 if name == "AdaGrad" else 1e-8,
+    }
+    given |= options
+    decay, mu, eps, alpha = (given[k] for k in ("weight_decay", "momentum", "eps", "alpha"))
+    history = []
+    for column, w in enumerate(np.concatenate(params).tolist()):
+        v = s = 0.0
+        if name == "AdaGrad":
+            s = given["initial_sum"]
+        trace = []
+        for t, (g, lr) in enumerate(zip(grads[:, column].tolist(), rates.tolist(), strict=True), 1):
+            if name == "AdamW":
+                w -= lr * decay * w
+            else:
+                g += decay * w
+            if name == "SGD":
+                v = mu * v + g
+                w -= lr * (g + mu * v if given["nesterov"] else v)
+            elif name in ("Adam", "AdamW"):
+                b1, b2 = given["betas"]
+                v, s = b1 * v + (1 - b1) * g, b2 * s + (1 - b2) * g * g
+                w -= lr * (v / (1 - b1**t)) / (math.sqrt(s / (1 - b2**t)) + eps)
+            elif name == "AdaGrad":
+                s += g * g
+                w -= lr / (1 + (t - 1) * given["lr_decay"]) * g / (math.sqrt(s) + eps)
+            else:
+                s = alpha * s + (1 - alpha) * g * g
+                v = mu * v + g / (math.sqrt(s) + eps)
+                w -= lr * v
+            trace.append(w)
+        history.append(trace)
+    return np.array(history).T
+
+
+@pytest.mark.parametrize(("name", "options"), EACH)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equals_the_plain_formulas(name, options, dtype):
+    """Step by step, from gradients that are exact in dtype; needs no peer."""
+    params, grads, rates = problem()
+    params, grads = [p.astype(np.float32).astype(float) for p in params], grads.astype(np.float32).astype(float)
+    ours = run(getattr(optim, name)(lr=1.0, **options), params, grads, rates, dtype)
+    bound = 240 * np.finfo(dtype).eps  # as for torch, above
+    np.testing.assert_allclose(ours, plain_formulas(name, params, grads, rates, **options), rtol=bound, atol=bound)
+
+
 def test_sgd_by_hand():
     params, one = [np.array([1.0])], np.ones((3, 1))
     plain = run(optim.SGD(0.1), params, one, [0.1] * 3, np.float64)

@@ -70,6 +70,14 @@ def torch_rates(make, steps):
         (schedules.exponential(to=0.9**100), lambda s, o: s.ExponentialLR(o, 0.9), 100),
         (schedules.cosine(to=0.1), lambda s, o: s.CosineAnnealingLR(o, 100, eta_min=0.1), 100),
         (schedules.linear(to=0.25), lambda s, o: s.LinearLR(o, 1.0, 0.25, 100), 100),
+        (schedules.step(at=(0.25, 0.5, 0.75), factor=0.3), lambda s, o: s.StepLR(o, 25, 0.3), 100),
+        (
+            schedules.warm_up(schedules.cosine(), over=0.2, start=0.1),
+            lambda s, o: s.SequentialLR(o, [s.LinearLR(o, 0.1, 1.0, 20), s.CosineAnnealingLR(o, 80)], [20]),
+            100,
+        ),
+        (schedules.one_over_t(k=10), lambda s, o: s.LambdaLR(o, lambda t: 1 / (1 + 0.1 * t)), 100),
+        (schedules.inverse_sqrt(k=99), lambda s, o: s.LambdaLR(o, lambda t: (1 + 0.99 * t) ** -0.5), 100),
         # its last step is at the end of the cycle, so that 101 steps are 100 intervals
         (schedules.one_cycle(0.5), lambda s, o: s.OneCycleLR(o, 1.0, total_steps=101, pct_start=51 / 101), 100),
     ],
@@ -79,6 +87,23 @@ def test_equals_torch(ours, theirs, last):
     rates = torch_rates(theirs, last)
     # torch multiplies step by step: a hundred roundings
     np.testing.assert_allclose([ours(i / last) for i in range(last)], rates, rtol=1e-13, atol=1e-14)
+
+
+def test_values_by_hand():
+    """One of each along the way, from the formulas of the lecture; needs no peer."""
+    epochs = 50
+    assert [schedules.inverse_sqrt(k=epochs - 1)((t - 1) / (epochs - 1)) for t in (1, 4, 25)] == pytest.approx(
+        [1, 1 / 2, 1 / 5], rel=1e-15
+    )
+    k = 0.7
+    for t in (0, 3, 20):  # lr_0 / (1 + k t) and lr_0 exp(-k t), t in epochs
+        assert schedules.one_over_t(k * epochs)(t / epochs) == pytest.approx(1 / (1 + k * t), rel=1e-14)
+        assert schedules.exponential(math.exp(-k * epochs))(t / epochs) == pytest.approx(math.exp(-k * t), rel=1e-13)
+        assert schedules.cosine()(t / epochs) == pytest.approx(0.5 * (1 + math.cos(math.pi * t / epochs)), rel=1e-14)
+        assert schedules.linear()(t / epochs) == pytest.approx(1 - t / epochs, rel=1e-14)
+    assert [schedules.step((0.3, 0.6), 0.1)(t) for t in (0.29, 0.3, 0.59, 0.6)] == pytest.approx([1, 0.1, 0.1, 0.01])
+    cycle = schedules.one_cycle(peak_at=0.25, start=0.2, end=0.1)
+    assert [cycle(t) for t in (0, 0.125, 0.25, 0.625, 1)] == pytest.approx([0.2, 0.6, 1, 0.55, 0.1], rel=1e-14)
 
 
 def test_warm_up_wraps_any_function():

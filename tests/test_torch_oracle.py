@@ -164,6 +164,9 @@ def test_softmax(axis: int, name: str, engine: Engine) -> None:
         ("SGD", {"momentum": 0.9, "nesterov": True}),
         ("Adam", {"weight_decay": 0.1}),
         ("AdamW", {"weight_decay": 0.1}),
+        ("Adagrad", {"weight_decay": 0.1}),
+        ("RMSprop", {"weight_decay": 0.1, "momentum": 0.0}),
+        ("RMSprop", {"momentum": 0.9}),
     ],
     ids=str,
 )
@@ -182,6 +185,11 @@ def test_optimizer(name: str, options: dict[str, Any], engine: Engine) -> None:
             if name == "SGD":
                 hyper = np.array([lr, options["momentum"], float(options.get("nesterov", False)), 1.0])
                 F.sgd_step(grad, hyper, segments, param, slots[0])
+            elif name == "Adagrad":
+                F.adagrad_step(grad, np.array([lr, 1e-10]), segments, param, slots[0])
+            elif name == "RMSprop":
+                hyper = np.array([lr, 0.99, 1e-8, options["momentum"]])
+                F.rmsprop_step(grad, hyper, segments, param, slots[0], slots[1] if options["momentum"] else None)
             else:
                 hyper = np.array([lr, 0.9, 0.999, 1e-8, step, float(name == "AdamW")])
                 F.adam_step(grad, hyper, segments, param, slots[0], slots[1])

@@ -62,6 +62,9 @@ def labels_for(loss, scores, rng, dtype):
 LOSSES = {
     **{name: name for name in fnn.losses.names()},
     "smooth": functools.partial(F.cross_entropy, label_smoothing=0.2, weight=[1, 2, 3, 4, 5]),
+    "ignoring": functools.partial(F.cross_entropy, ignore_index=2),
+    "hinge_ignoring": functools.partial(F.hinge, ignore_index=2),
+    "columns": functools.partial(F.binary_cross_entropy_with_logits, weight=[3.0, 1, 1, 2, 0.5]),
     "margin": functools.partial(F.hinge, margin=0.3, weight=np.arange(1, 6)),
     "huber2": functools.partial(F.huber, delta=0.1),
     "positive": functools.partial(F.binary_cross_entropy_with_logits, pos_weight=[3.0, 1, 1, 2, 0.5]),
@@ -130,6 +133,16 @@ def test_accuracy_of_yes_and_no():
     several = fnn.Trainer(L.Linear(4, 2, rng=0), "binary_cross_entropy_with_logits", optim.SGD(lr=1.0), rng=0)
     several.fit((x, np.stack([y, 1 - y], 1)), epochs=50, progress=False)
     assert several.evaluate(x, np.stack([y, y], 1))["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", "hinge"])
+def test_ignored_rows_count_in_no_accuracy(loss):
+    x, y = np.eye(4, dtype=np.float32), np.array([0, 1, -100, -100])
+    trainer = fnn.Trainer(L.Linear(4, 3, rng=0), loss, optim.SGD(lr=1.0), rng=0)
+    assert trainer.fit((x, y), epochs=50, progress=False).accuracy[-1] == 1.0
+    assert trainer.evaluate(x, y)["accuracy"] == 1.0
+    assert trainer.evaluate(x, np.array([1, 1, -100, -100]))["accuracy"] == 0.5
+    assert "accuracy" not in trainer.evaluate(x, np.full(4, -100))
 
 
 def test_the_loss_may_be_replaced():

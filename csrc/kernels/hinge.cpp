@@ -1,7 +1,7 @@
 // Multi-class SVM loss (Weston and Watkins) and its gradient, in one pass over each row while it is in cache.
 //
 //   z_ij = (s_ij - s_iy) + margin, y = label of row i; u_y = class weight (or 1); a_i = sample weight (or 1)
-//   loss = sum_i a_i u_y sum_{j != y} max(0, z_ij) / W,  W = sum_i a_i
+//   loss = sum_i a_i u_y sum_{j != y} max(0, z_ij) / W,  W = sum_i a_i, over the rows with y != ignore_index
 //   dscores_ij = a_i u_y / W where z_ij > 0, j != y, else 0;  dscores_iy = -(their sum)
 // Class weights do not count in W, as in torch's multi_margin_loss, which is this over cols. A NaN in z makes the loss
 // NaN and has gradient 0. The label itself is left out, not subtracted: an infinite s_y costs nothing.
@@ -39,7 +39,9 @@ void hinge_of(const HingeArgs& a) {
   const T *scores = static_cast<const T*>(a.scores), *weight = static_cast<const T*>(a.weight);
   const T* sample = static_cast<const T*>(a.sample_weight);
   T* dscores = static_cast<T*>(a.dscores);
-  const double total = sample ? sum_of(sample, a.rows) : static_cast<double>(a.rows);
+  double total = 0;
+  for (int64_t i = 0; i < a.rows; ++i)
+    if (a.labels[i] != a.ignore_index) total += sample ? static_cast<double>(sample[i]) : 1.0;
 
   const int64_t tasks = row_tasks(a.rows, a.cols);
   double* parts =
@@ -47,6 +49,10 @@ void hinge_of(const HingeArgs& a) {
   for_row_blocks(a.rows, a.cols, a.rows * a.cols, [&](int64_t task, int64_t begin, int64_t end) {
     double part = 0;
     for (int64_t i = begin; i < end; ++i) {
+      if (a.labels[i] == a.ignore_index) {
+        __builtin_memset(dscores + i * a.cols, 0, static_cast<size_t>(a.cols) * sizeof(T));
+        continue;
+      }
       const double u =
           (sample ? static_cast<double>(sample[i]) : 1.0) * (weight ? static_cast<double>(weight[a.labels[i]]) : 1.0);
       part += u * hinge_row(scores + i * a.cols, dscores + i * a.cols, a.cols, a.labels[i], static_cast<T>(a.margin),

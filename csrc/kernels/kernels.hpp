@@ -96,10 +96,11 @@ struct CrossEntropyArgs {
   int64_t rows, cols, ignore_index, dtype;
   double label_smoothing;
 };
-// Mean over all elements of a loss of scores and targets (both rows, cols), and its gradient. Sample weights (rows) and
-// pos_weight (cols; of binary_cross_entropy_with_logits) may be null; delta is that of huber. loss: one double.
+// Mean over all elements of a loss of scores and targets (both rows, cols), and its gradient. Sample weights (rows), and
+// weight and pos_weight (cols; of binary_cross_entropy_with_logits) may be null; delta is that of huber. loss: one
+// double.
 struct LossArgs {
-  const void *scores, *targets, *sample_weight, *pos_weight;
+  const void *scores, *targets, *sample_weight, *weight, *pos_weight;
   double* loss;
   void* dscores;
   int64_t rows, cols, dtype;
@@ -113,7 +114,7 @@ struct HingeArgs {
   const void *weight, *sample_weight;
   double* loss;
   void* dscores;
-  int64_t rows, cols, dtype;
+  int64_t rows, cols, ignore_index, dtype;
   double margin;
 };
 
@@ -308,10 +309,10 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(log_softmax_backward, RowsBackwardArgs, 3)                 \
   X(cross_entropy, CrossEntropyArgs, 7)                        \
   X(hinge, HingeArgs, 6)                                       \
-  X(mse, LossArgs, 6)                                          \
-  X(l1, LossArgs, 6)                                           \
-  X(huber, LossArgs, 6)                                        \
-  X(binary_cross_entropy_with_logits, LossArgs, 6)             \
+  X(mse, LossArgs, 7)                                          \
+  X(l1, LossArgs, 7)                                           \
+  X(huber, LossArgs, 7)                                        \
+  X(binary_cross_entropy_with_logits, LossArgs, 7)             \
   X(dropout_forward, DropoutArgs, 4)                           \
   X(dropout_backward, DropoutBackwardArgs, 3)                  \
   X(stochastic_depth_forward, StochasticDepthArgs, 4)          \

@@ -1,7 +1,7 @@
 // Mean over all elements of a loss l(x, t) of score x and target t, and its gradient dscores, in one pass.
-// scores, targets, dscores (rows, cols); a_i = sample weight (or 1), W = sum_i a_i, p_c = pos_weight (or 1).
+// scores, targets, dscores (rows, cols); a_i = sample weight, W = sum_i a_i, u_c = weight, p_c = pos_weight; or 1.
 //
-//   loss = sum_ic a_i l(x, t) / (W cols);  dscores = a_i l'(x, t) / (W cols);  d = x - t
+//   loss = sum_ic a_i u_c l(x, t) / (W cols);  dscores = a_i u_c l'(x, t) / (W cols);  d = x - t
 //   mse     d^2                                           2 d
 //   l1      |d|                                           sign(d), 0 at 0
 //   huber   q (|d| - q / 2), q = min(|d|, delta)          d clamped to +-delta
@@ -56,13 +56,14 @@ template <class T, class F>
 FASTNN_INLINE void mean_loss(const LossArgs& a, int64_t picoseconds, F&& term) {
   const T *scores = static_cast<const T*>(a.scores), *targets = static_cast<const T*>(a.targets);
   const T *sample = static_cast<const T*>(a.sample_weight), *positive = static_cast<const T*>(a.pos_weight);
+  const T* column = static_cast<const T*>(a.weight);
   T* dscores = static_cast<T*>(a.dscores);
   const int64_t size = a.rows * a.cols;
   const double total = (sample ? sum_of(sample, a.rows) : static_cast<double>(a.rows)) * static_cast<double>(a.cols);
 
   // Rows count only for what differs between them; a single column has a weight for each element.
   const bool each = sample && a.cols == 1;
-  const int64_t cols = a.cols == 1 || !(sample || positive) ? size : a.cols;
+  const int64_t cols = a.cols == 1 || !(sample || column || positive) ? size : a.cols;
   double* parts = static_cast<double*>(
       runtime::scratch(runtime::Slot::kShared, static_cast<size_t>((size + kChunk - 1) / kChunk) * sizeof(double)));
   for_chunks(size, picoseconds, [&](int64_t begin, int64_t end) {
@@ -73,8 +74,15 @@ FASTNN_INLINE void mean_loss(const LossArgs& a, int64_t picoseconds, F&& term) {
       const Vec<T> scale = set1(static_cast<T>(weight / total));
       Sum<T> sum;
       for_vectors<T>(i, stop, [&](int64_t k, int n) FASTNN_INLINED {
-        const Vec<T> p = !positive ? set1(T(1)) : a.cols == 1 ? set1(positive[0]) : load_n(positive + (k - first), n);
-        Term<T> r = term(load_n(scores + k, n), load_n(targets + k, n), p);
+        const auto of_column = [&](const T* v) FASTNN_INLINED {
+          return !v ? set1(T(1)) : a.cols == 1 ? set1(v[0]) : load_n(v + (k - first), n);
+        };
+        Term<T> r = term(load_n(scores + k, n), load_n(targets + k, n), of_column(positive));
+        if (column) {
+          const Vec<T> u = of_column(column);
+          r.loss = r.loss * u;
+          r.slope = r.slope * u;
+        }
         Vec<T> to_gradient = scale;
         if (each) {
           const Vec<T> w = load_n(sample + k, n);

@@ -282,7 +282,7 @@ class Trainer:
             for epoch in range(epochs):
                 began = time.perf_counter()
                 order = self._order(n) if shuffle else np.arange(n)
-                total, penalties, right = 0.0, 0.0, 0.0
+                total, penalties, right = 0.0, 0.0, np.zeros(2)
                 for start in starts:
                     rows = order[start : start + batch_size]
                     labels = y[rows]
@@ -301,8 +301,8 @@ class Trainer:
                 history.loss.append(total / n)
                 if self._parameters.penalizes:
                     history.regularization.append(penalties / n)
-                if not math.isnan(right):
-                    history.accuracy.append(right / n)
+                if right[1] > 0:
+                    history.accuracy.append(float(right[0] / right[1]))
                 bar.set_postfix_str(f"epoch {epoch + 1}, loss {total / n:.4f}", refresh=False)
                 if validation is not None:
                     result = self.evaluate(*validation, batch_size=batch_size)
@@ -336,23 +336,25 @@ class Trainer:
 
         The loss is that of the data alone. Where the trainer has penalties, that of the weights as they are is
         returned beside it, as "regularization"; the loss that training lowers is their sum.
-        Accuracy is the share of rows whose highest score is at their label; of answers that are right for
-        "binary_cross_entropy_with_logits"; and it is left out for losses of values, such as "mse".
+        Accuracy is the share of rows whose highest score is at their label, without the rows that are ignored; of
+        answers that are right for "binary_cross_entropy_with_logits"; and it is left out for losses of values, such as
+        "mse".
         """
         labels = np.asarray(y)
         scores = self.predict(x, batch_size=batch_size)
         loss, _ = self._loss_of(scores, labels)
         result = {"loss": loss}
-        if not math.isnan(right := self._right(scores, labels)):
-            result["accuracy"] = right / len(labels)
+        right, counted = self._right(scores, labels)
+        if counted > 0:
+            result["accuracy"] = float(right / counted)
         if self._parameters.penalizes:
             result["regularization"] = self._parameters.penalty_now()
         return result
 
-    def _right(self, scores: Array, labels: Array) -> float:
-        """How many rows are right; NaN where that has no meaning."""
+    def _right(self, scores: Array, labels: Array) -> Array:
+        """How many rows are right, and how many count; NaN where that has no meaning."""
         right = losses.right(scores, labels) if self._known is None else self._known.right(scores, labels)
-        return math.nan if right is None else right
+        return np.array((math.nan, math.nan) if right is None else right)
 
 
 def _regularizers(given: Any) -> list[Penalty | MaxNorm]:
