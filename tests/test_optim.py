@@ -75,14 +75,12 @@ def test_equals_torch(name, options, dtype):
 def plain_formulas(name, params, grads, rates, **options):
     """The updates as the lectures and papers write them, one number at a time, in double."""
     given = {
-
-            "momentum": 0.0,
-            "nesterov": False,
-            "initial_sum": 0.0,
-            "betas": (0.9, 0.999),
-            "alpha": 0.99,
-            "lr_decay": 0.0
-        ,
+        "momentum": 0.0,
+        "nesterov": False,
+        "initial_sum": 0.0,
+        "betas": (0.9, 0.999),
+        "alpha": 0.99,
+        "lr_decay": 0.0,
         "weight_decay": 1e-2 if name == "AdamW" else 0.0,
         "eps": 1e-10 if name == "AdaGrad" else 1e-8,
     }

@@ -96,8 +96,8 @@ struct CrossEntropyArgs {
   int64_t rows, cols, ignore_index, dtype;
   double label_smoothing;
 };
-// Mean over all elements of a loss of scores and targets (both rows, cols), and its gradient. Sample weights (rows), and
-// weight and pos_weight (cols; of binary_cross_entropy_with_logits) may be null; delta is that of huber. loss: one
+// Mean over all elements of a loss of scores and targets (both rows, cols), and its gradient. Sample weights (rows),
+// and weight and pos_weight (cols; of binary_cross_entropy_with_logits) may be null; delta is that of huber. loss: one
 // double.
 struct LossArgs {
   const void *scores, *targets, *sample_weight, *weight, *pos_weight;
