@@ -394,6 +394,7 @@ _SMALL: dict[str, Callable[[], Call]] = {
     "gelu_tanh_backward": lambda: partial(F.gelu_backward, _flat(0), _flat(1), "tanh"),
     "exp_forward": lambda: partial(F.exp, _flat(0)),
     "add_forward": lambda: partial(F.add, _flat(0), _flat(1), activation="relu"),
+    "mul_forward": lambda: partial(F.mul, _flat(0), _flat(1)),
     "scale_add": lambda: partial(_in_place, "scale_add", _flat(0), 0.5, 0.0, last=_flat(1)),
     "fill": lambda: partial(_in_place, "fill", 1.5, last=_flat(0)),
     "copy": lambda: partial(_in_place, "copy", _images(0).transpose(0, 2, 3, 1), False, last=_normal(16, 32, 32, 64)),

@@ -35,6 +35,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     },
     "exp_forward": ("y",),
     "add_forward": ("y",),
+    "mul_forward": ("y",),
     "scale_add": (),
     "fill": (),
     "copy": (),

@@ -44,6 +44,11 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         void* y
         int64_t size, dtype, activation
         double alpha
+    ctypedef struct MulArgs:
+        const void *a
+        const void *b
+        void *y
+        int64_t size, dtype
     ctypedef struct ScaleAddArgs:
         const void* x
         void* y
@@ -297,6 +302,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_gelu_tanh_backward
     int kKernel_exp_forward
     int kKernel_add_forward
+    int kKernel_mul_forward
     int kKernel_scale_add
     int kKernel_fill
     int kKernel_copy
@@ -644,6 +650,12 @@ def add_forward(a, b, activation, double alpha, y):
     args.a, args.b, args.y, args.size, args.dtype = data(a), data(b), data(y), size(y), code(y)
     args.activation, args.alpha = ACTIVATIONS[activation], alpha
     call(kKernel_add_forward, &args)
+
+
+def mul_forward(a, b, y):
+    cdef MulArgs args
+    args.a, args.b, args.y, args.size, args.dtype = data(a), data(b), data(y), size(y), code(y)
+    call(kKernel_mul_forward, &args)
 
 
 def scale_add(x, double scale_x, double scale_y, y):

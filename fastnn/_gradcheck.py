@@ -111,7 +111,7 @@ class Report:
 
 def gradcheck(
     layer_or_function: Any,
-    x: ArrayLike,
+    x: ArrayLike | tuple[np.ndarray, ...],
     *,
     rng: int | np.random.Generator = 0,
     max_checks: int | None = 100,
@@ -128,8 +128,9 @@ def gradcheck(
     layer_or_function : layer, or callable
         A layer: dx and the gradient of every parameter are checked. A function ``f(x) -> (loss, dx)`` or
         ``f(x) -> (y, backward)``: dx is checked.
-    x : array_like
-        Where to check; becomes float64. Values of size 1 that avoid kinks are best: draw them from a normal
+    x : array_like, or a tuple of arrays
+        Where to check; becomes float64. A tuple for a layer of several inputs, which the report calls "x0", "x1", ...
+        Values of size 1 that avoid kinks are best: draw them from a normal
         distribution.
     rng : int or numpy.random.Generator
         Seeds dy, the choice of coordinates, and each forward pass: all passes draw the same dropout masks.
@@ -181,19 +182,22 @@ def gradcheck(
 class _Problem:
     """A scalar function of several arrays, its value's parts, and its analytic gradients."""
 
-    def __init__(self, target: Any, x: ArrayLike, seed: int, generator: np.random.Generator) -> None:
-        given = np.asarray(x)
-        if given.dtype.kind not in "fiub":
-            raise TypeError(f"gradcheck: x has dtype {given.dtype}; expected real numbers")
-        self.x = np.array(given, np.float64, order="C")
+    def __init__(self, target: Any, x: Any, seed: int, generator: np.random.Generator) -> None:
+        several = isinstance(x, tuple) and len(x) > 0 and all(isinstance(part, np.ndarray) for part in x)
+        self.xs: dict[str, np.ndarray] = {}
+        for name, part in ((f"x{i}", part) for i, part in enumerate(x)) if several else (("x", x),):
+            given = np.asarray(part)
+            if given.dtype.kind not in "fiub":
+                raise TypeError(f"gradcheck: {name} has dtype {given.dtype}; expected real numbers")
+            self.xs[name] = np.array(given, np.float64, order="C")
         self.forward = self._forward_of(target, seed)
-        result, way_back = self.forward(self.x.copy())
+        result, way_back = self._run()
         self.y = _output(result)
         if callable(way_back):
             self.dy = generator.standard_normal(self.y.shape)
             if self.layer is not None:
                 self.layer.zero_grad()
-            dx = way_back(self.dy.copy())
+            dx = way_back(*_parted(self.dy, result))
         elif self.y.ndim == 0:
             self.dy, dx = np.ones(()), way_back
         else:
@@ -202,11 +206,17 @@ class _Problem:
                 f"y of shape {self.y.shape} and {type(way_back).__name__}"
             )
         #: (name, array to change in place, its analytic gradient)
-        self.arrays = [("x", self.x, _gradient("x", self.x, dx))]
+        dxs = dx if several else (dx,)
+        if len(dxs) != len(self.xs):
+            raise TypeError(f"gradcheck: {len(dxs)} gradients came for {len(self.xs)} inputs")
+        self.arrays = [(name, x, _gradient(name, x, dx)) for (name, x), dx in zip(self.xs.items(), dxs, strict=True)]
         if self.layer is not None:
             self.arrays += _parameters(self.layer)
 
-    def _forward_of(self, target: Any, seed: int) -> Callable[[np.ndarray], tuple[Any, Any]]:
+    def _run(self) -> tuple[Any, Any]:
+        return self.forward(*(x.copy() for x in self.xs.values()))
+
+    def _forward_of(self, target: Any, seed: int) -> Callable[..., tuple[Any, Any]]:
         self.layer = None
         if hasattr(target, "forward"):
             if not hasattr(target, "copy"):
@@ -214,18 +224,26 @@ class _Problem:
                     f"gradcheck: {type(target).__name__} has no copy(dtype=...), so it cannot be in float64"
                 )
             self.layer = layer = target.copy(dtype=np.float64)
-            return lambda x: layer.forward(x, rng=seed)
+            return lambda *xs: layer.forward(*xs, rng=seed)
         if not callable(target):
             raise TypeError(f"gradcheck: expected a layer or a function, got {type(target).__name__}")
         return target
 
     def output(self) -> np.ndarray:
         """The output for the arrays as they are now."""
-        return _output(self.forward(self.x.copy())[0])
+        return _output(self._run()[0])
+
+
+def _parted(dy: np.ndarray, y: Any) -> list[np.ndarray]:
+    """The gradient of an output as the function takes it: in as many parts as it gave."""
+    if not isinstance(y, tuple):
+        return [dy.copy()]
+    ends = np.cumsum([np.size(part) for part in y])
+    return [part.reshape(np.shape(like)) for part, like in zip(np.split(dy.copy(), ends[:-1]), y, strict=True)]
 
 
 def _output(y: Any) -> np.ndarray:
-    array = np.array(y)
+    array = np.concatenate([np.ravel(part) for part in y]) if isinstance(y, tuple) else np.array(y)
     if array.dtype != np.float64:
         raise TypeError(
             f"gradcheck: the output has dtype {array.dtype} for float64 input; nothing finer can be compared"

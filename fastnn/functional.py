@@ -67,6 +67,8 @@ __all__ = [
     "max_pool2d",
     "max_pool2d_backward",
     "mse",
+    "mul",
+    "mul_backward",
     "penalty",
     "relu",
     "relu_backward",
@@ -540,6 +542,58 @@ def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array
         raise ValueError("add: out overlaps b without being b")
     _K.add_forward(first, second, name, alpha, y)
     return y
+
+
+def mul(a: ArrayLike, b: ArrayLike, *, out: Array | None = None) -> Array:
+    """Product of two arrays of one shape; or of a (N, C, H, W) and a factor for each channel, b (N, C, 1, 1).
+
+    The factors are spread to a's shape first, which takes a copy of that size.
+
+    Examples
+    --------
+    >>> mul(np.float32([1, -5]), np.float32([2, 3]))
+    array([  2., -15.], dtype=float32)
+    """
+    first, second = _dense("mul", "a", a), _dense("mul", "b", b)
+    _mul_shape("mul: ", first.shape, second.shape)
+    first, second = _same_dtype(first, second)
+    first, y = _elementwise("mul", first, out)
+    if second.shape != first.shape:
+        second = np.broadcast_to(second, first.shape)
+    if not _same_layout(second, first):
+        second = _laid_out_as(second, first)
+    if out is not None and np.may_share_memory(y, second) and _address(y) != _address(second):
+        raise ValueError("mul: out overlaps b without being b")
+    _K.mul_forward(first, second, y)
+    return y
+
+
+def mul_backward(dy: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    """Gradients of `mul`: da = dy b and db = dy a, summed over height and width where b is (N, C, 1, 1).
+
+    Examples
+    --------
+    >>> mul_backward(np.float32([1, 1]), np.float32([1, -5]), np.float32([2, 3]))
+    (array([2., 3.], dtype=float32), array([ 1., -5.], dtype=float32))
+    """
+    op = "mul_backward"
+    gradient, first, second = _dense(op, "dy", dy), _dense(op, "a", a), _dense(op, "b", b)
+    _mul_shape(f"{op}: ", first.shape, second.shape)
+    if gradient.shape != first.shape:
+        raise ShapeError(f"{op}: dy and a must have the same shape, got {gradient.shape} and {first.shape}")
+    db = mul(gradient, first)
+    if second.shape != first.shape:
+        db = _K.empty(second.shape, db.dtype)
+        if db.size:
+            mean = global_avg_pool2d(mul(gradient, first))
+            _K.scale_add(mean, float(first.shape[2] * first.shape[3]), 0.0, db)
+    return mul(gradient, second), db
+
+
+def _mul_shape(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
+    if a != b and not (len(a) == len(b) == 4 and b == (*a[:2], 1, 1) and a[2] * a[3]):
+        raise ShapeError(f"{op}expected b of a's shape, or (N, C, 1, 1) for a (N, C, H, W); got {a} and {b}")
+    return a
 
 
 def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:

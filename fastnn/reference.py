@@ -172,6 +172,12 @@ def add_forward(a: Array, b: Array, activation: str | None, alpha: float) -> Arr
 
 
 @_ieee
+def mul_forward(a: Array, b: Array) -> Array:
+    """y = a b, both of one shape."""
+    return a * b
+
+
+@_ieee
 def scale_add(x: Array, scale_x: float, scale_y: float, y: Array) -> None:
     """y = scale_x * x + scale_y * y in place; scale_y = 0 does not read y (NaN in it does not survive)."""
     y[...] = scale_x * x if scale_y == 0 else scale_x * x + scale_y * y

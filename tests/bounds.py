@@ -126,6 +126,10 @@ def add(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     return (activated(o, z, np.abs(z), y[0]),)
 
 
+def mul(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return (np.abs(y[0]),)  # one rounding
+
+
 def scale_add(a: Arrays, o: Arrays, y: Bounds) -> Bounds:  # factors rounded to the dtype, two products, a sum
     terms = abs(o["scale_x"]) * np.abs(a["x"])
     return (2 * (terms if o["scale_y"] == 0 else terms + abs(o["scale_y"]) * np.abs(a["y"])),)

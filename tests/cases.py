@@ -375,6 +375,9 @@ def _arithmetic() -> list[Op]:
     add: list[Spec] = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
     add += [("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {})]
     add += [(_word(f), {"a": (3, 50), "b": (3, 50)}, {"activation": f}) for f in activations]
+    mul: list[Spec] = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
+    mul += [("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {})]
+    mul += [(_word(s), {"a": s, "b": (*s[:2], 1, 1)}, {}) for s in ((2, 3, 4, 5), (1, 17, 3, 3), (2, 0, 3, 3))]
     scales = [(1.0, 1.0), (-0.5, 0.9), (2.0, 0.0), (0.0, 1.0)]
     scaled: list[Spec] = [(f"n{n}", {"x": (n,), "y": (n,)}, {"scale_x": 0.1, "scale_y": 0.9}) for n in SIZES]
     scaled += [
@@ -397,6 +400,7 @@ def _arithmetic() -> list[Op]:
     return [
         Op("exp_forward", F.exp, bounds.exp, exp, ({"x": big}, {})),
         Op("add_forward", F.add, bounds.add, add, ({"a": big, "b": big}, {"activation": "relu"})),
+        Op("mul_forward", F.mul, bounds.mul, mul, ({"a": big, "b": big}, {})),
         Op("scale_add", scale_add, bounds.scale_add, scaled, ({"x": big, "y": big}, scaled[0][2]), strided=False),
         Op("fill", fill, bounds.exact, filled, ({"y": big}, {"value": 1.5}), strided=False),
         Op("copy", copy, bounds.copy, copies,

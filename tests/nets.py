@@ -9,25 +9,34 @@ import numpy as np
 from fastnn.layers import (
     ELU,
     GELU,
+    Add,
     AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
     Concat,
+    Constant,
     Conv2d,
     DropConnect,
     Dropout,
     Flatten,
     GlobalAvgPool2d,
+    Graph,
     Identity,
+    Join,
     Layer,
     LeakyReLU,
     Linear,
     MaxPool2d,
+    Mul,
+    Node,
+    Parameter,
     ReLU,
+    Reshape,
     Residual,
     Sequential,
     Sigmoid,
     Softmax,
+    Split,
     StochasticDepth,
     Tanh,
 )
@@ -119,6 +128,54 @@ def stochastic_net() -> Layer:
     )
 
 
+def wired() -> Layer:
+    """A graph: values read several times, a layer in two nodes, a value that nothing reads, every joint, containers."""
+    rng = np.random.default_rng(8)
+
+    def conv(c: int, o: int, k: int = 3) -> Conv2d:
+        return Conv2d(c, o, k, padding=k // 2, rng=rng)
+
+    twice = conv(4, 4)
+    inner = Graph(
+        ("a", conv(4, 4), "x"),
+        ("b", conv(4, 4), "y"),
+        ("sum", Add(), "a", "y"),
+        inputs=("x", "y"),
+        outputs=("sum", "b"),
+    )
+    return Graph(
+        ("scores", Linear(6, 5, rng=rng), "features"),  # in any order
+        ("stem.conv", conv(3, 8), "image"),
+        ("stem.norm", BatchNorm2d(8), "stem.conv"),
+        ("stem", ReLU(), "stem.norm"),
+        Node("parts", Split([4, 2, 2]), "stem", outputs=("left", "right", "nothing")),
+        ("first", twice, "left"),
+        ("second", twice, "first"),
+        Node("inner", inner, "second", "left", outputs=("p", "q")),
+        ("block", Residual(Sequential(conv(4, 4), BatchNorm2d(4), ReLU(), Dropout(0.2), conv(4, 4))), "p"),
+        ("tower", Concat(Identity(), conv(4, 2, 1)), "p"),
+        ("joined", Join(), "block", "q", "tower", "right"),
+        ("pooled", GlobalAvgPool2d(), "joined"),
+        ("gate", Sigmoid(), "pooled"),
+        ("gated", Mul(), "joined", "gate"),
+        ("bounded", Tanh(), "gated"),
+        ("squared", Mul(), "bounded", "bounded"),
+        ("again", Add(), "squared", "gated"),
+        ("small", AvgPool2d(6), "again"),
+        ("mixed", conv(16, 6, 1), "small"),
+        ("rows", Reshape(-1, 4), "mixed"),
+        ("flat", Reshape(4, -1), "rows"),
+        ("shift", Constant(rng.standard_normal((3, 4, 6), np.float32))),
+        ("weight", Parameter(rng.standard_normal((3, 4, 6), np.float32))),
+        ("weighted", Mul(), "flat", "weight"),
+        ("shifted", Add(), "weighted", "shift"),
+        ("matrix", Reshape(24), "shifted"),
+        ("features", Linear(24, 6, rng=rng), "matrix"),
+        inputs="image",
+        outputs="scores",
+    )
+
+
 #: name -> (how to build it, the shape of its input)
 NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "residual": (residual_net, (4, 3, 12, 12)),
@@ -126,6 +183,7 @@ NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "shared": (shared_net, (6, 12)),
     "stochastic": (stochastic_net, (4, 3, 6, 6)),
     "odd_geometry": (odd_geometry, (3, 3, 14, 14)),
+    "wired": (wired, (3, 3, 12, 12)),
 }
 
 

@@ -119,6 +119,9 @@ BAD = [
         for op in ("softmax", "log_softmax")
     ),
     shape("a and b must have the same shape, got (3,) and (1,)", "add", ones(3), ones(1)),
+    shape("expected b of a's shape, or (N, C, 1, 1) for a (N, C, H, W); got (3,) and (1,)", "mul", ones(3), ones(1)),
+    shape("expected b of a's shape", "mul_backward", X, X, ones(2, 3, 1, 1)),
+    shape("dy and a must have the same shape", "mul_backward", ones(2, 4, 1, 1), X, ones(2, 4, 1, 1)),
     shape("expected mean of shape (4,), one for each channel, got (3,)", "batch_norm", X, ones(3), ones(4)),
     shape("expected weight of shape (4,), one for each channel, got (4, 1)", "batch_norm_train", X, ones(4, 1)),
     shape("dy and x must have the same shape", "batch_norm_backward", ones(2, 4), X, ones(4), ones(4)),

@@ -169,12 +169,12 @@ def test_out(op: Op, layout: str, dtype: str, engine: Engine) -> None:
 
 @engines
 @dtypes
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "exp", "add"])
+@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "exp", "add", "mul"])
 @pytest.mark.parametrize("size", [1, 37, 70000])
 def test_in_place(name: str, size: int, dtype: str, engine: Engine) -> None:
     """An element-wise function may write over its input."""
     x, other = np.random.default_rng(size).standard_normal((2, size)).astype(dtype)
-    more = [other] if name == "add" else []
+    more = [other] if name in ("add", "mul") else []
     with engine.on():
         want = getattr(F, name)(x, *more)
         result = getattr(F, name)(x, *more, out=x)

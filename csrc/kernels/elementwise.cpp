@@ -1,4 +1,4 @@
-// Element-wise kernels besides the activations: exp, add (with an activation), scale_add, fill. In place works.
+// Element-wise kernels besides the activations: exp, add (with an activation), mul, scale_add, fill. In place works.
 // exp flushes denormals, and so does add when its activation is an exponential; the others keep them.
 #include "kernels/elementwise.hpp"
 
@@ -33,6 +33,13 @@ void add_forward_of(const AddArgs& a) {
 }
 
 template <class T>
+void mul_forward_of(const MulArgs& a) {
+  map_array(
+      a.size, 500, static_cast<T*>(a.y), [](Vec<T> va, Vec<T> vb) FASTNN_INLINED { return va * vb; },
+      static_cast<const T*>(a.a), static_cast<const T*>(a.b));
+}
+
+template <class T>
 void scale_add_of(const ScaleAddArgs& a) {
   const Vec<T> sx = set1(static_cast<T>(a.scale_x)), sy = set1(static_cast<T>(a.scale_y));
   T* y = static_cast<T*>(a.y);
@@ -60,6 +67,7 @@ void fill_of(const FillArgs& a) {
 
 FASTNN_DEFINE(exp_forward, UnaryArgs)
 FASTNN_DEFINE(add_forward, AddArgs)
+FASTNN_DEFINE(mul_forward, MulArgs)
 FASTNN_DEFINE(scale_add, ScaleAddArgs)
 FASTNN_DEFINE(fill, FillArgs)
 

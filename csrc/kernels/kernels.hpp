@@ -56,6 +56,11 @@ struct AddArgs {  // y = activation(a + b); y may be a or b
   int64_t size, dtype, activation;
   double alpha;
 };
+struct MulArgs {  // y = a * b; y may be a or b
+  const void *a, *b;
+  void* y;
+  int64_t size, dtype;
+};
 struct ScaleAddArgs {  // y = scale_x * x + scale_y * y; scale_y == 0 does not read y
   const void* x;
   void* y;
@@ -300,6 +305,7 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   FASTNN_ACTIVATION_KERNELS(gelu_tanh, X)                      \
   X(exp_forward, UnaryArgs, 2)                                 \
   X(add_forward, AddArgs, 3)                                   \
+  X(mul_forward, MulArgs, 3)                                   \
   X(scale_add, ScaleAddArgs, 2)                                \
   X(fill, FillArgs, 1)                                         \
   X(copy, CopyArgs, 2)                                         \

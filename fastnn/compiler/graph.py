@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from ..layers.base import Layer, shapes
 
 if TYPE_CHECKING:
     from ..functional import Activation
-    from ..layers.base import Array, Layer, Shape
+    from ..layers.base import Array, Backward, Shape
 
-__all__ = ["Builder", "Graph", "Node", "UntraceableError", "Value", "trace"]
+__all__ = ["Builder", "Fork", "Graph", "Node", "UntraceableError", "Value", "trace"]
 
 
 class UntraceableError(TypeError):
@@ -35,11 +37,16 @@ class Node:
     name: str
     layer: Layer
     inputs: list[Value]
-    output: Value
+    outputs: list[Value]
     arrays: dict[str, Array | None] = field(default_factory=dict)
     activation: Activation = None
     residual: Value | None = None
     merged: list[str] = field(default_factory=list)
+
+    @property
+    def output(self) -> Value:
+        """The first output; of most layers there is no other."""
+        return self.outputs[0]
 
     def reads(self) -> list[Value]:
         """Return every value that the node needs."""
@@ -50,19 +57,31 @@ class Node:
 class Graph:
     """Nodes in an order in which they can run."""
 
-    input: Value
-    output: Value
+    inputs: list[Value]
+    outputs: list[Value]
     nodes: list[Node]
 
     def consumers(self) -> dict[Value, int]:
-        """Return how many times each value is read; the network's output counts once more."""
-        counts = {self.input: 0, self.output: 0}
+        """Return how many times each value is read; to be an output of the network counts once more."""
+        counts = dict.fromkeys(self.inputs, 0)
         for node in self.nodes:
-            counts.setdefault(node.output, 0)
+            counts |= dict.fromkeys(node.outputs, 0)
             for value in node.reads():
-                counts[value] = counts.get(value, 0) + 1
-        counts[self.output] += 1
+                counts[value] += 1
+        for value in self.outputs:
+            counts[value] += 1
         return counts
+
+
+class Fork(Layer):
+    """What a container reads, as it is: the place where the gradients of its layers are summed before they leave it.
+
+    Without it a recorded step would add them to what other readers of the same value give, one by one: another order
+    of the same sum, and other bits than the closures give.
+    """
+
+    def forward(self, *xs: Array, rng: Any = None) -> tuple[Any, Backward]:  # type: ignore[override]
+        return xs if len(xs) != 1 else xs[0], lambda *dys: dys
 
 
 class Builder:
@@ -80,22 +99,27 @@ class Builder:
         finally:
             self._names.pop()
 
-    def trace(self, name: str, layer: Layer, x: Value) -> Value:
-        """Trace a layer inside a container, under its name."""
+    def trace(self, name: str, layer: Layer, *xs: Value) -> Any:
+        """Trace a layer inside a container, under its name; return its output, or a tuple of several."""
         _require_trace(name, layer)
         with self._named(name):
-            return layer.trace(self, x)
+            if next(layer.children(), None) is not None and xs:
+                inside = [Value(x.shape) for x in xs]
+                self.nodes.append(Node(name, Fork(), list(xs), inside))
+                xs = tuple(inside)
+            return layer.trace(self, *xs)
 
-    def add(self, layer: Layer, *inputs: Value) -> Value:
-        """Add a leaf of fastnn's own that reads ``inputs``; return its output."""
+    def add(self, layer: Layer, *inputs: Value) -> Any:
+        """Add a leaf of fastnn's own that reads ``inputs``; return its output, or a tuple of several."""
         name = ".".join(filter(None, self._names))
         if any(_computes(cls) for cls in type(layer).__mro__):
             raise UntraceableError(
                 f"layer {name!r}: {type(layer).__name__} computes in Python; trace() can only combine fastnn's layers"
             )
-        output = Value(layer.output_shape(*(value.shape for value in inputs)))
-        self.nodes.append(Node(name, layer, list(inputs), output))
-        return output
+        shape: Any = layer.output_shape(*(value.shape for value in inputs))
+        outputs = [Value(one) for one in shapes(shape)]
+        self.nodes.append(Node(name, layer, list(inputs), outputs))
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def _computes(cls: type) -> bool:
@@ -119,12 +143,12 @@ def _inside(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
         yield from _inside(child, f"{name}.{part}" if name else part)
 
 
-def trace(model: Layer, input_shape: Shape) -> Graph:
-    """Return the graph of ``model`` for inputs of ``input_shape``; raise `ShapeError` or `UntraceableError`."""
+def trace(model: Layer, input_shapes: Sequence[Shape]) -> Graph:
+    """Return the graph of ``model`` for inputs of these shapes; raise `ShapeError` or `UntraceableError`."""
     for name, layer in _inside(model):  # before the shapes, which a layer that is not traced need not tell
         _require_trace(name, layer)
     builder = Builder()
-    x = Value(tuple(input_shape))
-    model.output_shape(x.shape)
-    output = builder.trace("", model, x)
-    return Graph(x, output, builder.nodes)
+    xs = [Value(tuple(shape)) for shape in input_shapes]
+    model.output_shape(*(x.shape for x in xs))
+    output = builder.trace("", model, *xs)
+    return Graph(xs, list(output) if isinstance(output, tuple) else [output], builder.nodes)

@@ -5,32 +5,41 @@ All arithmetic on weights is done in float64. The passes copy what they change, 
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 
 from ..layers.activation import _Activation
-from ..layers.container import Add, Identity
+from ..layers.container import Identity
 from ..layers.dropout import Dropout, DropSamples
+from ..layers.function import Add
 from ..layers.linear import Conv2d, Linear
 from ..layers.norm import _BatchNorm
-from .graph import Graph, Node, Value
+from .graph import Fork, Graph, Node, Value
 
 __all__ = ["optimise"]
 
 
-def optimise(graph: Graph) -> Graph:
+def optimise(graph: Graph, dtype: np.dtype[Any]) -> Graph:
     """Drop what does nothing at inference, fold batch norm, fuse residual sums and activations."""
-    _snapshot(graph)
+    _snapshot(graph, dtype)
     _drop_identities(graph)
     for merge in (_fold_batch_norm, _fuse_residual, _fuse_activation):
         _merge_all(graph, merge)
     return graph
 
 
-def _snapshot(graph: Graph) -> None:
+def _snapshot(graph: Graph, dtype: np.dtype[Any]) -> None:
+    """Give every node a layer of its own, with copies of the arrays in the dtype of the program."""
     for node in graph.nodes:
+        node.layer = copy.copy(node.layer)
         for attribute in (*node.layer.parameters, *node.layer.statistics):
             value = getattr(node.layer, attribute)
-            node.arrays[attribute] = None if value is None else np.array(value, order="C")
+            if value is not None:
+                value = np.array(value, dtype if value.dtype.kind == "f" else value.dtype, order="C")
+            node.arrays[attribute] = value
+            setattr(node.layer, attribute, value)
 
 
 def _drop_identities(graph: Graph) -> None:
@@ -38,19 +47,19 @@ def _drop_identities(graph: Graph) -> None:
     kept = []
     for node in graph.nodes:
         node.inputs = [same.get(value, value) for value in node.inputs]
-        if isinstance(node.layer, (Identity, Dropout, DropSamples)):
-            same[node.output] = node.inputs[0]
+        if isinstance(node.layer, (Fork, Identity, Dropout, DropSamples)):
+            same.update(zip(node.outputs, node.inputs, strict=True))
         else:
             kept.append(node)
     graph.nodes = kept
-    graph.output = same.get(graph.output, graph.output)
+    graph.outputs = [same.get(value, value) for value in graph.outputs]
 
 
 def _merge_all(graph: Graph, merge: object) -> None:
     """Offer every node with the nodes before it to ``merge``, which returns the node that swallowed it, or None."""
     consumers = graph.consumers()
     before: dict[Value, Node] = {}
-    order: dict[Value, int] = {graph.input: -1}
+    order: dict[Value, int] = dict.fromkeys(graph.inputs, -1)
     kept: list[Node] = []
     for node in graph.nodes:
         # A value that only this node reads may be overwritten by what this node makes of it.
@@ -59,19 +68,21 @@ def _merge_all(graph: Graph, merge: object) -> None:
         if into is None:
             kept.append(node)
             into = node
-            order[node.output] = len(order)
+            order.update(dict.fromkeys(node.outputs, len(order)))
         else:
             order[node.output] = order[into.output]
-            into.output = node.output
+            into.outputs = node.outputs
             into.merged.append(node.layer.label())
-        before[into.output] = into
+        before.update(dict.fromkeys(into.outputs, into))
     graph.nodes = kept
 
 
 def _fold_batch_norm(node: Node, private: dict[Value, Node], order: dict[Value, int]) -> Node | None:
     """conv or linear, then batch norm: scale = gamma / sqrt(var + eps); w *= scale; b = (b - mean) scale + beta."""
+    if not isinstance(node.layer, _BatchNorm):
+        return None
     into = private.get(node.inputs[0])
-    if not isinstance(node.layer, _BatchNorm) or into is None or not isinstance(into.layer, (Conv2d, Linear)):
+    if into is None or not isinstance(into.layer, (Conv2d, Linear)):
         return None
     weight, bias = into.arrays["weight"], into.arrays["bias"]
     mean, var = node.arrays["running_mean"], node.arrays["running_var"]
@@ -107,8 +118,10 @@ def _fuse_residual(node: Node, private: dict[Value, Node], order: dict[Value, in
 
 def _fuse_activation(node: Node, private: dict[Value, Node], order: dict[Value, int]) -> Node | None:
     """An activation after a node whose kernel ends with one."""
+    if not isinstance(node.layer, _Activation):
+        return None
     into = private.get(node.inputs[0])
-    if not isinstance(node.layer, _Activation) or into is None or into.activation is not None:
+    if into is None or into.activation is not None:
         return None
     if not isinstance(into.layer, (Conv2d, Linear, Add, _BatchNorm)):
         return None

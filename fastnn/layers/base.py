@@ -14,7 +14,7 @@ To write a layer, derive from `Layer`, list the attributes that are trained in `
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -184,7 +184,7 @@ class Layer:
             own[name][...] = array
 
     def copy(self, dtype: DTypeLike | None = None) -> Any:
-        """Return a copy that shares nothing with this layer, its arrays converted to ``dtype`` if given."""
+        """Return a copy that shares nothing with this layer, its floating arrays converted to ``dtype`` if given."""
         twin = copy.deepcopy(self)
         done: set[int] = set()
         for _, layer in twin.leaves():
@@ -195,11 +195,14 @@ class Layer:
             for attribute in (*layer.parameters, *layer.statistics):
                 value = getattr(layer, attribute)
                 if value is not None:
-                    setattr(layer, attribute, np.array(value, dtype or value.dtype))
+                    wanted = dtype if dtype is not None and value.dtype.kind == "f" else value.dtype
+                    setattr(layer, attribute, np.array(value, wanted))
         return twin
 
-    def summary(self, input_shape: Shape) -> str:
+    def summary(self, input_shape: Shape | Sequence[Shape]) -> str:
         """Return a table of the layers, their output shapes and parameter counts, for an input of ``input_shape``.
+
+        Of a layer of several inputs, such as a `Graph`, that is a sequence of shapes.
 
         Examples
         --------
@@ -211,13 +214,13 @@ class Layer:
         --------------------------------------
         total                               10
         """
-        rows = [(name, label, str(shape), count) for name, label, shape, count in self._rows("", tuple(input_shape))]
+        rows = [(name, label, str(shape), count) for name, label, shape, count in self._rows("", *shapes(input_shape))]
         total = sum({id(a): a.size for a in self.params.values()}.values())
         return _table(rows, total)
 
-    def _rows(self, name: str, shape: Shape) -> Iterator[tuple[str, str, Shape, int]]:
+    def _rows(self, name: str, *shapes: Shape) -> Iterator[tuple[str, str, Shape, int]]:
         count = sum(getattr(self, p).size for p in self.parameters if getattr(self, p) is not None)
-        yield name, self.label(), self.output_shape(shape), count
+        yield name, self.label(), self.output_shape(*shapes), count
 
     def __repr__(self) -> str:
         return self.label()
@@ -241,6 +244,14 @@ def _some(texts: list[str], separator: str = ", ") -> str:
     """The first ten, and how many there are beyond."""
     rest = len(texts) - 10
     return separator.join(texts[:10]) + (f"{separator}and {rest} more" if rest > 0 else "")
+
+
+def shapes(shape: Shape | Sequence[Shape]) -> tuple[Shape, ...]:
+    """One shape, or a sequence of them, as several."""
+    given = tuple(shape)
+    if given and not isinstance(given[0], (int, np.integer)):
+        return tuple(tuple(one) for one in given)  # type: ignore[arg-type]
+    return (given,)  # type: ignore[return-value]
 
 
 def _table(rows: list[tuple[str, str, str, int]], total: int) -> str:

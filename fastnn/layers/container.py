@@ -7,7 +7,7 @@ name in front of shape errors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -16,6 +16,7 @@ from .. import functional as F
 from ..errors import ShapeError
 from ..random import RNG, as_stream
 from .base import Array, Backward, Layer, Shape
+from .function import Add, Join
 
 __all__ = ["Concat", "Flatten", "Identity", "Residual", "Sequential"]
 
@@ -23,14 +24,16 @@ __all__ = ["Concat", "Flatten", "Identity", "Residual", "Sequential"]
 class _Container(Layer):
     """Layers by name. The set of layers is fixed when it is built."""
 
+    #: whether a name may have dots, as the names of arrays in other people's files do
+    dotted: ClassVar[bool] = False
+
     def __init__(self, layers: Mapping[str, Layer]) -> None:
         for name, layer in layers.items():
             if not isinstance(layer, Layer):
                 raise TypeError(f"{type(self).__name__}: {name!r} is {type(layer).__name__}, not a layer")
-            if not name or "." in name:
-                raise ValueError(
-                    f"{type(self).__name__}: a layer's name has at least one character and no dot: {name!r}"
-                )
+            if not name or ("." in name and not self.dotted):
+                rule = "at least one character" + (" and no dot" * (not self.dotted))
+                raise ValueError(f"{type(self).__name__}: a layer's name has {rule}: {name!r}")
         self._layers = dict(layers)
 
     def children(self) -> Iterator[tuple[str, Layer]]:
@@ -129,7 +132,9 @@ class Sequential(_Container):
     def output_shape(self, shape: Shape) -> Shape:
         return self._run(shape, lambda layer, s: layer.output_shape(s), tuple)
 
-    def _rows(self, name: str, shape: Shape) -> Iterator[tuple[str, str, Shape, int]]:
+    def _rows(  # type: ignore[override]
+        self, name: str, shape: Shape
+    ) -> Iterator[tuple[str, str, Shape, int]]:
         before = ""
         for child, layer in self._layers.items():
             try:
@@ -178,54 +183,15 @@ class _Branches(_Container):
         shapes = self._each(shape, lambda layer: layer.output_shape(shape), shape)
         return self.join.output_shape(*shapes)
 
-    def _rows(self, name: str, shape: Shape) -> Iterator[tuple[str, str, Shape, int]]:
+    def _rows(  # type: ignore[override]
+        self, name: str, shape: Shape
+    ) -> Iterator[tuple[str, str, Shape, int]]:
         for child, layer in self._layers.items():
             try:
                 yield from layer._rows(f"{name}.{child}" if name else child, shape)
             except ShapeError as error:
                 raise self._located(error, child, shape) from None
         yield f"{name}", self.join.label(), self.output_shape(shape), 0
-
-
-class Add(Layer):
-    """The sum of two arrays of one shape: what `Residual` does with its branches."""
-
-    def __call__(self, a: ArrayLike, b: ArrayLike) -> Array:  # type: ignore[override]
-        return F.add(a, b)
-
-    def forward(self, a: ArrayLike, b: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:  # type: ignore[override]
-        return F.add(a, b), lambda dy: (dy, dy)
-
-    def output_shape(self, a: Shape, b: Shape) -> Shape:  # type: ignore[override]
-        if a != b:
-            raise ShapeError(f"the branches must give the same shape, got {a} and {b}")
-        return a
-
-
-class Join(Layer):
-    """Arrays side by side along one axis: what `Concat` does with its branches."""
-
-    def __init__(self, axis: int) -> None:
-        self.axis = axis
-
-    def __call__(self, *xs: ArrayLike) -> Array:
-        return F.concat(xs, self.axis)
-
-    def forward(self, *xs: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:  # type: ignore[override]
-        sizes = [np.shape(x)[self.axis] for x in xs]
-        return F.concat(xs, self.axis), lambda dy: F.split(dy, sizes, self.axis)
-
-    def output_shape(self, *shapes: Shape) -> Shape:
-        first, axis = shapes[0], self.axis
-        for shape in shapes[1:]:
-            if len(shape) != len(first) or any(
-                a != b for i, (a, b) in enumerate(zip(shape, first, strict=True)) if i != axis
-            ):
-                raise ShapeError(f"the branches must give equal shapes but for axis {axis}, got {shapes}")
-        return (*first[:axis], sum(shape[axis] for shape in shapes), *first[axis + 1 :])
-
-    def label(self) -> str:
-        return f"Concat axis {self.axis}"
 
 
 class Residual(_Branches):

@@ -208,7 +208,9 @@ class StochasticDepth(_Container):
     def output_shape(self, shape: Shape) -> Shape:
         return self._inside(lambda main: main.output_shape(shape), shape)
 
-    def _rows(self, name: str, shape: Shape) -> Iterator[tuple[str, str, Shape, int]]:
+    def _rows(  # type: ignore[override]
+        self, name: str, shape: Shape
+    ) -> Iterator[tuple[str, str, Shape, int]]:
         yield from self["main"]._rows(f"{name}.main" if name else "main", shape)
         yield name, self.label(), self.output_shape(shape), 0
 

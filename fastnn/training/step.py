@@ -50,7 +50,7 @@ class StepProgram:
         parameters: Parameters,
         optimizer: Optimizer,
         seed: int,
-        x: Array,
+        xs: tuple[Array, ...],
         labels: Array,
         sample_weight: Array | None,
     ) -> None:
@@ -62,19 +62,18 @@ class StepProgram:
             for node in graph.nodes:
                 for attribute in node.layer.statistics:
                     program.constant(getattr(node.layer, attribute))
-            inputs = [program.input(x.shape, x.dtype, F._prefers_channels_last(x))]
-            inputs.append(program.input(labels.shape, labels.dtype))
-            if sample_weight is not None:
-                inputs.append(program.input(sample_weight.shape, sample_weight.dtype))
+            inputs = [program.input(x.shape, x.dtype, F._prefers_channels_last(x)) for x in xs]
+            target = program.input(labels.shape, labels.dtype)
+            weights = None if sample_weight is None else program.input(sample_weight.shape, sample_weight.dtype)
             for buffer in parameters.buffers:
                 core.fill(0.0, buffer.grads)
-            scores, backwards = _forward(graph, inputs[0], stream)
-            value, dscores = loss(scores, inputs[1], inputs[2] if inputs[2:] else None)
+            scores, backwards = _forward(graph, inputs, stream)
+            value, dscores = loss(scores, target, weights)
             core.copy(value, False, program.output(value.shape, value.dtype))
             core.copy(scores, False, program.output(scores.shape, scores.dtype))
             self.scores_shape, self._dtype = scores.shape, scores.dtype
             del scores, value
-            _backward(graph, backwards, {graph.output: dscores})
+            _backward(graph, backwards, {graph.outputs[0]: dscores})
             del dscores
             parameters.update(optimizer)
         self._keys = stream.keys
@@ -88,10 +87,10 @@ class StepProgram:
         return float(loss[0]), scores
 
 
-def _forward(graph: Graph, x: Array, stream: Stream) -> tuple[Array, list[Callable[..., Any] | None]]:
-    """Every node's output as its layer computes it, and the closures; None where no parameter lies upstream."""
+def _forward(graph: Graph, xs: list[Array], stream: Stream) -> tuple[Array, list[Callable[..., Any] | None]]:
+    """Every node's outputs as its layer computes them, and the closures; None where no parameter lies upstream."""
     left = graph.consumers()
-    values = {graph.input: x}
+    values = dict(zip(graph.inputs, xs, strict=True))
     needed: set[Value] = set()
     backwards: list[Callable[..., Any] | None] = []
     for node in graph.nodes:
@@ -101,32 +100,33 @@ def _forward(graph: Graph, x: Array, stream: Stream) -> tuple[Array, list[Callab
         # From here on the layer's forward says what is kept: the closure holds it, and nothing else does.
         forward: Callable[..., Any] = node.layer.forward
         y, backward = forward(*(values[v] for v in node.inputs), rng=stream, **options)
-        values[node.output] = y
+        values.update(zip(node.outputs, y if isinstance(y, tuple) else (y,), strict=True))
         del y
         if trained or upstream:
-            needed.add(node.output)
+            needed.update(node.outputs)
         backwards.append(backward if trained or upstream else None)
         del backward
-        for value in node.inputs:
-            left[value] -= 1
+        for value in {*node.inputs, *node.outputs}:
+            left[value] -= node.inputs.count(value)
             if not left[value]:
                 del values[value]
-    return values[graph.output], backwards
+    return values[graph.outputs[0]], backwards
 
 
 def _backward(graph: Graph, backwards: list[Callable[..., Any] | None], gradients: dict[Value, Array]) -> None:
     """Run the closures from last to first; each is dropped, with what it holds, when it has run."""
     for node in reversed(graph.nodes):
         backward = backwards.pop()
-        dy = gradients.pop(node.output, None)
-        if backward is None or dy is None:
+        dys = [gradients.pop(value, None) for value in node.outputs]
+        if backward is None or all(dy is None for dy in dys):
             continue
-        dxs = backward(dy)
-        del backward, dy
+        dxs = backward(*dys)
+        del backward, dys
         for value, dx in zip(node.inputs, dxs if isinstance(dxs, (tuple, list)) else (dxs,), strict=True):
             if dx is not None:
                 gradients[value] = F.add(gradients[value], dx) if value in gradients else dx
-        del dxs, dx
+            del dx
+        del dxs
     gradients.clear()
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -23,6 +24,9 @@ from .history import History
 from .step import StepProgram, layers_of
 
 __all__ = ["Trainer"]
+
+#: one array of N rows, or a tuple of several
+Rows: TypeAlias = "ArrayLike | tuple[Array, ...]"
 
 # Recorded steps that are kept: the usual batch, the last one of an epoch, and two more.
 _MAX_PROGRAMS = 4
@@ -123,14 +127,17 @@ class Trainer:
 
     # ---- one step ----
 
-    def step(self, x: ArrayLike, y: ArrayLike, *, sample_weight: ArrayLike | None = None) -> float:
+    def step(self, x: Rows, y: Rows, *, sample_weight: ArrayLike | None = None) -> float:
         """Do one optimisation step on one batch; return its loss, penalties included: what the step lowers.
 
         Parameters
         ----------
-        x : array_like, (N, ...)
+        x : array_like, (N, ...), or a tuple of arrays
+            A tuple for a model of several inputs, such as a `Graph`.
         y : array_like, (N,) classes or (N, C) probabilities, or (N, ...) values
-            What the loss takes as its labels or targets.
+            What the loss takes as its labels or targets. A model of several outputs needs a loss of your own,
+            ``loss((y1, y2), labels) -> (float, (dy1, dy2))``, which gets a tuple of arrays as it is given here; such
+            steps run by the closures.
         sample_weight : array_like (N,), optional
 
         Raises
@@ -141,49 +148,53 @@ class Trainer:
         return sum(self._step(x, y, sample_weight)[:2])
 
     def _step(
-        self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None, *, rate: float = 1.0
-    ) -> tuple[float, float, Array]:
+        self, x: Rows, y: Rows, sample_weight: ArrayLike | None = None, *, rate: float = 1.0
+    ) -> tuple[float, float, Any]:
         """Do one step at a factor of the learning rate; return the loss of the data, the penalty and the scores."""
         self._parameters.check()
         batch = self._batch(x, y, sample_weight)
         program = self._program(*batch)
         self.optimizer.hyper(lr=self.optimizer.lr * rate, step=self.steps + 1)
         if program is not None:
-            loss, scores = program.run(self.steps, *(array for array in batch if array is not None))
+            xs, labels, weights = batch
+            loss, scores = program.run(self.steps, *xs, labels, *([] if weights is None else [weights]))
         else:
             loss, scores = self._step_by_closures(*batch)
         self.steps += 1
         return loss, self._parameters.penalty, scores
 
-    def _batch(self, x: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None) -> tuple[Array, Array, Array | None]:
+    def _batch(self, x: Rows, y: Rows, sample_weight: ArrayLike | None) -> tuple[tuple[Array, ...], Any, Array | None]:
         """The batch in the model's dtype; labels as the loss takes them, else as int64 classes or probabilities."""
-        images, labels = self._inputs(x), np.asarray(y)
-        if not images.ndim or not labels.ndim or len(images) != len(labels):
-            raise ShapeError(f"Trainer.step: one label for each row of x, got x {images.shape} and y {labels.shape}")
-        if not len(images):
+        xs, parts = self._inputs(x), _parts(y)
+        n = _rows("Trainer.step", xs, parts)
+        if not n:
             raise ShapeError("Trainer.step: the batch is empty")
+        labels = tuple(self._labels(part) for part in parts)
+        weights = F._vector("Trainer.step", "sample_weight", sample_weight, n, "row")
+        return xs, _alone(labels), None if weights is None else weights.astype(self._dtype, copy=False)
+
+    def _labels(self, labels: Array) -> Array:
         if self._known is not None:
-            labels = self._known.prepare(labels, self._dtype)
-        elif labels.ndim == 2:
-            labels = F._rowmajor("Trainer.step", "y", labels).astype(self._dtype, copy=False)
-        elif labels.dtype.kind in "iu":
-            labels = np.ascontiguousarray(labels, np.int64)
-        weights = F._vector("Trainer.step", "sample_weight", sample_weight, len(labels), "row")
-        return images, labels, None if weights is None else weights.astype(self._dtype, copy=False)
+            return self._known.prepare(labels, self._dtype)
+        if labels.ndim == 2:
+            return F._rowmajor("Trainer.step", "y", labels).astype(self._dtype, copy=False)
+        return np.ascontiguousarray(labels, np.int64) if labels.dtype.kind in "iu" else labels
 
-    def _inputs(self, x: ArrayLike) -> Array:
-        array = F._array("Trainer", "x", x).astype(self._dtype, copy=False)
-        dense = array.flags.c_contiguous or F._prefers_channels_last(array)
-        return array if dense else np.ascontiguousarray(array)
+    def _inputs(self, x: Rows) -> tuple[Array, ...]:
+        """The arrays of one input or several, as a program takes them."""
+        arrays = [F._array("Trainer", "x", part).astype(self._dtype, copy=False) for part in _parts(x)]
+        return tuple(
+            array if array.flags.c_contiguous or F._prefers_channels_last(array) else np.ascontiguousarray(array)
+            for array in arrays
+        )
 
-    def _program(self, x: Array, labels: Array, sample_weight: Array | None) -> StepProgram | None:
+    def _program(self, xs: tuple[Array, ...], labels: Any, sample_weight: Array | None) -> StepProgram | None:
         """The recorded step for a batch like this one, or None where only the closures can do it."""
         core = _backends.core()
-        if core is None or not self._wants_program or self._known is None:
+        if core is None or not self._wants_program or self._known is None or isinstance(labels, tuple):
             return None
         key = (
-            x.shape,
-            F._prefers_channels_last(x),
+            tuple((x.shape, F._prefers_channels_last(x)) for x in xs),
             labels.shape,
             labels.dtype,
             sample_weight is None,
@@ -195,26 +206,29 @@ class Trainer:
             while len(self._programs) >= _MAX_PROGRAMS:
                 del self._programs[next(iter(self._programs))]
             try:
-                graph = trace(self.model, x.shape)
+                graph = trace(self.model, [x.shape for x in xs])
             except UntraceableError:
                 self._programs[key] = None
             else:
+                if len(graph.outputs) != 1:
+                    raise _one_output()
                 self._programs[key] = StepProgram(
-                    core, graph, self._known, self._parameters, self.optimizer, self.seed, x, labels, sample_weight
+                    core, graph, self._known, self._parameters, self.optimizer, self.seed, xs, labels, sample_weight
                 )
         program = self._programs[key]
         if program is not None:
             self._known.check(labels, program.scores_shape)
         return program
 
-    def _step_by_closures(self, x: Array, labels: Array, sample_weight: Array | None) -> tuple[float, Array]:
+    def _step_by_closures(self, xs: tuple[Array, ...], labels: Any, sample_weight: Array | None) -> tuple[float, Any]:
         before = {name: array.copy() for name, array in self.model.buffers.items()}
         try:
             for buffer in self._parameters.buffers:
                 buffer.grads[...] = 0
-            scores, backward = self.model.forward(x, Stream(self.seed, self.steps))
+            forward: Callable[..., Any] = self.model.forward
+            scores, backward = forward(*xs, Stream(self.seed, self.steps))
             loss, dscores = self._loss_of(scores, labels, sample_weight)
-            backward(dscores)
+            backward(*(dscores if isinstance(scores, tuple) else (dscores,)))
         except Exception:
             for name, array in self.model.buffers.items():
                 array[...] = before[name]
@@ -222,8 +236,10 @@ class Trainer:
         self._parameters.update(self.optimizer)
         return loss, scores
 
-    def _loss_of(self, scores: Array, labels: Array, sample_weight: Array | None = None) -> tuple[float, Array]:
+    def _loss_of(self, scores: Any, labels: Any, sample_weight: Array | None = None) -> tuple[float, Any]:
         if self._known is not None:
+            if isinstance(scores, tuple) or isinstance(labels, tuple):
+                raise _one_output()
             loss, dscores = self._known(scores, labels, sample_weight)
             return float(loss[0]), dscores
         return self.loss(scores, labels, **({} if sample_weight is None else {"sample_weight": sample_weight}))
@@ -232,9 +248,9 @@ class Trainer:
 
     def fit(
         self,
-        data: tuple[ArrayLike, ArrayLike],
+        data: tuple[Rows, Rows],
         *,
-        validation: tuple[ArrayLike, ArrayLike] | None = None,
+        validation: tuple[Rows, Rows] | None = None,
         epochs: int = 1,
         batch_size: int = 128,
         shuffle: bool = True,
@@ -265,13 +281,11 @@ class Trainer:
         History
             Training stops early, and ``history.stopped`` says why, when the loss is no longer a finite number.
         """
-        x, y = self._inputs(data[0]), np.asarray(data[1])
-        n = len(x)
+        xs, ys = self._inputs(data[0]), _parts(data[1])
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"Trainer.fit: {name} must be a whole number of at least 1, got {value!r}")
-        if len(y) != n:
-            raise ShapeError(f"Trainer.fit: one label for each row of x, got x {x.shape} and y {y.shape}")
+        n = _rows("Trainer.fit", xs, ys)
         if not n:
             raise ShapeError("Trainer.fit: there are no rows to train on")
         if getattr(schedule, "needs_validation", False) and validation is None:
@@ -285,9 +299,9 @@ class Trainer:
                 total, penalties, right = 0.0, 0.0, np.zeros(2)
                 for start in starts:
                     rows = order[start : start + batch_size]
-                    labels = y[rows]
+                    labels = _alone([y[rows] for y in ys])
                     factor = 1.0 if schedule is None else schedule(len(history.step_loss) / (epochs * len(starts)))
-                    loss, penalty, scores = self._step(x[rows], labels, rate=factor)
+                    loss, penalty, scores = self._step(tuple(x[rows] for x in xs), labels, rate=factor)
                     history.step_loss.append(loss)
                     if not math.isfinite(loss + penalty):
                         history.stopped = (
@@ -320,18 +334,24 @@ class Trainer:
 
     # ---- the trained model ----
 
-    def predict(self, x: ArrayLike, *, batch_size: int = 256) -> Array:
-        """Return the model's output for x (N, ...), batch by batch; inference, with the weights as they are now."""
-        array = self._inputs(x)
-        if len(array) <= batch_size:
-            return self.model(array)
-        try:
-            model: Any = compile(self.model, (batch_size, *array.shape[1:]))
-        except UntraceableError:
-            model = self.model
-        return np.concatenate([model(array[i : i + batch_size]) for i in range(0, len(array), batch_size)])
+    def predict(self, x: Rows, *, batch_size: int = 256) -> Any:
+        """Return the model's output for x (N, ...), batch by batch; inference, with the weights as they are now.
 
-    def evaluate(self, x: ArrayLike, y: ArrayLike, *, batch_size: int = 256) -> dict[str, float]:
+        Several inputs come as a tuple of arrays, and several outputs are a tuple.
+        """
+        xs = self._inputs(x)
+        n = _rows("Trainer.predict", xs)
+        model: Any = self.model
+        if n <= batch_size:
+            return model(*xs)
+        with contextlib.suppress(UntraceableError):
+            model = compile(model, [(batch_size, *part.shape[1:]) for part in xs])
+        results = [model(*(part[i : i + batch_size] for part in xs)) for i in range(0, n, batch_size)]
+        if isinstance(results[0], tuple):
+            return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))
+        return np.concatenate(results)
+
+    def evaluate(self, x: Rows, y: Rows, *, batch_size: int = 256) -> dict[str, float]:
         """Return ``{"loss": ..., "accuracy": ...}`` of the model on x (N, ...) and its labels.
 
         The loss is that of the data alone. Where the trainer has penalties, that of the weights as they are is
@@ -340,7 +360,8 @@ class Trainer:
         answers that are right for "binary_cross_entropy_with_logits"; and it is left out for losses of values, such as
         "mse".
         """
-        labels = np.asarray(y)
+        parts = _parts(y)
+        labels = _alone(parts)
         scores = self.predict(x, batch_size=batch_size)
         loss, _ = self._loss_of(scores, labels)
         result = {"loss": loss}
@@ -351,8 +372,10 @@ class Trainer:
             result["regularization"] = self._parameters.penalty_now()
         return result
 
-    def _right(self, scores: Array, labels: Array) -> Array:
+    def _right(self, scores: Any, labels: Any) -> Array:
         """How many rows are right, and how many count; NaN where that has no meaning."""
+        if isinstance(scores, tuple) or isinstance(labels, tuple):
+            return np.array((math.nan, math.nan))
         right = losses.right(scores, labels) if self._known is None else self._known.right(scores, labels)
         return np.array((math.nan, math.nan) if right is None else right)
 
@@ -363,6 +386,31 @@ def _regularizers(given: Any) -> list[Penalty | MaxNorm]:
         if not isinstance(one, (Penalty, MaxNorm)):
             raise TypeError(f"Trainer: regularization must be L1, L2, ElasticNet or MaxNorm objects, got {one!r}")
     return several
+
+
+def _parts(x: Rows) -> tuple[Array, ...]:
+    """What a batch gives as one array, or as a tuple of several."""
+    several = isinstance(x, tuple) and len(x) > 0 and all(isinstance(part, np.ndarray) for part in x)
+    return x if several else (np.asarray(x),)  # type: ignore[return-value]
+
+
+def _alone(parts: Sequence[Array]) -> Any:
+    return parts[0] if len(parts) == 1 else tuple(parts)
+
+
+def _rows(op: str, xs: Sequence[Array], ys: Sequence[Array] = ()) -> int:
+    """The number of rows, which all arrays must share."""
+    if any(not part.ndim or len(part) != len(xs[0]) for part in (*xs, *ys)):
+        came = [", ".join(str(part.shape) for part in parts) for parts in (xs, ys)]
+        raise ShapeError(f"{op}: one label for each row of x, got x {came[0]} and y {came[1] or 'nothing'}")
+    return len(xs[0])
+
+
+def _one_output() -> TypeError:
+    return TypeError(
+        "Trainer: a loss by name takes one output and one array of labels; give a function "
+        "loss((y1, y2), labels) -> (float, (dy1, dy2)) for a model of several outputs"
+    )
 
 
 class _NoBar:
