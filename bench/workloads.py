@@ -129,6 +129,75 @@ def batch_norm_train() -> dict[str, Call]:
     return calls
 
 
+def _both_formats(x: np.ndarray, call: Callable[[Any], Any]) -> dict[str, Call]:
+    """torch on x in either memory format; call takes torch's tensor."""
+    calls: dict[str, Call] = {}
+    if torch := _torch():
+        xt = torch.from_numpy(x)
+        for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
+            xm = xt.contiguous(memory_format=memory)
+            calls[name] = lambda xm=xm: call(xm)
+    return calls
+
+
+def normalise(op: str) -> dict[str, Call]:
+    """layer_norm of rows of 768, group_norm in 32 groups and instance_norm of 64 channels; 25.7 MB."""
+    shape = (LARGE[0] * LARGE[1] * LARGE[2] * LARGE[3] // 768, 768) if op == "layer_norm" else LARGE
+    x, width = _normal(*shape), shape[1]
+    w, b = _normal(width, seed=1), _normal(width, seed=2)
+    options: dict[str, Any] = {"layer_norm": {"normalized_shape": 768}, "group_norm": {"num_groups": 32}}.get(op, {})
+    calls = everywhere(lambda: getattr(F, op)(x, **options, weight=w, bias=b))
+    if torch := _torch():
+        wt, bt = map(torch.from_numpy, (w, b))
+        peer = getattr(torch.nn.functional, op)
+        options = {"normalized_shape": (768,)} if op == "layer_norm" else options
+        if op == "layer_norm":
+            xt = torch.from_numpy(x)
+            calls["torch"] = lambda: peer(xt, **options, weight=wt, bias=bt)
+        else:
+            calls |= _both_formats(x, lambda xm: peer(xm, **options, weight=wt, bias=bt))
+    return calls
+
+
+def normalise_train(op: str) -> dict[str, Call]:
+    """Forward and backward through the layer, as a training step runs them; dx is compared."""
+    shape = (LARGE[0] * LARGE[1] * LARGE[2] * LARGE[3] // 768, 768) if op == "layer_norm" else LARGE
+    x, dy = _normal(*shape), _normal(*shape, seed=3)
+    layer = L.LayerNorm(768) if op == "layer_norm" else L.GroupNorm(32, shape[1])
+    calls = everywhere(lambda: layer.forward(x)[1](dy))
+    if torch := _torch():
+        peer = torch.nn.LayerNorm(768) if op == "layer_norm" else torch.nn.GroupNorm(32, shape[1])
+        xt, dyt = torch.from_numpy(x).requires_grad_(), torch.from_numpy(dy)
+        arrays = [xt, *peer.parameters()]
+        calls["torch"] = lambda: torch.autograd.grad(peer(xt), arrays, dyt)[0]
+    return calls
+
+
+def max_pool2d_train() -> dict[str, Call]:
+    x, dy = _normal(*LARGE), _normal(*LARGE[:2], 28, 28, seed=1)
+    layer = L.MaxPool2d(3, 2, 1)
+    calls = everywhere(lambda: layer.forward(x)[1](dy))
+    if torch := _torch():
+        dyt = torch.from_numpy(dy)
+        for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
+            xm = torch.from_numpy(x).contiguous(memory_format=memory).requires_grad_()
+            dm = dyt.contiguous(memory_format=memory)
+            calls[name] = lambda xm=xm, dm=dm: torch.autograd.grad(torch.nn.functional.max_pool2d(xm, 3, 2, 1), xm, dm)[
+                0
+            ]
+    return calls
+
+
+def adaptive_pool2d(op: str) -> dict[str, Call]:
+    """To 7 x 7 from 32 x 32, windows of 5 or 6, 16.8 MB."""
+    x = _normal(64, 64, 32, 32)
+    calls = everywhere(lambda: getattr(F, f"adaptive_{op}_pool2d")(x, 7))
+    if torch := _torch():
+        peer = getattr(torch.nn.functional, f"adaptive_{op}_pool2d")
+        calls |= _both_formats(x, lambda xm: peer(xm, 7))
+    return calls
+
+
 def max_pool2d() -> dict[str, Call]:
     x = _normal(*LARGE)
     calls = everywhere(lambda: F.max_pool2d(x, 3, 2, 1))
@@ -420,7 +489,10 @@ _SMALL: dict[str, Callable[[], Call]] = {
     "batch_norm_backward": lambda: partial(
         _first, partial(F.batch_norm_backward, _images(0), _images(1), *_STATISTICS)
     ),
+    "group_norm_backward": lambda: partial(_first, partial(F.group_norm_backward, _images(0), _images(1), 32)),
     "max_pool2d_backward": lambda: partial(F.max_pool2d_backward, _images(0, 16), _images(1), *_POOL),
+    "adaptive_max_pool2d_backward": lambda: partial(F.adaptive_max_pool2d_backward, _images(0, 7), _images(1), 7),
+    "adaptive_avg_pool2d_backward": lambda: partial(F.adaptive_avg_pool2d_backward, _images(0, 7), (16, 64, 32, 32)),
     "avg_pool2d_forward": lambda: partial(F.avg_pool2d, _images(0), *_POOL),
     "avg_pool2d_backward": lambda: partial(F.avg_pool2d_backward, _images(0, 16), (16, 64, 32, 32), *_POOL),
     "global_avg_pool2d_forward": lambda: partial(F.global_avg_pool2d, _images(0)),
@@ -481,8 +553,25 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("softmax 4096 x 1000", "softmax", softmax, bytes=8.0 * 4096 * 1000, kernels=("softmax_forward",)),
     Workload("batch norm training 25.7 MB", "batch_norm", batch_norm_train, bytes=12.0 * math.prod(LARGE),
              kernels=("batch_norm_train_forward",)),
+    *(
+        Workload(f"{op.replace('_', ' ')} 25.7 MB", op, partial(normalise, op), bytes=8.0 * math.prod(LARGE),
+                 kernels=("group_norm_forward",))
+        for op in ("layer_norm", "group_norm", "instance_norm")
+    ),
+    *(
+        Workload(f"{op.replace('_', ' ')} forward+backward 25.7 MB", op, partial(normalise_train, op),
+                 bytes=20.0 * math.prod(LARGE), kernels=("group_norm_forward", "group_norm_backward"))
+        for op in ("layer_norm", "group_norm")
+    ),
     Workload("max pool 3x3s2 25.7 MB", "max_pool2d", max_pool2d, bytes=5.0 * math.prod(LARGE),
              kernels=("max_pool2d_forward",)),
+    Workload("max pool 3x3s2 forward+backward 25.7 MB", "max_pool2d", max_pool2d_train, bytes=10.0 * math.prod(LARGE),
+             kernels=("max_pool2d_forward", "max_pool2d_backward")),
+    *(
+        Workload(f"adaptive {op} pool to 7x7 16.8 MB", f"adaptive_{op}_pool2d", partial(adaptive_pool2d, op),
+                 bytes=4.0 * 64 * 64 * 32 * 32, kernels=(f"adaptive_{op}_pool2d_forward",))
+        for op in ("max", "avg")
+    ),
     *(Workload(f"{kernel} 4 MB", kernel, partial(_small, kernel), kernels=(kernel,)) for kernel in _SMALL),
 )  # fmt: skip
 

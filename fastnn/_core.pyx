@@ -162,18 +162,46 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         void* dbias
         int64_t n, c, h, w, channels_last, dtype, frozen, accumulate
         double eps
+    ctypedef struct GroupNormArgs:
+        const void* x
+        const void* weight
+        const void* bias
+        void* y
+        double* statistics
+        int64_t n, c, h, w, groups, channels_last, dtype
+        double eps
+    ctypedef struct GroupNormBackwardArgs:
+        const void* dy
+        const void* x
+        const double* statistics
+        const void* weight
+        void* dx
+        void* dweight
+        void* dbias
+        int64_t n, c, h, w, groups, channels_last, dtype, accumulate
+        double eps
     ctypedef struct Pool2dArgs:
         const void* x
         void* y
         void* argmax
         int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
-        int64_t channels_last, dtype, argmax_bytes, count_include_pad
+        int64_t channels_last, dtype, argmax_bytes, count_include_pad, divisor
     ctypedef struct Pool2dBackwardArgs:
         const void* dy
         const void* argmax
         void* dx
         int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w
-        int64_t channels_last, dtype, argmax_bytes, count_include_pad
+        int64_t channels_last, dtype, argmax_bytes, count_include_pad, divisor
+    ctypedef struct AdaptivePoolArgs:
+        const void* x
+        void* y
+        int64_t* argmax
+        int64_t n, c, h, w, oh, ow, channels_last, dtype
+    ctypedef struct AdaptivePoolBackwardArgs:
+        const void* dy
+        const int64_t* argmax
+        void* dx
+        int64_t n, c, h, w, oh, ow, channels_last, dtype
     ctypedef struct GlobalPoolArgs:
         const void* x
         void* y
@@ -324,10 +352,16 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_batch_norm_forward
     int kKernel_batch_norm_train_forward
     int kKernel_batch_norm_backward
+    int kKernel_group_norm_forward
+    int kKernel_group_norm_backward
     int kKernel_max_pool2d_forward
     int kKernel_max_pool2d_backward
     int kKernel_avg_pool2d_forward
     int kKernel_avg_pool2d_backward
+    int kKernel_adaptive_max_pool2d_forward
+    int kKernel_adaptive_max_pool2d_backward
+    int kKernel_adaptive_avg_pool2d_forward
+    int kKernel_adaptive_avg_pool2d_backward
     int kKernel_global_avg_pool2d_forward
     int kKernel_global_avg_pool2d_backward
     int kKernel_conv2d_im2col_forward
@@ -819,8 +853,25 @@ def batch_norm_backward(dy, x, mean, var, weight, double eps, bint frozen, bint 
     call(kKernel_batch_norm_backward, &a)
 
 
+def group_norm_forward(x, weight, bias, int64_t groups, double eps, y, statistics):
+    cdef GroupNormArgs a
+    a.x, a.weight, a.bias, a.y, a.statistics = data(x), data(weight), data(bias), data(y), <double*>data(statistics)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.groups, a.channels_last, a.dtype, a.eps = groups, last(x, y), code(x), eps
+    call(kKernel_group_norm_forward, &a)
+
+
+def group_norm_backward(dy, x, statistics, weight, int64_t groups, double eps, bint accumulate, dx, dweight, dbias):
+    cdef GroupNormBackwardArgs a
+    a.dy, a.x, a.statistics, a.weight = data(dy), data(x), <const double*>data(statistics), data(weight)
+    a.dx, a.dweight, a.dbias = data(dx), data(dweight), data(dbias)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.groups, a.channels_last, a.dtype, a.eps, a.accumulate = groups, last(x, dx), code(x), eps, accumulate
+    call(kKernel_group_norm_backward, &a)
+
+
 cdef int pool2d(int kernel, x, tuple kernel_size, tuple stride, tuple padding, tuple dilation, bint count_include_pad,
-                y, argmax) except -1:
+                int64_t divisor, y, argmax) except -1:
     cdef Pool2dArgs a
     a.x, a.y, a.argmax = data(x), data(y), data(argmax)
     a.n, a.c, a.h, a.w, a.oh, a.ow = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3], dims(y)[2], dims(y)[3]
@@ -828,13 +879,13 @@ cdef int pool2d(int kernel, x, tuple kernel_size, tuple stride, tuple padding, t
     a.stride_h, a.stride_w = stride
     a.pad_h, a.pad_w = padding
     a.dilation_h, a.dilation_w = dilation
-    a.channels_last, a.dtype, a.count_include_pad = last(x, y), code(x), count_include_pad
+    a.channels_last, a.dtype, a.count_include_pad, a.divisor = last(x, y), code(x), count_include_pad, divisor
     a.argmax_bytes = 0 if argmax is None else (<cnp.ndarray>argmax).descr.itemsize
     return call(kernel, &a)
 
 
 cdef int pool2d_backward(int kernel, dy, argmax, tuple kernel_size, tuple stride, tuple padding, tuple dilation,
-                         bint count_include_pad, dx) except -1:
+                         bint count_include_pad, int64_t divisor, dx) except -1:
     cdef Pool2dBackwardArgs a
     a.dy, a.argmax, a.dx = data(dy), data(argmax), data(dx)
     a.n, a.c, a.h, a.w, a.oh, a.ow = dims(dx)[0], dims(dx)[1], dims(dx)[2], dims(dx)[3], dims(dy)[2], dims(dy)[3]
@@ -842,25 +893,60 @@ cdef int pool2d_backward(int kernel, dy, argmax, tuple kernel_size, tuple stride
     a.stride_h, a.stride_w = stride
     a.pad_h, a.pad_w = padding
     a.dilation_h, a.dilation_w = dilation
-    a.channels_last, a.dtype, a.count_include_pad = last(dy, dx), code(dy), count_include_pad
+    a.channels_last, a.dtype, a.count_include_pad, a.divisor = last(dy, dx), code(dy), count_include_pad, divisor
     a.argmax_bytes = 0 if argmax is None else (<cnp.ndarray>argmax).descr.itemsize
     return call(kernel, &a)
 
 
 def max_pool2d_forward(x, tuple kernel_size, tuple stride, tuple padding, tuple dilation, tuple out_size, y, argmax):
-    pool2d(kKernel_max_pool2d_forward, x, kernel_size, stride, padding, dilation, False, y, argmax)
+    pool2d(kKernel_max_pool2d_forward, x, kernel_size, stride, padding, dilation, False, 0, y, argmax)
 
 
 def max_pool2d_backward(dy, argmax, tuple kernel_size, tuple stride, tuple padding, tuple dilation, tuple in_size, dx):
-    pool2d_backward(kKernel_max_pool2d_backward, dy, argmax, kernel_size, stride, padding, dilation, False, dx)
+    pool2d_backward(kKernel_max_pool2d_backward, dy, argmax, kernel_size, stride, padding, dilation, False, 0, dx)
 
 
-def avg_pool2d_forward(x, tuple kernel_size, tuple stride, tuple padding, tuple out_size, bint count_include_pad, y):
-    pool2d(kKernel_avg_pool2d_forward, x, kernel_size, stride, padding, (1, 1), count_include_pad, y, None)
+def avg_pool2d_forward(x, tuple kernel_size, tuple stride, tuple padding, tuple out_size, bint count_include_pad,
+                       int64_t divisor, y):
+    pool2d(kKernel_avg_pool2d_forward, x, kernel_size, stride, padding, (1, 1), count_include_pad, divisor, y, None)
 
 
-def avg_pool2d_backward(dy, tuple kernel_size, tuple stride, tuple padding, bint count_include_pad, tuple in_size, dx):
-    pool2d_backward(kKernel_avg_pool2d_backward, dy, None, kernel_size, stride, padding, (1, 1), count_include_pad, dx)
+def avg_pool2d_backward(dy, tuple kernel_size, tuple stride, tuple padding, bint count_include_pad, int64_t divisor,
+                        tuple in_size, dx):
+    pool2d_backward(kKernel_avg_pool2d_backward, dy, None, kernel_size, stride, padding, (1, 1), count_include_pad,
+                    divisor, dx)
+
+
+cdef int adaptive_pool2d(int kernel, x, y, argmax) except -1:
+    cdef AdaptivePoolArgs a
+    a.x, a.y, a.argmax = data(x), data(y), <int64_t*>data(argmax)
+    a.n, a.c, a.h, a.w, a.oh, a.ow = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3], dims(y)[2], dims(y)[3]
+    a.channels_last, a.dtype = last(x, y), code(x)
+    return call(kernel, &a)
+
+
+cdef int adaptive_pool2d_backward(int kernel, dy, argmax, dx) except -1:
+    cdef AdaptivePoolBackwardArgs a
+    a.dy, a.argmax, a.dx = data(dy), <const int64_t*>data(argmax), data(dx)
+    a.n, a.c, a.h, a.w, a.oh, a.ow = dims(dx)[0], dims(dx)[1], dims(dx)[2], dims(dx)[3], dims(dy)[2], dims(dy)[3]
+    a.channels_last, a.dtype = last(dy, dx), code(dy)
+    return call(kernel, &a)
+
+
+def adaptive_max_pool2d_forward(x, tuple out_size, y, argmax):
+    adaptive_pool2d(kKernel_adaptive_max_pool2d_forward, x, y, argmax)
+
+
+def adaptive_max_pool2d_backward(dy, argmax, tuple in_size, dx):
+    adaptive_pool2d_backward(kKernel_adaptive_max_pool2d_backward, dy, argmax, dx)
+
+
+def adaptive_avg_pool2d_forward(x, tuple out_size, y):
+    adaptive_pool2d(kKernel_adaptive_avg_pool2d_forward, x, y, None)
+
+
+def adaptive_avg_pool2d_backward(dy, tuple in_size, dx):
+    adaptive_pool2d_backward(kKernel_adaptive_avg_pool2d_backward, dy, None, dx)
 
 
 def global_avg_pool2d_forward(x, y):

@@ -670,6 +670,98 @@ def _put(gradient: Array, accumulate: bool, out: Array) -> None:
     out[...] = gradient.astype(out.dtype) + out if accumulate else gradient
 
 
+# --- Group normalisation ----------------------------------------------------------------------------------------------
+
+
+@_jit
+def _group_norm(
+    lo: int, hi: int, x: Array, weight: Array, bias: Array, eps: float, y: Array, statistics: Array
+) -> None:
+    """x and y (n * groups, channels of a group, pixels), weight and bias (groups, channels of a group)."""
+    channels, pixels = x.shape[1:]
+    m = channels * pixels
+    for i in range(lo, hi):
+        mean = _sum(x[i].reshape(m)) / m
+        total = 0.0
+        for c in range(channels):
+            for p in range(pixels):
+                total += (x[i, c, p] - mean) ** 2
+        statistics[i, 0], statistics[i, 1] = mean, total / m
+        inverse, g = 1 / np.sqrt(total / m + eps), i % weight.shape[0]
+        for c in range(channels):
+            for p in range(pixels):
+                y[i, c, p] = (x[i, c, p] - mean) * inverse * weight[g, c] + bias[g, c]
+
+
+@_jit
+def _group_norm_backward(
+    lo: int, hi: int, dy: Array, x: Array, statistics: Array, weight: Array, eps: float, dx: Array, shares: Array
+) -> None:
+    """shares (n * groups, channels, 2): sum(dy) and sum(dy * xhat) of each channel of each group."""
+    channels, pixels = x.shape[1:]
+    m = channels * pixels
+    for i in range(lo, hi):
+        mean, inverse, g = statistics[i, 0], 1 / np.sqrt(statistics[i, 1] + eps), i % weight.shape[0]
+        mean_g = mean_gx = 0.0
+        for c in range(channels):
+            db = dw = 0.0
+            for p in range(pixels):
+                db += dy[i, c, p]
+                dw += dy[i, c, p] * ((x[i, c, p] - mean) * inverse)
+            shares[i, c, 0], shares[i, c, 1] = db, dw
+            mean_g += db * weight[g, c] / m
+            mean_gx += dw * weight[g, c] / m
+        for c in range(channels):
+            for p in range(pixels):
+                xhat = (x[i, c, p] - mean) * inverse
+                dx[i, c, p] = (dy[i, c, p] * weight[g, c] - mean_g - xhat * mean_gx) * inverse
+
+
+def _group_vector(v: Array | None, otherwise: float, x: Array, groups: int) -> Array:
+    """(c,) -> (groups, c / groups), read-only; None: all `otherwise`."""
+    c = x.shape[1]
+    return _input(np.full(c, otherwise, x.dtype) if v is None else v).reshape(groups, c // groups)
+
+
+@_ieee
+def group_norm_forward(
+    x: Array, weight: Array | None, bias: Array | None, groups: int, eps: float, y: Array, statistics: Array
+) -> None:
+    n, c, h, w = x.shape
+    rows = (n * groups, c // groups, h * w)
+    vectors = _group_vector(weight, 1.0, x, groups), _group_vector(bias, 0.0, x, groups)
+    with _output(y) as out:
+        args = (_input(x).reshape(rows), *vectors, eps, out.reshape(rows), statistics.reshape(n * groups, 2))
+        _parallel(_group_norm, n * groups, 4 * x.size, *args)
+
+
+@_ieee
+def group_norm_backward(
+    dy: Array,
+    x: Array,
+    statistics: Array,
+    weight: Array | None,
+    groups: int,
+    eps: float,
+    accumulate: bool,
+    dx: Array,
+    dweight: Array | None,
+    dbias: Array | None,
+) -> None:
+    n, c, h, w = x.shape
+    rows, shares = (n * groups, c // groups, h * w), np.empty((n * groups, c // groups, 2))
+    with _output(dx) as out:
+        _parallel(
+            _group_norm_backward, n * groups, 6 * x.size, _input(dy).reshape(rows), _input(x).reshape(rows),
+            _input(statistics).reshape(n * groups, 2), _group_vector(weight, 1.0, x, groups), eps, out.reshape(rows),
+            shares,
+        )  # fmt: skip
+    db, dw = shares.reshape(n, c, 2).sum(0).T
+    for gradient, target in ((dw, dweight), (db, dbias)):
+        if target is not None:
+            _put(gradient, accumulate, target)
+
+
 # --- Pooling ----------------------------------------------------------------------------------------------------------
 
 
@@ -737,7 +829,7 @@ def _span(out: int, size: int, taps: int, stride: int, padding: int, include_pad
 
 
 @_jit
-def _avg_pool2d(lo: int, hi: int, x: Array, window: Window, include_pad: bool, y: Array) -> None:
+def _avg_pool2d(lo: int, hi: int, x: Array, window: Window, include_pad: bool, divisor: int, y: Array) -> None:
     (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w), _ = window
     h, w = x.shape[1:]
     for plane in range(lo, hi):
@@ -749,11 +841,13 @@ def _avg_pool2d(lo: int, hi: int, x: Array, window: Window, include_pad: bool, y
                 for ih in range(top, bottom):
                     for iw in range(left, right):
                         total += x[plane, ih, iw]
-                y[plane, oh, ow] = total / max(max(rows, 0) * max(cols, 0), 1)
+                y[plane, oh, ow] = total / (divisor or max(max(rows, 0) * max(cols, 0), 1))
 
 
 @_jit
-def _avg_pool2d_backward(lo: int, hi: int, dy: Array, window: Window, include_pad: bool, dx: Array) -> None:
+def _avg_pool2d_backward(
+    lo: int, hi: int, dy: Array, window: Window, include_pad: bool, divisor: int, dx: Array
+) -> None:
     (kernel_h, kernel_w), (stride_h, stride_w), (pad_h, pad_w), _ = window
     h, w = dx.shape[1:]
     for plane in range(lo, hi):
@@ -762,7 +856,67 @@ def _avg_pool2d_backward(lo: int, hi: int, dy: Array, window: Window, include_pa
             top, bottom, rows = _span(oh, h, kernel_h, stride_h, pad_h, include_pad)
             for ow in range(dy.shape[2]):
                 left, right, cols = _span(ow, w, kernel_w, stride_w, pad_w, include_pad)
-                share = dy[plane, oh, ow] / max(max(rows, 0) * max(cols, 0), 1)
+                share = dy[plane, oh, ow] / (divisor or max(max(rows, 0) * max(cols, 0), 1))
+                for ih in range(top, bottom):
+                    for iw in range(left, right):
+                        dx[plane, ih, iw] += share
+
+
+@_jit
+def _part(i: int, size: int, out: int) -> tuple[int, int]:
+    """Begin and end of part i of `out` parts."""
+    return i * size // out, -(-(i + 1) * size // out)
+
+
+@_jit
+def _adaptive_max_pool2d(lo: int, hi: int, x: Array, y: Array, argmax: Array) -> None:
+    h, w = x.shape[1:]
+    for plane in range(lo, hi):
+        for oh in range(y.shape[1]):
+            top, bottom = _part(oh, h, y.shape[1])
+            for ow in range(y.shape[2]):
+                left, right = _part(ow, w, y.shape[2])
+                best, position = x[plane, top, left], top * w + left
+                for ih in range(top, bottom):
+                    for iw in range(left, right):
+                        v = x[plane, ih, iw]
+                        if v > best or (v != v and best == best):
+                            best, position = v, ih * w + iw
+                y[plane, oh, ow], argmax[plane, oh, ow] = best, position
+
+
+@_jit
+def _adaptive_max_pool2d_backward(lo: int, hi: int, dy: Array, argmax: Array, dx: Array) -> None:
+    """dy and argmax (planes, outputs), dx (planes, h * w)."""
+    for plane in range(lo, hi):
+        dx[plane] = 0
+        for i in range(dy.shape[1]):
+            dx[plane, argmax[plane, i]] += dy[plane, i]
+
+
+@_jit
+def _adaptive_avg_pool2d(lo: int, hi: int, x: Array, y: Array) -> None:
+    for plane in range(lo, hi):
+        for oh in range(y.shape[1]):
+            top, bottom = _part(oh, x.shape[1], y.shape[1])
+            for ow in range(y.shape[2]):
+                left, right = _part(ow, x.shape[2], y.shape[2])
+                total = 0.0
+                for ih in range(top, bottom):
+                    for iw in range(left, right):
+                        total += x[plane, ih, iw]
+                y[plane, oh, ow] = total / ((bottom - top) * (right - left))
+
+
+@_jit
+def _adaptive_avg_pool2d_backward(lo: int, hi: int, dy: Array, dx: Array) -> None:
+    for plane in range(lo, hi):
+        dx[plane] = 0
+        for oh in range(dy.shape[1]):
+            top, bottom = _part(oh, dx.shape[1], dy.shape[1])
+            for ow in range(dy.shape[2]):
+                left, right = _part(ow, dx.shape[2], dy.shape[2])
+                share = dy[plane, oh, ow] / ((bottom - top) * (right - left))
                 for ih in range(top, bottom):
                     for iw in range(left, right):
                         dx[plane, ih, iw] += share
@@ -816,21 +970,61 @@ def max_pool2d_backward(
 
 
 def avg_pool2d_forward(
-    x: Array, kernel_size: Size, stride: Size, padding: Size, out_size: Size, count_include_pad: bool, y: Array
+    x: Array,
+    kernel_size: Size,
+    stride: Size,
+    padding: Size,
+    out_size: Size,
+    count_include_pad: bool,
+    divisor: int,
+    y: Array,
 ) -> None:
     with _output(y) as out:
         window = (kernel_size, stride, padding, (1, 1))
-        args = (_planes(_input(x)), window, count_include_pad, _planes(out))
+        args = (_planes(_input(x)), window, count_include_pad, divisor, _planes(out))
         _parallel(_avg_pool2d, x.shape[0] * x.shape[1], y.size * math.prod(kernel_size), *args)
 
 
 def avg_pool2d_backward(
-    dy: Array, kernel_size: Size, stride: Size, padding: Size, count_include_pad: bool, in_size: Size, dx: Array
+    dy: Array,
+    kernel_size: Size,
+    stride: Size,
+    padding: Size,
+    count_include_pad: bool,
+    divisor: int,
+    in_size: Size,
+    dx: Array,
 ) -> None:
     with _output(dx) as out:
         window = (kernel_size, stride, padding, (1, 1))
-        args = (_planes(_input(dy)), window, count_include_pad, _planes(out))
+        args = (_planes(_input(dy)), window, count_include_pad, divisor, _planes(out))
         _parallel(_avg_pool2d_backward, dx.shape[0] * dx.shape[1], dy.size * math.prod(kernel_size), *args)
+
+
+def adaptive_max_pool2d_forward(x: Array, out_size: Size, y: Array, argmax: Array | None) -> None:
+    """argmax may be None: not wanted."""
+    with _output(y) as out, _output(np.empty(y.shape, np.int64) if argmax is None else argmax) as positions:
+        args = (_planes(_input(x)), _planes(out), _planes(positions))
+        _parallel(_adaptive_max_pool2d, x.shape[0] * x.shape[1], x.size, *args)
+
+
+def adaptive_max_pool2d_backward(dy: Array, argmax: Array, in_size: Size, dx: Array) -> None:
+    planes = dx.shape[0] * dx.shape[1]
+    with _output(dx) as out:
+        args = (_input(dy).reshape(planes, -1), _input(argmax).reshape(planes, -1), out.reshape(planes, -1))
+        _parallel(_adaptive_max_pool2d_backward, planes, dx.size + 4 * dy.size, *args)
+
+
+def adaptive_avg_pool2d_forward(x: Array, out_size: Size, y: Array) -> None:
+    with _output(y) as out:
+        args = (_planes(_input(x)), _planes(out))
+        _parallel(_adaptive_avg_pool2d, x.shape[0] * x.shape[1], x.size, *args)
+
+
+def adaptive_avg_pool2d_backward(dy: Array, in_size: Size, dx: Array) -> None:
+    with _output(dx) as out:
+        args = (_planes(_input(dy)), _planes(out))
+        _parallel(_adaptive_avg_pool2d_backward, dx.shape[0] * dx.shape[1], 2 * dx.size, *args)
 
 
 def global_avg_pool2d_forward(x: Array, y: Array) -> None:

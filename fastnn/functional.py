@@ -30,7 +30,13 @@ BatchNormStatistics: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, Arra
 __all__ = [
     "adagrad_step",
     "adam_step",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool2d_backward",
+    "adaptive_max_pool2d",
+    "adaptive_max_pool2d_backward",
     "add",
+    "avg_pool1d",
+    "avg_pool1d_backward",
     "avg_pool2d",
     "avg_pool2d_backward",
     "batch_norm",
@@ -53,10 +59,16 @@ __all__ = [
     "gelu_backward",
     "global_avg_pool2d",
     "global_avg_pool2d_backward",
+    "group_norm",
+    "group_norm_backward",
     "hinge",
     "huber",
     "im2col",
+    "instance_norm",
+    "instance_norm_backward",
     "l1",
+    "layer_norm",
+    "layer_norm_backward",
     "leaky_relu",
     "leaky_relu_backward",
     "linear",
@@ -64,6 +76,8 @@ __all__ = [
     "log_softmax",
     "log_softmax_backward",
     "max_norm",
+    "max_pool1d",
+    "max_pool1d_backward",
     "max_pool2d",
     "max_pool2d_backward",
     "mse",
@@ -318,6 +332,28 @@ def _elementwise_backward(op: str, dy: ArrayLike, x: ArrayLike) -> tuple[Array, 
     if not _same_layout(gradient, array):
         gradient = _laid_out_as(gradient, array)
     return gradient, array, _K.empty_like(array)
+
+
+def _takes(op: str, into: Sequence[Array | None], dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> bool:
+    """Whether a kernel can add gradients of ``dtype`` to these arrays; where not (a float32 layer whose input is
+    float64, arrays with gaps), `_added` does it. Raises where they are not arrays of those shapes."""
+    fits = True
+    for target, shape in zip(into, shapes, strict=True):
+        if target is None:
+            continue
+        if not isinstance(target, np.ndarray) or target.shape != shape:
+            came = target.shape if isinstance(target, np.ndarray) else type(target).__name__
+            raise ShapeError(f"{op}: expected in into an array of shape {shape}, got {came}")
+        fits = fits and target.dtype == dtype and target.flags.carray
+    return fits
+
+
+def _added(into: Sequence[Array | None], gradients: Sequence[Array | None]) -> Any:
+    """The arrays of into, after the gradients were added to them."""
+    for target, gradient in zip(into, gradients, strict=True):
+        if target is not None and gradient is not None:
+            target[...] = target + gradient
+    return tuple(into)
 
 
 # ---- activations ----------------------------------------------------------------------------------------------------
@@ -1410,6 +1446,9 @@ def batch_norm_backward(
     means, variances = _vector(op, "mean", mean, c, "channel"), _vector(op, "var", var, c, "channel")
     weights = _vector(op, "weight", weight, c, "channel")
     gradient, array, means, variances, weights = _same_dtype(gradient, array, means, variances, weights)
+    if into is not None and not _takes(op, into, array.dtype, (c,), (c,)):
+        dx, *found = batch_norm_backward(dy, x, mean, var, weight, eps, frozen=frozen)
+        return dx, *_added(into, found)
     dx = _K.empty(array.shape, array.dtype, channels_last)
     dweight, dbias = into or (_K.empty((c,), array.dtype), _K.empty((c,), array.dtype))
     if dx.size:
@@ -1425,6 +1464,373 @@ def _move_average(running: Array, batch: Array, momentum: float, factor: float =
     """running = (1 - momentum) running + momentum factor batch, in place; momentum weighs the new batch."""
     batch = batch.astype(running.dtype, copy=False)
     _K.scale_add(batch, momentum * factor, 1.0 - momentum, running)
+
+
+# ---- layer, group and instance normalisation: one kernel, that of groups --------------------------------------------
+
+
+def _channels(op: str, name: str, x: ArrayLike, least: int, channels_last: bool | None = None) -> tuple[Array, Any]:
+    """x (N, C, ...) of at least so many dimensions as (N, C, H, W), and the shape that it had."""
+    array = _array(op, name, x)
+    if array.ndim < least:
+        rest = ", ..." if least == 2 else ", L, ..."
+        raise ShapeError(f"{op}: expected {name} of shape (N, C{rest}), got {array.shape}")
+    if array.ndim == 4:
+        return _image(op, name, array, channels_last)[0], array.shape
+    array = array if array.flags.c_contiguous else _contiguous(array)
+    shape = array.shape
+    return array.reshape(*shape[:2], int(np.prod(shape[2:])), 1), shape
+
+
+def _group_norm(
+    op: str, x: Array, groups: int, weight: Array | None, bias: Array | None, eps: float
+) -> tuple[Array, Array]:
+    """y and the statistics (N, groups, 2), in float64, of x (N, C, H, W)."""
+    x, weight, bias = _same_dtype(x, weight, bias)
+    y = _K.empty(x.shape, x.dtype, not x.flags.c_contiguous)
+    statistics = _K.empty((x.shape[0], groups, 2), _FLOAT64)
+    if y.size:
+        _K.group_norm_forward(x, weight, bias, groups, float(eps), y, statistics)
+    return y, statistics
+
+
+def _group_norm_backward(
+    op: str,
+    dy: Array,
+    x: Array,
+    statistics: Array | None,
+    groups: int,
+    weight: Array | None,
+    eps: float,
+    into: tuple[Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]:
+    """dx, dweight, dbias for x (N, C, H, W); statistics None: computed again."""
+    dy, x, weight = _same_dtype(dy, x, weight)
+    if statistics is None:
+        statistics = _group_norm(op, x, groups, None, None, eps)[1]
+    c = x.shape[1]
+    if into is not None and not _takes(op, into, x.dtype, (c,), (c,)):
+        dx, *found = _group_norm_backward(op, dy, x, statistics, groups, weight, eps, None)
+        return dx, *_added(into, found)
+    dx = _K.empty(x.shape, x.dtype, not x.flags.c_contiguous)
+    dweight, dbias = into or (_K.empty((c,), x.dtype), _K.empty((c,), x.dtype))
+    if dx.size:
+        _K.group_norm_backward(dy, x, statistics, weight, groups, float(eps), into is not None, dx, dweight, dbias)
+    elif into is None and dweight is not None and dbias is not None:
+        dweight[...] = dbias[...] = 0.0
+    return dx, dweight, dbias
+
+
+def _group_norm_arrays(
+    op: str, x: ArrayLike, groups: int | None, weight: ArrayLike | None, bias: ArrayLike | None
+) -> tuple[Array, Any, int, Array | None, Array | None]:
+    """x (N, C, H, W), its own shape, the number of groups (None: one for each channel), weight and bias."""
+    array, shape = _channels(op, "x", x, 3 if groups is None else 2)
+    c = array.shape[1]
+    if groups is not None and not isinstance(groups, (int, np.integer)):
+        raise TypeError(f"{op}: num_groups must be a whole number, got {groups!r}")
+    count = c if groups is None else int(groups)
+    if groups is not None and (count < 1 or c % count):
+        raise ShapeError(f"{op}: num_groups must divide the channels; got {groups} groups for {c} channels")
+    return array, shape, count, *_affine(op, weight, bias, c)
+
+
+def _group_norm_forward(
+    op: str, x: ArrayLike, groups: int | None, weight: ArrayLike | None, bias: ArrayLike | None, eps: float
+) -> tuple[Array, Array]:
+    array, shape, count, weights, biases = _group_norm_arrays(op, x, groups, weight, bias)
+    y, statistics = _group_norm(op, array, count, weights, biases, eps)
+    return _restore(y, shape), statistics
+
+
+def _group_norm_gradients(
+    op: str,
+    dy: ArrayLike,
+    x: ArrayLike,
+    statistics: Array | None,
+    groups: int | None,
+    weight: ArrayLike | None,
+    eps: float,
+    into: tuple[Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]:
+    array, shape, count, weights, _ = _group_norm_arrays(op, x, groups, weight, None)
+    gradient, dy_shape = _channels(op, "dy", dy, 2, not array.flags.c_contiguous)
+    if dy_shape != shape:
+        raise ShapeError(f"{op}: dy and x must have the same shape, got {dy_shape} and {shape}")
+    dx, dweight, dbias = _group_norm_backward(op, gradient, array, statistics, count, weights, eps, into)
+    return _restore(dx, shape), dweight, dbias
+
+
+def group_norm(
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> Array:
+    """Group normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias, by the statistics of groups of channels.
+
+    Each image has its own: training and inference are the same, and a batch of one will do.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, ...)
+        Images (N, C, H, W) may be channels-last, which is a fast path.
+    num_groups : int
+        Divides C; a group is C / num_groups neighbouring channels and all that follows them.
+    weight, bias : array_like (C,), optional
+        1 and 0 when absent.
+    eps : float
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and memory format.
+
+    References
+    ----------
+    Wu and He, ECCV 2018.
+
+    Examples
+    --------
+    >>> group_norm(np.float32([[1, 3, 10, 30]]), 2, eps=0.0)
+    array([[-1.,  1., -1.,  1.]], dtype=float32)
+    """
+    return _group_norm_forward("group_norm", x, num_groups, weight, bias, eps)[0]
+
+
+def group_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    num_groups: int,
+    weight: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    into: tuple[Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """Gradient of `group_norm`.
+
+    Computes the statistics again; the layer keeps them from its forward pass.
+
+    Parameters
+    ----------
+    dy, x : array_like, (N, C, ...)
+    into : (dweight, dbias), optional
+        Arrays to which the gradients are added, instead of new ones.
+
+    Returns
+    -------
+    dx : ndarray
+        Of x's shape and memory format.
+    dweight, dbias : ndarray (C,)
+
+    Examples
+    --------
+    >>> dx, dweight, dbias = group_norm_backward(np.float32([[1, 1]]), np.float32([[1, 3]]), 1, eps=0.0)
+    >>> dx, dweight, dbias  # a constant shift of y changes nothing before the normalisation
+    (array([[0., 0.]], dtype=float32), array([-1.,  1.], dtype=float32), array([1., 1.], dtype=float32))
+    """
+    return _group_norm_gradients("group_norm_backward", dy, x, None, num_groups, weight, eps, into)
+
+
+def instance_norm(
+    x: ArrayLike,
+    running_mean: ArrayLike | None = None,
+    running_var: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    use_input_stats: bool = True,
+    *,
+    eps: float = 1e-5,
+) -> Array:
+    """Instance normalisation: `group_norm` with a group for each channel.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, L, ...)
+        Images (N, C, H, W) may be channels-last, which is a fast path.
+    running_mean, running_var : array_like (C,), optional
+        The statistics to use without ``use_input_stats``: then this is `batch_norm`. A function gathers none, so it
+        takes no momentum either.
+    weight, bias : array_like (C,), optional
+        1 and 0 when absent.
+    use_input_stats : bool
+        Normalise by the statistics of each channel of each image.
+    eps : float
+
+    Returns
+    -------
+    ndarray
+        Of x's shape and memory format.
+
+    References
+    ----------
+    Ulyanov, Vedaldi and Lempitsky, arXiv 1607.08022.
+
+    Examples
+    --------
+    >>> instance_norm(np.float32([[[1, 3], [10, 30]]]), eps=0.0)
+    array([[[-1.,  1.],
+            [-1.,  1.]]], dtype=float32)
+    """
+    op = "instance_norm"
+    if use_input_stats:
+        if running_mean is not None or running_var is not None:
+            raise ValueError(f"{op}: running statistics are read with use_input_stats=False only; leave them out")
+        return _group_norm_forward(op, x, None, weight, bias, eps)[0]
+    if running_mean is None or running_var is None:
+        raise ValueError(f"{op}: use_input_stats=False needs running_mean and running_var")
+    return batch_norm(x, running_mean, running_var, weight, bias, eps)
+
+
+def instance_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    into: tuple[Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """Gradient of `instance_norm` by the input's statistics; see `group_norm_backward`.
+
+    Examples
+    --------
+    >>> instance_norm_backward(np.float32([[[1, 1]]]), np.float32([[[1, 3]]]), eps=0.0)[0]
+    array([[[0., 0.]]], dtype=float32)
+    """
+    return _group_norm_gradients("instance_norm_backward", dy, x, None, None, weight, eps, into)
+
+
+def _normalized(
+    op: str, x: ArrayLike, normalized_shape: int | Sequence[int], **vectors: ArrayLike | None
+) -> tuple[Array, Array, tuple[int, ...], list[Array | None]]:
+    """x as an array, as (rows, cols, 1, 1) in C order, the normalised shape, and the vectors as (cols,)."""
+    array = _array(op, "x", x)
+    sizes = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else tuple(normalized_shape)
+    if not all(isinstance(n, (int, np.integer)) for n in sizes):
+        raise TypeError(f"{op}: normalized_shape must be whole numbers, got {normalized_shape!r}")
+    shape = tuple(int(n) for n in sizes)
+    if not shape or array.shape[-len(shape) :] != shape:
+        raise ShapeError(f"{op}: expected x of shape (..., {', '.join(map(str, shape))}), got {array.shape}")
+    found: list[Array | None] = []
+    for name, vector in vectors.items():
+        v = None if vector is None else _rowmajor(op, name, vector)
+        if v is not None and v.shape != shape:
+            raise ShapeError(f"{op}: expected {name} of shape {shape}, the normalised shape, got {v.shape}")
+        found.append(None if v is None else v.reshape(-1))
+    rows = array if array.flags.c_contiguous else _contiguous(array)
+    cols = int(np.prod(shape))
+    return array, rows.reshape(int(np.prod(array.shape[: -len(shape)])), cols, 1, 1), shape, found
+
+
+def _layer_norm(
+    op: str,
+    x: ArrayLike,
+    normalized_shape: int | Sequence[int],
+    weight: ArrayLike | None,
+    bias: ArrayLike | None,
+    eps: float,
+) -> tuple[Array, Array]:
+    array, rows, _, (weights, biases) = _normalized(op, x, normalized_shape, weight=weight, bias=bias)
+    y, statistics = _group_norm(op, rows, 1, weights, biases, eps)
+    return _like(array, y.reshape(array.shape)), statistics
+
+
+def _layer_norm_backward(
+    op: str,
+    dy: ArrayLike,
+    x: ArrayLike,
+    statistics: Array | None,
+    normalized_shape: int | Sequence[int],
+    weight: ArrayLike | None,
+    eps: float,
+    into: tuple[Array | None, Array | None] | None,
+) -> tuple[Array, Array | None, Array | None]:
+    array, rows, shape, (weights,) = _normalized(op, x, normalized_shape, weight=weight)
+    gradient = _rowmajor(op, "dy", dy)
+    if gradient.shape != array.shape:
+        raise ShapeError(f"{op}: dy and x must have the same shape, got {gradient.shape} and {array.shape}")
+    gradient, rows, weights = _same_dtype(gradient, rows, weights)
+    flat: Any = None
+    if into is not None and _takes(op, into, rows.dtype, shape, shape):
+        flat = tuple(None if d is None else d.reshape(-1) for d in into)
+    dx, *found = _group_norm_backward(op, gradient.reshape(rows.shape), rows, statistics, 1, weights, eps, flat)
+    gradients: Any = [None if d is None else d.reshape(shape) for d in found]
+    if into is not None:
+        gradients = into if flat else _added(into, gradients)
+    return _like(array, dx.reshape(array.shape)), gradients[0], gradients[1]
+
+
+def layer_norm(
+    x: ArrayLike,
+    normalized_shape: int | Sequence[int],
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+) -> Array:
+    """Layer normalisation: y = (x - mean) / sqrt(var + eps) * weight + bias, by the statistics of the last axes.
+
+    Parameters
+    ----------
+    x : array_like, (..., *normalized_shape)
+        C order is the fast path; channels-last and strided arrays are copied on the way, and the result is in x's
+        memory format.
+    normalized_shape : int or sequence of int
+        The sizes of the axes over which mean and variance are taken.
+    weight, bias : array_like (*normalized_shape,), optional
+        1 and 0 when absent.
+    eps : float
+
+    Returns
+    -------
+    ndarray
+        Of x's shape.
+
+    References
+    ----------
+    Ba, Kiros and Hinton, arXiv 1607.06450.
+
+    Examples
+    --------
+    >>> layer_norm(np.float32([[1, 3], [10, 30]]), 2, eps=0.0)
+    array([[-1.,  1.],
+           [-1.,  1.]], dtype=float32)
+    """
+    return _layer_norm("layer_norm", x, normalized_shape, weight, bias, eps)[0]
+
+
+def layer_norm_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    normalized_shape: int | Sequence[int],
+    weight: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    into: tuple[Array | None, Array | None] | None = None,
+) -> tuple[Array, Array | None, Array | None]:
+    """Gradient of `layer_norm`.
+
+    Computes the statistics again; the layer keeps them from its forward pass.
+
+    Parameters
+    ----------
+    dy, x : array_like, (..., *normalized_shape)
+    into : (dweight, dbias), optional
+        Arrays to which the gradients are added, instead of new ones.
+
+    Returns
+    -------
+    dx : ndarray
+        Of x's shape.
+    dweight, dbias : ndarray (*normalized_shape,)
+
+    Examples
+    --------
+    >>> dx, dweight, dbias = layer_norm_backward(np.float32([[1, 1]]), np.float32([[1, 3]]), 2, eps=0.0)
+    >>> dx, dweight, dbias  # a constant shift of y changes nothing before the normalisation
+    (array([[0., 0.]], dtype=float32), array([-1.,  1.], dtype=float32), array([1., 1.], dtype=float32))
+    """
+    return _layer_norm_backward("layer_norm_backward", dy, x, None, normalized_shape, weight, eps, into)
 
 
 # ---- pooling --------------------------------------------------------------------------------------------------------
@@ -1460,10 +1866,11 @@ def _max_pool2d(
     dilation: IntOrPair,
     ceil_mode: bool,
     with_argmax: bool = True,
+    op: str = "max_pool2d",
 ) -> tuple[Array, Array | None]:
     """y and the position of each maximum in its window (kh * KW + kw), one byte or, for large windows, int32."""
     array, channels_last, k, s, p, d, out_size = _pool_geometry(
-        "max_pool2d", x, kernel_size, stride, padding, dilation, ceil_mode
+        op, x, kernel_size, stride, padding, dilation, ceil_mode
     )
     shape = (*array.shape[:2], *out_size)
     y = _K.empty(shape, array.dtype, channels_last)
@@ -1481,8 +1888,8 @@ def _max_pool2d_backward(
     stride: IntOrPair | None,
     padding: IntOrPair,
     dilation: IntOrPair,
+    op: str = "max_pool2d_backward",
 ) -> Array:
-    op = "max_pool2d_backward"
     channels_last = not argmax.flags.c_contiguous
     gradient, _ = _image(op, "dy", dy, channels_last)
     if gradient.shape != argmax.shape:
@@ -1531,17 +1938,29 @@ def max_pool2d(
            [13., 15.]], dtype=float32)
     """
     y, argmax = _max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode, return_indices)
-    if not return_indices:
+    if argmax is None:
         return y
-    assert argmax is not None
     op = "max_pool2d"
+    return y, _indices(op, argmax, np.shape(x)[3], kernel_size, stride, padding, dilation)
+
+
+def _indices(
+    op: str,
+    argmax: Array,
+    width: int,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+) -> Array:
+    """Positions h * W + w in the plane from positions in the windows."""
     k = _pair(op, "kernel_size", kernel_size, 1)
     s = k if stride is None else _pair(op, "stride", stride, 1)
     p, d = _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
     where = argmax.astype(_INT64)
-    row = np.arange(y.shape[2])[:, None] * s[0] - p[0] + where // k[1] * d[0]
-    column = np.arange(y.shape[3]) * s[1] - p[1] + where % k[1] * d[1]
-    return y, row * np.shape(x)[3] + column
+    row = np.arange(where.shape[2])[:, None] * s[0] - p[0] + where // k[1] * d[0]
+    column = np.arange(where.shape[3]) * s[1] - p[1] + where % k[1] * d[1]
+    return row * width + column
 
 
 def max_pool2d_backward(
@@ -1569,6 +1988,58 @@ def max_pool2d_backward(
     return _max_pool2d_backward(gradient, argmax, array.shape, kernel_size, stride, padding, dilation)
 
 
+def _divisor(op: str, divisor_override: int | None) -> int:
+    """The divisor as the kernels take it, 0 for None."""
+    if divisor_override is None:
+        return 0
+    if not isinstance(divisor_override, (int, np.integer)) or divisor_override == 0:
+        raise ValueError(f"{op}: divisor_override must be a whole number other than 0, got {divisor_override!r}")
+    return int(divisor_override)
+
+
+def _avg_pool2d(
+    op: str,
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None,
+    padding: IntOrPair,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Array:
+    divisor = _divisor(op, divisor_override)
+    array, channels_last, k, s, p, _, out_size = _pool_geometry(op, x, kernel_size, stride, padding, 1, ceil_mode)
+    y = _K.empty((*array.shape[:2], *out_size), array.dtype, channels_last)
+    if y.size:
+        _K.avg_pool2d_forward(array, k, s, p, out_size, bool(count_include_pad), divisor, y)
+    return y
+
+
+def _avg_pool2d_backward(
+    op: str,
+    dy: ArrayLike,
+    in_shape: tuple[int, ...],
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None,
+    padding: IntOrPair,
+    ceil_mode: bool,
+    count_include_pad: bool,
+    divisor_override: int | None,
+) -> Array:
+    divisor = _divisor(op, divisor_override)
+    gradient, channels_last = _image(op, "dy", dy)
+    k = _pair(op, "kernel_size", kernel_size, 1)
+    s = k if stride is None else _pair(op, "stride", stride, 1)
+    p = _pair(op, "padding", padding, 0)
+    shape = (*in_shape[:2], *_output_size(op, in_shape[2:], k, s, p, (1, 1), ceil_mode))  # type: ignore[arg-type]
+    if gradient.shape != shape:
+        raise ShapeError(f"{op}: expected dy of shape {shape} for an input of shape {in_shape}, got {gradient.shape}")
+    dx = _K.empty(tuple(in_shape), gradient.dtype, channels_last)
+    if dx.size:
+        _K.avg_pool2d_backward(gradient, k, s, p, bool(count_include_pad), divisor, tuple(in_shape[2:]), dx)
+    return dx
+
+
 def avg_pool2d(
     x: ArrayLike,
     kernel_size: IntOrPair,
@@ -1576,6 +2047,7 @@ def avg_pool2d(
     padding: IntOrPair = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Array:
     """Mean over windows.
 
@@ -1588,6 +2060,8 @@ def avg_pool2d(
         As in `max_pool2d`.
     count_include_pad : bool
         Whether padding counts as zeros in the mean or not at all.
+    divisor_override : int, optional
+        What the sums are divided by, instead of the number of elements; 1 gives the sums.
 
     Returns
     -------
@@ -1600,13 +2074,7 @@ def avg_pool2d(
     array([[ 2.5,  4.5],
            [10.5, 12.5]], dtype=float32)
     """
-    array, channels_last, k, s, p, _, out_size = _pool_geometry(
-        "avg_pool2d", x, kernel_size, stride, padding, 1, ceil_mode
-    )
-    y = _K.empty((*array.shape[:2], *out_size), array.dtype, channels_last)
-    if y.size:
-        _K.avg_pool2d_forward(array, k, s, p, out_size, bool(count_include_pad), y)
-    return y
+    return _avg_pool2d("avg_pool2d", x, kernel_size, stride, padding, ceil_mode, count_include_pad, divisor_override)
 
 
 def avg_pool2d_backward(
@@ -1617,6 +2085,7 @@ def avg_pool2d_backward(
     padding: IntOrPair = 0,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    divisor_override: int | None = None,
 ) -> Array:
     """Gradient of `avg_pool2d` for an input of shape ``in_shape`` (N, C, H, W).
 
@@ -1626,17 +2095,277 @@ def avg_pool2d_backward(
     array([[1., 1.],
            [1., 1.]], dtype=float32)
     """
-    op = "avg_pool2d_backward"
-    gradient, channels_last = _image(op, "dy", dy)
-    k = _pair(op, "kernel_size", kernel_size, 1)
-    s = k if stride is None else _pair(op, "stride", stride, 1)
-    p = _pair(op, "padding", padding, 0)
-    shape = (*in_shape[:2], *_output_size(op, in_shape[2:], k, s, p, (1, 1), ceil_mode))  # type: ignore[arg-type]
-    if gradient.shape != shape:
-        raise ShapeError(f"{op}: expected dy of shape {shape} for an input of shape {in_shape}, got {gradient.shape}")
-    dx = _K.empty(tuple(in_shape), gradient.dtype, channels_last)
+    return _avg_pool2d_backward(
+        "avg_pool2d_backward", dy, in_shape, kernel_size, stride, padding, ceil_mode, count_include_pad,
+        divisor_override,
+    )  # fmt: skip
+
+
+# One dimension: images of one row.
+
+
+def _line(op: str, name: str, x: ArrayLike) -> Array:
+    """x (N, C, L) as (N, C, 1, L)."""
+    array = _rowmajor(op, name, x)
+    if array.ndim != 3:
+        raise ShapeError(f"{op}: expected {name} of shape (N, C, L), got {array.shape}")
+    return array.reshape(*array.shape[:2], 1, array.shape[2])
+
+
+def _along(op: str, name: str, value: IntOrPair, across: int, least: int = 1) -> tuple[int, int]:
+    """The size of one dimension (a number, or a sequence of one) as that of an image; ``across`` for its one row."""
+    size = value[0] if isinstance(value, Sequence) and len(value) == 1 else value
+    if not isinstance(size, (int, np.integer)):
+        raise TypeError(f"{op}: {name} must be a whole number, got {value!r}")
+    if size < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {value!r}")
+    return across, int(size)
+
+
+def _along_windows(
+    op: str, kernel_size: IntOrPair, stride: IntOrPair | None, padding: IntOrPair
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    k = _along(op, "kernel_size", kernel_size, 1)
+    s = k if stride is None else _along(op, "stride", stride, 1)
+    return k, s, _along(op, "padding", padding, 0, 0)
+
+
+def max_pool1d(
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Maximum over windows of (N, C, L): `max_pool2d` of images of one row.
+
+    Examples
+    --------
+    >>> max_pool1d(np.float32([[[1, 5, 2, 3]]]), 2)
+    array([[[5., 3.]]], dtype=float32)
+    """
+    op = "max_pool1d"
+    options = (*_along_windows(op, kernel_size, stride, padding), _along(op, "dilation", dilation, 1))
+    array = _line(op, "x", x)
+    y, argmax = _max_pool2d(array, *options, ceil_mode, return_indices, op)
+    if argmax is None:
+        return y[:, :, 0]
+    return y[:, :, 0], _indices(op, argmax, array.shape[3], *options)[:, :, 0]
+
+
+def max_pool1d_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    ceil_mode: bool = False,
+) -> Array:
+    """Gradient of `max_pool1d` with respect to x.
+
+    Examples
+    --------
+    >>> max_pool1d_backward(np.float32([[[7, 9]]]), np.float32([[[1, 5, 2, 3]]]), 2)
+    array([[[0., 7., 0., 9.]]], dtype=float32)
+    """
+    op = "max_pool1d_backward"
+    options = (*_along_windows(op, kernel_size, stride, padding), _along(op, "dilation", dilation, 1))
+    array, gradient = _same_dtype(_line(op, "x", x), _line(op, "dy", dy))
+    _, argmax = _max_pool2d(array, *options, ceil_mode, True, op)
+    assert argmax is not None
+    return _max_pool2d_backward(gradient, argmax, array.shape, *options, op)[:, :, 0]
+
+
+def avg_pool1d(
+    x: ArrayLike,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """Mean over windows of (N, C, L): `avg_pool2d` of images of one row.
+
+    Examples
+    --------
+    >>> avg_pool1d(np.float32([[[1, 5, 2, 3]]]), 2)
+    array([[[3. , 2.5]]], dtype=float32)
+    """
+    op = "avg_pool1d"
+    k, s, p = _along_windows(op, kernel_size, stride, padding)
+    return _avg_pool2d(op, _line(op, "x", x), k, s, p, ceil_mode, count_include_pad, None)[:, :, 0]
+
+
+def avg_pool1d_backward(
+    dy: ArrayLike,
+    in_shape: tuple[int, ...],
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None = None,
+    padding: IntOrPair = 0,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+) -> Array:
+    """Gradient of `avg_pool1d` for an input of shape ``in_shape`` (N, C, L).
+
+    Examples
+    --------
+    >>> avg_pool1d_backward(np.float32([[[4, 6]]]), (1, 1, 4), 2)
+    array([[[2., 2., 3., 3.]]], dtype=float32)
+    """
+    op = "avg_pool1d_backward"
+    k, s, p = _along_windows(op, kernel_size, stride, padding)
+    if len(in_shape) != 3:
+        raise ShapeError(f"{op}: expected in_shape (N, C, L), got {tuple(in_shape)}")
+    n, c, length = in_shape
+    dx = _avg_pool2d_backward(op, _line(op, "dy", dy), (n, c, 1, length), k, s, p, ceil_mode, count_include_pad, None)
+    return dx[:, :, 0]
+
+
+# Adaptive: the output's size is given, and the windows follow.
+
+
+def _adaptive_size(op: str, output_size: Any, shape: tuple[int, ...]) -> tuple[int, int]:
+    """output_size as (height, width); None keeps that of the input of ``shape`` (N, C, H, W)."""
+    if 0 in shape[2:]:
+        raise ShapeError(f"{op}: expected x with a height and a width of at least 1, got {shape}")
+    sizes = output_size if isinstance(output_size, (tuple, list)) else (output_size, output_size)
+    if len(sizes) != 2:
+        raise TypeError(f"{op}: output_size must be a whole number or a pair of them, or None, got {output_size!r}")
+    return _pair(op, "output_size", tuple(n if o is None else o for n, o in zip(shape[2:], sizes, strict=True)), 1)
+
+
+def _adaptive_max_pool2d(
+    x: ArrayLike, output_size: Any, with_argmax: bool = True, op: str = "adaptive_max_pool2d"
+) -> tuple[Array, Array | None]:
+    """y and the position of each maximum in its plane, h * W + w in int64."""
+    array, channels_last = _image(op, "x", x)
+    out_size = _adaptive_size(op, output_size, array.shape)
+    shape = (*array.shape[:2], *out_size)
+    y = _K.empty(shape, array.dtype, channels_last)
+    argmax = _K.empty(shape, _INT64, channels_last) if with_argmax else None
+    if y.size:
+        _K.adaptive_max_pool2d_forward(array, out_size, y, argmax)
+    return y, argmax
+
+
+def _adaptive_max_pool2d_backward(
+    dy: ArrayLike,
+    argmax: Array,
+    in_shape: tuple[int, ...],
+    channels_last: bool,
+    op: str = "adaptive_max_pool2d_backward",
+) -> Array:
+    gradient, _ = _image(op, "dy", dy, not argmax.flags.c_contiguous)
+    if gradient.shape != argmax.shape:
+        raise ShapeError(f"{op}: expected dy of shape {argmax.shape}, that of the output, got {gradient.shape}")
+    dx = _K.empty(in_shape, gradient.dtype, channels_last)
     if dx.size:
-        _K.avg_pool2d_backward(gradient, k, s, p, bool(count_include_pad), tuple(in_shape[2:]), dx)
+        _K.adaptive_max_pool2d_backward(gradient, argmax, in_shape[2:], dx)
+    return dx
+
+
+def adaptive_max_pool2d(x: ArrayLike, output_size: Any, return_indices: bool = False) -> Any:
+    """Maximum over as many parts as the output has elements; part i of n is floor(i H / n) to ceil((i + 1) H / n).
+
+    Parameters
+    ----------
+    x : array_like, (N, C, H, W)
+        NaN wins over all numbers.
+    output_size : int or (int, int)
+        OH and OW, at least 1; None keeps the input's. 1 is global max pooling.
+    return_indices : bool
+        Also return where each maximum was, as h * W + w (int64), the first one on ties.
+
+    Returns
+    -------
+    y : ndarray (N, C, OH, OW)
+        Of x's memory format; with ``return_indices`` the pair (y, indices).
+
+    Examples
+    --------
+    >>> adaptive_max_pool2d(np.arange(16.0, dtype=np.float32).reshape(1, 1, 4, 4), (1, 3))[0, 0]
+    array([[13., 14., 15.]], dtype=float32)
+    """
+    y, argmax = _adaptive_max_pool2d(x, output_size, return_indices)
+    return y if argmax is None else (y, argmax)
+
+
+def adaptive_max_pool2d_backward(dy: ArrayLike, x: ArrayLike, output_size: Any) -> Array:
+    """Gradient of `adaptive_max_pool2d` with respect to x: each dy goes to its maximum's place, summed where shared.
+
+    Finds the maxima again; the layer keeps them from its forward pass.
+
+    Examples
+    --------
+    >>> adaptive_max_pool2d_backward(np.float32([[[[5]]]]), np.float32([[[[1, 2], [0, 1]]]]), 1)[0, 0]
+    array([[0., 5.],
+           [0., 0.]], dtype=float32)
+    """
+    op = "adaptive_max_pool2d_backward"
+    array, gradient = _same_dtype(_array(op, "x", x), _array(op, "dy", dy))
+    array, channels_last = _image(op, "x", array)
+    _, argmax = _adaptive_max_pool2d(array, output_size, op=op)
+    assert argmax is not None
+    return _adaptive_max_pool2d_backward(gradient, argmax, array.shape, channels_last)
+
+
+def adaptive_avg_pool2d(x: ArrayLike, output_size: Any) -> Array:
+    """Mean over as many parts as the output has elements; part i of n is floor(i H / n) to ceil((i + 1) H / n).
+
+    Parameters
+    ----------
+    x : array_like, (N, C, H, W)
+    output_size : int or (int, int)
+        OH and OW, at least 1; None keeps the input's. 1 is `global_avg_pool2d`.
+
+    Returns
+    -------
+    ndarray (N, C, OH, OW)
+        Of x's memory format.
+
+    Examples
+    --------
+    >>> adaptive_avg_pool2d(np.arange(16.0, dtype=np.float32).reshape(1, 1, 4, 4), (2, None))[0, 0]
+    array([[ 2.,  3.,  4.,  5.],
+           [10., 11., 12., 13.]], dtype=float32)
+    """
+    op = "adaptive_avg_pool2d"
+    array, channels_last = _image(op, "x", x)
+    out_size = _adaptive_size(op, output_size, array.shape)
+    y = _K.empty((*array.shape[:2], *out_size), array.dtype, channels_last)
+    if y.size and out_size == (1, 1):
+        _K.global_avg_pool2d_forward(array, y)
+    elif y.size:
+        _K.adaptive_avg_pool2d_forward(array, out_size, y)
+    return y
+
+
+def adaptive_avg_pool2d_backward(
+    dy: ArrayLike, in_shape: tuple[int, ...], *, channels_last: bool | None = None
+) -> Array:
+    """Gradient of `adaptive_avg_pool2d` for an input of shape ``in_shape`` (N, C, H, W), in dy's memory format.
+
+    Examples
+    --------
+    >>> adaptive_avg_pool2d_backward(np.float32([[[[4]]]]), (1, 1, 2, 2))[0, 0]
+    array([[1., 1.],
+           [1., 1.]], dtype=float32)
+    """
+    op = "adaptive_avg_pool2d_backward"
+    gradient, last = _image(op, "dy", dy, channels_last)
+    if len(in_shape) != 4 or gradient.shape[:2] != tuple(in_shape[:2]) or (0 in gradient.shape[2:]):
+        expected = ", ".join(map(str, (*in_shape[:2], "OH", "OW")))
+        raise ShapeError(f"{op}: expected dy of shape ({expected}), got {gradient.shape}")
+    if 0 in in_shape[2:]:
+        raise ShapeError(f"{op}: expected in_shape with a height and a width of at least 1, got {tuple(in_shape)}")
+    dx = _K.empty(tuple(in_shape), gradient.dtype, last)
+    if dx.size and gradient.shape[2:] == (1, 1):
+        _K.global_avg_pool2d_backward(gradient, tuple(in_shape[2:]), dx)
+    elif dx.size:
+        _K.adaptive_avg_pool2d_backward(gradient, tuple(in_shape[2:]), dx)
     return dx
 
 
@@ -1859,6 +2588,9 @@ def conv2d_backward(
         raise ShapeError(f"{op}: expected dy of the output's shape {shape}, got {gradient.shape}")
     gradient, array, w = _same_dtype(gradient, array, w)
     gradient, _ = _image(op, "dy", gradient, channels_last)
+    if into is not None and not _takes(op, into, w.dtype, w.shape, w.shape[:1]):
+        dx, *found = conv2d_backward(gradient, array, w, s, p, d, groups, need_dx=need_dx)
+        return dx, *_added(into, found)
     dx = _K.empty(array.shape, array.dtype, channels_last) if need_dx else None
     dweight, dbias = into or (_K.empty(w.shape, w.dtype), _K.empty((w.shape[0],), w.dtype))
     accumulate = into is not None
@@ -2026,6 +2758,9 @@ def linear_backward(
     if gradient.shape != (*array.shape[:-1], w.shape[0]):
         raise ShapeError(f"{op}: expected dy of shape {(*array.shape[:-1], w.shape[0])}, got {gradient.shape}")
     gradient, array, w = _same_dtype(gradient, array, w)
+    if into is not None and not _takes(op, into, w.dtype, w.shape, w.shape[:1]):
+        dx, *found = linear_backward(gradient, array, w, need_dx=need_dx)
+        return dx, *_added(into, found)
     dx = _K.empty(array.shape, array.dtype) if need_dx else None
     dweight, dbias = into or (_K.empty(w.shape, w.dtype), _K.empty((w.shape[0],), w.dtype))
     accumulate = into is not None

@@ -570,6 +570,71 @@ def batch_norm_backward(
     return dx * _per_channel(scale), dw.astype(x.dtype), db.astype(x.dtype)
 
 
+# --- Group normalisation: layer norm is h = w = 1 with one group, instance norm c groups ------------------------------
+
+
+def _by_groups(x: Array, groups: int) -> Array:
+    """(n, c, h, w) -> (n, groups, c / groups, h, w) in float64."""
+    n, c, h, w = x.shape
+    return x.astype(np.float64).reshape(n, groups, c // groups, h, w)
+
+
+def _normalised(x: Array, statistics: Array, groups: int, eps: float) -> tuple[Array, Array]:
+    """(x - mean) / sqrt(var + eps) and 1 / sqrt(var + eps), grouped, in float64."""
+    mean, var = (statistics[..., i, np.newaxis, np.newaxis, np.newaxis] for i in (0, 1))
+    inverse = 1 / np.sqrt(var + eps)
+    return (_by_groups(x, groups) - mean) * inverse, inverse
+
+
+@_ieee
+def group_norm_forward(
+    x: Array, weight: Array | None, bias: Array | None, groups: int, eps: float
+) -> tuple[Array, Array]:
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, by the mean and biased variance of each group of channels.
+
+    Parameters
+    ----------
+    x : (n, c, h, w)
+    weight, bias : (c,) or None
+
+    Returns
+    -------
+    y : (n, c, h, w)
+    statistics : (n, groups, 2) float64, mean and var. Saved for backward.
+    """
+    grouped = _by_groups(x, groups)
+    mean = grouped.mean((2, 3, 4), keepdims=True)
+    var = np.square(grouped - mean).mean((2, 3, 4))
+    statistics = np.stack([mean[..., 0, 0, 0], var], -1)
+    y = _normalised(x, statistics, groups, eps)[0].reshape(x.shape)
+    if weight is not None:
+        y = y * _per_channel(weight)
+    if bias is not None:
+        y = y + _per_channel(bias)
+    return y.astype(x.dtype), statistics
+
+
+@_ieee
+def group_norm_backward(
+    dy: Array, x: Array, statistics: Array, weight: Array | None, groups: int, eps: float
+) -> tuple[Array, Array, Array]:
+    """With xhat = (x - mean) / sqrt(var + eps), g = dy * weight and means over each group:
+
+    dx = (g - mean(g) - xhat * mean(g * xhat)) / sqrt(var + eps); db = sum(dy), dw = sum(dy * xhat) over n, h, w.
+
+    Returns
+    -------
+    dx : (n, c, h, w)
+    dweight, dbias : (c,)
+    """
+    xhat, inverse = _normalised(x, statistics, groups, eps)
+    g = _by_groups(dy if weight is None else dy * _per_channel(weight).astype(np.float64), groups)
+    means = (v.mean((2, 3, 4), keepdims=True) for v in (g, g * xhat))
+    dx = (g - next(means) - xhat * next(means)) * inverse
+    dw, db = _channel_sum(dy * xhat.reshape(x.shape)), _channel_sum(dy)
+    return dx.reshape(x.shape).astype(x.dtype), dw.astype(x.dtype), db.astype(x.dtype)
+
+
 # --- Windows: pooling, im2col, convolution ----------------------------------------------------------------------------
 
 Window: TypeAlias = tuple[Any, slice, slice]
@@ -633,13 +698,15 @@ def max_pool2d_backward(
 
 
 def _divisor(
-    in_size: Size, out_size: Size, kernel_size: Size, stride: Size, padding: Size, count_include_pad: bool
+    in_size: Size, out_size: Size, kernel_size: Size, stride: Size, padding: Size, count_include_pad: bool, divisor: int
 ) -> Array:
-    """(oh, ow) float64: elements of each window, as torch counts them.
+    """(oh, ow) float64: `divisor`, or with 0 the elements of each window, as torch counts them.
 
     With count_include_pad the window reaches to the end of the padding (ceil_mode may let it hang over even that), else
     it is cut to x itself. At least 1: an average over nothing is 0.
     """
+    if divisor:
+        return np.full(out_size, divisor, np.float64)
 
     def lengths(axis: int) -> Array:
         begin = np.arange(out_size[axis]) * stride[axis] - padding[axis]
@@ -651,25 +718,89 @@ def _divisor(
 
 @_ieee
 def avg_pool2d_forward(
-    x: Array, kernel_size: Size, stride: Size, padding: Size, out_size: Size, count_include_pad: bool
+    x: Array, kernel_size: Size, stride: Size, padding: Size, out_size: Size, count_include_pad: bool, divisor: int
 ) -> Array:
-    """y (n, c, oh, ow) = sum over the window / its number of elements; padding counts only with count_include_pad."""
+    """y (n, c, oh, ow) = sum over the window / divisor, or with 0 / its number of elements.
+
+    Padding counts as elements only with count_include_pad.
+    """
     total = np.zeros((*x.shape[:2], *out_size), x.dtype)
     for _, out, inside in _taps(x.shape[2:], out_size, kernel_size, stride, padding, (1, 1)):
         total[out] += x[inside]
-    return total / _divisor(x.shape[2:], out_size, kernel_size, stride, padding, count_include_pad).astype(x.dtype)
+    count = _divisor(x.shape[2:], out_size, kernel_size, stride, padding, count_include_pad, divisor)
+    return total / count.astype(x.dtype)
 
 
 @_ieee
 def avg_pool2d_backward(
-    dy: Array, kernel_size: Size, stride: Size, padding: Size, count_include_pad: bool, in_size: Size
+    dy: Array, kernel_size: Size, stride: Size, padding: Size, count_include_pad: bool, divisor: int, in_size: Size
 ) -> Array:
     """dx (n, c, h, w): each element of x gets the sum of dy / divisor over the windows that hold it."""
     dx = np.zeros((*dy.shape[:2], *in_size), dy.dtype)
     out_size = dy.shape[2:]
-    share = dy / _divisor(in_size, out_size, kernel_size, stride, padding, count_include_pad).astype(dy.dtype)
+    count = _divisor(in_size, out_size, kernel_size, stride, padding, count_include_pad, divisor)
+    share = dy / count.astype(dy.dtype)
     for _, out, inside in _taps(in_size, out_size, kernel_size, stride, padding, (1, 1)):
         dx[inside] += share[out]
+    return dx
+
+
+def _spans(in_size: Size, out_size: Size) -> Iterator[tuple[Window, Window]]:
+    """Window by window: its place in y and its part of x, floor(i in / out) to ceil((i + 1) in / out) on each axis."""
+    for i, j in np.ndindex(*out_size):
+        rows, cols = (
+            slice(k * size // out, -(-(k + 1) * size // out))
+            for k, size, out in zip((i, j), in_size, out_size, strict=True)
+        )
+        yield (..., slice(i, i + 1), slice(j, j + 1)), (..., rows, cols)
+
+
+@_ieee
+def adaptive_max_pool2d_forward(x: Array, out_size: Size) -> tuple[Array, Array]:
+    """Maximum of each of oh * ow parts of x; NaN wins over all numbers; of equal ones, and of NaNs, the first.
+
+    Returns
+    -------
+    y : (n, c, oh, ow)
+    argmax : (n, c, oh, ow) int64, position h * W + w in the plane. Saved for backward.
+    """
+    shape = (*x.shape[:2], *out_size)
+    y, argmax = np.empty(shape, x.dtype), np.empty(shape, np.int64)
+    position = np.arange(x.shape[2] * x.shape[3]).reshape(x.shape[2:])
+    for out, inside in _spans(x.shape[2:], out_size):
+        part = x[inside].reshape(*x.shape[:2], -1)
+        first = np.argmax(part, -1)[..., np.newaxis]  # of NumPy's too the first NaN, or the first of equal ones
+        y[out] = np.take_along_axis(part, first, -1)[..., np.newaxis]
+        argmax[out] = position[inside[1:]].ravel()[first][..., np.newaxis]
+    return y, argmax
+
+
+@_ieee
+def adaptive_max_pool2d_backward(dy: Array, argmax: Array, in_size: Size) -> Array:
+    """dx (n, c, h, w): each element of x gets the sum of dy over the windows that it won."""
+    n, c = dy.shape[:2]
+    dx = np.zeros((n, c, in_size[0] * in_size[1]), dy.dtype)
+    image, channel = np.arange(n)[:, np.newaxis, np.newaxis], np.arange(c)[:, np.newaxis]
+    np.add.at(dx, (image, channel, argmax.reshape(n, c, -1)), dy.reshape(n, c, -1))
+    return dx.reshape(n, c, *in_size)
+
+
+@_ieee
+def adaptive_avg_pool2d_forward(x: Array, out_size: Size) -> Array:
+    """y (n, c, oh, ow) = the mean of each of oh * ow parts of x, which overlap where they do not divide it evenly."""
+    y = np.empty((*x.shape[:2], *out_size), x.dtype)
+    for out, inside in _spans(x.shape[2:], out_size):
+        y[out] = x[inside].mean((2, 3), keepdims=True)
+    return y
+
+
+@_ieee
+def adaptive_avg_pool2d_backward(dy: Array, in_size: Size) -> Array:
+    """dx (n, c, h, w): each element of x gets the sum of dy / elements over the windows that hold it."""
+    dx = np.zeros((*dy.shape[:2], *in_size), dy.dtype)
+    for out, inside in _spans(in_size, dy.shape[2:]):
+        part = dx[inside]
+        part += dy[out] / dy.dtype.type(part.shape[2] * part.shape[3])
     return dx
 
 

@@ -411,6 +411,62 @@ def batch_norm_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     return scale * dx_e, dw_e, chain(m) * db
 
 
+# ---- layer, group and instance normalisation ------------------------------------------------------------------------
+
+
+def _groups(x: Array, o: Arrays) -> tuple[int, Callable[[Array], Array], Callable[[Any], Any]]:
+    """The size of a group; the mean over each group, in x's shape; a vector of the affine map in x's rank."""
+    if "normalized_shape" in o:
+        shape = o["normalized_shape"]
+        m, affine = int(np.prod(shape)), lambda v: v
+    else:
+        m = x.size // max(1, len(x) * o.get("num_groups", x.shape[1]))
+        affine = lambda v: _channels(v, x)  # noqa: E731
+
+    def mean(v: Array) -> Array:
+        rows = np.broadcast_to(v, x.shape).reshape(-1, max(m, 1))
+        return np.broadcast_to(rows.mean(1, keepdims=True), rows.shape).reshape(x.shape)
+
+    return max(m, 1), mean, affine
+
+
+def _group_statistics(a: Arrays, o: Arrays) -> Any:
+    """inverse = 1 / sqrt(var + eps), its relative error, |xhat| and its error; then what _groups returns."""
+    x, eps = a["x"], o.get("eps", 1e-5)
+    m, mean, affine = _groups(x, o)
+    mean_e = chain(m) * mean(np.abs(x))
+    d = x - mean(x)
+    var = mean(np.square(d))
+    inverse = 1 / np.sqrt(var + eps)
+    # As in _statistics: the mean's own error enters the variance by its square.
+    inverse_e = 2 + (chain(m) * var + 2.0**-23 * np.square(mean_e)) / (var + eps)
+    xhat = np.abs(d) * inverse
+    return inverse, inverse_e, xhat, xhat * (2 + inverse_e) + mean_e * inverse, m, mean, affine
+
+
+def group_norm(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with np.errstate(all="ignore"):
+        _, _, xhat, xhat_e, _, _, affine = _group_statistics(a, o)
+        weight = affine(np.abs(a["weight"])) if "weight" in a else 1.0
+        bias = affine(np.abs(a["bias"])) if "bias" in a else 0.0
+        return (weight * (xhat_e + xhat) + 2 * bias,)
+
+
+def group_norm_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """dx = inverse (g - mean(g) - xhat mean(g xhat)), g = dy weight; each of the three terms with its own error."""
+    with np.errstate(all="ignore"):
+        inverse, inverse_e, xhat, xhat_e, m, mean, affine = _group_statistics(a, o)
+        dy = np.abs(a["dy"])
+        g = dy * (affine(np.abs(a["weight"])) if "weight" in a else 1.0)
+        mean_g, mean_gx = mean(g), mean(g * xhat)
+        terms = g + mean_g + xhat * mean_gx
+        third = xhat * (chain(m) * mean_gx + mean(g * xhat_e)) + xhat_e * mean_gx
+        dx_e = inverse * ((6 + inverse_e) * terms + chain(m) * mean_g + third)
+        axes = tuple(range(a["x"].ndim - y[1].ndim)) if "normalized_shape" in o else (0, *range(2, a["x"].ndim))
+        many = chain(a["x"].size // max(y[1].size, 1))
+        return dx_e, many * (dy * xhat).sum(axes) + (dy * xhat_e).sum(axes), many * dy.sum(axes)
+
+
 # ---- windows --------------------------------------------------------------------------------------------------------
 
 
@@ -425,17 +481,41 @@ def _taps(o: Arrays) -> int:
 
 def avg_pool2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     with NUMPY.on():
-        return ((chain(_taps(o)) + 1) * F.avg_pool2d(np.abs(a["x"]), **o),)
+        return ((chain(_taps(o)) + 1) * np.abs(F.avg_pool2d(np.abs(a["x"]), **o)),)
 
 
 def avg_pool2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     with NUMPY.on():
-        return ((chain(_taps(o)) + 1) * F.avg_pool2d_backward(np.abs(a["dy"]), **o),)
+        return ((chain(_taps(o)) + 1) * np.abs(F.avg_pool2d_backward(np.abs(a["dy"]), **o)),)
 
 
 def max_pool2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     with NUMPY.on():
         return (chain(_taps(o)) * F.max_pool2d_backward(np.abs(a["dy"]), a["x"], **o),)
+
+
+def _parts(size: tuple[int, ...], parts: tuple[int, ...]) -> int:
+    """How many elements a part of an image of ``size`` has at most; a part of ceil(n) may begin within an element."""
+    return math.prod(-(-n // p) + 1 for n, p in zip(size, parts, strict=True))
+
+
+def adaptive_avg_pool2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with NUMPY.on():
+        taps = _parts(a["x"].shape[2:], y[0].shape[2:])
+        return ((chain(taps) + 1) * F.adaptive_avg_pool2d(np.abs(a["x"]), **o),)
+
+
+def adaptive_avg_pool2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """A sum over the windows that hold an element, of dy divided by rows and by columns."""
+    with NUMPY.on():
+        windows = _parts(a["dy"].shape[2:], y[0].shape[2:])
+        return ((chain(windows) + 2) * F.adaptive_avg_pool2d_backward(np.abs(a["dy"]), **o),)
+
+
+def adaptive_max_pool2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with NUMPY.on():
+        windows = _parts(a["dy"].shape[2:], y[0].shape[2:])
+        return (chain(windows) * F.adaptive_max_pool2d_backward(np.abs(a["dy"]), a["x"], **o),)
 
 
 def global_avg_pool2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:

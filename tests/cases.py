@@ -322,6 +322,19 @@ def max_pool2d(x: Array, **options: Any) -> tuple[Array, Array]:
     return F.max_pool2d(x, **options, return_indices=True)
 
 
+def adaptive_max_pool2d(x: Array, **options: Any) -> tuple[Array, Array]:
+    return F.adaptive_max_pool2d(x, **options, return_indices=True)
+
+
+def normalise(x: Array, op: str = "group_norm", **more: Any) -> Array:
+    """One of the three ops that have the kernel of group_norm."""
+    return getattr(F, op)(x, **more)
+
+
+def normalise_backward(dy: Array, x: Array, op: str = "group_norm", **more: Any) -> Any:
+    return getattr(F, f"{op}_backward")(dy, x, **more)
+
+
 # ---- the cases of each family ---------------------------------------------------------------------------------------
 
 
@@ -649,6 +662,65 @@ def _batch_norm() -> list[Op]:
     ]  # fmt: skip
 
 
+def _group_norm() -> list[Op]:
+    # (x, options): the three forms of the kernel, each in one task and in several
+    geometry: list[tuple[tuple[int, ...], dict[str, Any]]] = [
+        ((2, 4, 3, 5), {"num_groups": 2}), ((1, 16, 7, 7), {"num_groups": 4}), ((3, 17, 3, 3), {"num_groups": 17}),
+        ((2, 33, 1, 1), {"num_groups": 3}), ((2, 6, 5), {"num_groups": 3}), ((4, 8), {"num_groups": 2}),
+        ((1, 1, 1, 1), {"num_groups": 1}), ((5, 64, 8, 9), {"num_groups": 8}), ((2, 6, 2, 3, 4), {"num_groups": 2}),
+        ((2, 130, 6, 6), {"num_groups": 1}), ((1, 2, 300, 300), {"num_groups": 1}), ((70, 12), {"num_groups": 3}),
+        ((0, 4, 3, 3), {"num_groups": 2}), ((2, 4, 0, 3), {"num_groups": 2}),
+        ((2, 19, 5, 6), {"op": "instance_norm"}), ((3, 5, 40), {"op": "instance_norm"}),
+        ((1, 3, 260, 260), {"op": "instance_norm"}), ((2, 0, 3, 3), {"op": "instance_norm"}),
+    ]  # fmt: skip
+    for x, axes in (
+        ((4, 7), 1), ((3, 16), 1), ((2, 17), 1), ((5, 1), 1), ((130, 10), 1), ((7, 1000), 1), ((2, 3, 4, 5), 2),
+        ((2, 3, 4, 5), 3), ((6,), 1), ((2, 5000), 1), ((3, 30000), 1), ((1100, 130), 1), ((0, 5), 1), ((3, 0), 1),
+        ((2, 3, 0, 4), 2),
+    ):  # fmt: skip
+        geometry.append((x, {"op": "layer_norm", "normalized_shape": x[-axes:]}))
+
+    def given(x: tuple[int, ...], o: dict[str, Any], *names: str) -> dict[str, Any]:
+        vector = o.get("normalized_shape", x[1:2])
+        return {"x": x, **dict.fromkeys(names, (vector,) if isinstance(vector, int) else vector)}
+
+    def label(x: tuple[int, ...], o: dict[str, Any]) -> str:
+        return f"{o.get('op', 'group_norm')}_{_word(x)}_{o.get('num_groups', len(o.get('normalized_shape', ())))}"
+
+    forward: list[Spec] = [(label(x, o), given(x, o, "weight", "bias"), o) for x, o in geometry]
+    backward: list[Spec] = [(label(x, o), {"dy": x, **given(x, o, "weight")}, o) for x, o in geometry]
+    last = LAYOUTS["channels_last"]
+    for x, o in ((2, 19, 5, 6), {"op": "instance_norm"}), ((9, 11), {"op": "layer_norm", "normalized_shape": 11}):
+        both = given(x, o, "weight", "bias")
+        forward += [
+            (f"{o['op']}_plain", {"x": x}, {**o, "eps": 1e-3}),
+            (f"{o['op']}_weight", given(x, o, "weight"), o),
+            (f"{o['op']}_bias", given(x, o, "bias"), o),
+            (f"{o['op']}_far", {**both, "x": shifted(100, *x)}, o),
+            (f"{o['op']}_constant", {**both, "x": np.full(x, 3.0)}, o),
+            (f"{o['op']}_nan", {**both, "x": with_values([np.nan, np.inf, -np.inf], *x)}, o),
+        ]
+        backward += [
+            (f"{o['op']}_plain", {"dy": x, "x": x}, {**o, "eps": 1e-3}),
+            (f"{o['op']}_far", {"dy": x, **given(x, o, "weight"), "x": shifted(100, *x)}, o),
+            (f"{o['op']}_nan", {"dy": with_values([np.nan, np.inf], *x), **given(x, o, "weight")}, o),
+        ]
+    for x, o in (((1, 24, 60, 60), {"num_groups": 3}), ((2, 3, 9, 7), {"op": "instance_norm"})):
+        both = {**given(x, o, "weight", "bias"), "x": _laid(last, *x)}
+        forward.append((f"{label(x, o)}_last", both, o))
+        backward.append(
+            (f"{label(x, o)}_last", {"dy": _laid(last, *x), **given(x, o, "weight"), "x": _laid(last, *x)}, o)
+        )
+    big, rows = (8, 32, 32, 32), (1024, 300)
+    options: dict[str, Any] = {"op": "layer_norm", "normalized_shape": 300}
+    return [
+        Op("group_norm_forward", normalise, bounds.group_norm, forward,
+            (given(big, {}, "weight", "bias"), {"num_groups": 4})),
+        Op("group_norm_backward", normalise_backward, bounds.group_norm_backward, backward,
+            ({"dy": rows, **given(rows, options, "weight")}, options)),
+    ]  # fmt: skip
+
+
 def _pools() -> list[Op]:
     geometry: Geometries = [
         ("2x2", (2, 3, 6, 8), {"kernel_size": 2}),
@@ -697,6 +769,11 @@ def _pools() -> list[Op]:
         ("ties", {"dy": (2, 5, 5, 5), "x": rounded(2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1})
     ]
     max_back += [("nan", {"dy": (1, 2, 2, 2), "x": with_values([np.nan], 1, 2, 4, 4)}, {"kernel_size": 2})]
+    without_pad += [
+        ("divisor", (2, 5, 9, 11), {"kernel_size": 3, "stride": 2, "padding": 1, "divisor_override": 4}),
+        ("divisor1", (1, 17, 7, 9), {"kernel_size": (2, 3), "ceil_mode": True, "divisor_override": 1}),
+        ("divisor_negative", (1, 3, 4, 4), {"kernel_size": 2, "divisor_override": -2}),
+    ]
     average: list[Spec] = [(label, {"x": shape}, o) for label, shape, o in geometry + without_pad]
     average += [("nan", {"x": with_values(odd, 2, 5, 9, 9)}, {"kernel_size": 3, "stride": 2, "padding": 1})]
     avg_back: list[Spec] = [
@@ -708,8 +785,42 @@ def _pools() -> list[Op]:
     whole += [("nan", {"x": with_values(odd, 6, 3, 4, 4)}, {})]
     whole_back: list[Spec] = [(_word(s), {"dy": (*s[:2], 1, 1)}, {"in_shape": s}) for s in shapes]
     whole_back += [("last", {"dy": (2, 17, 1, 1)}, {"in_shape": (2, 17, 3, 4), "channels_last": True})]
+    parts: Geometries = [
+        (f"{_word(x)}_to_{_word(size)}", x, {"output_size": size})
+        for x, size in (
+            ((2, 3, 7, 9), (3, 4)), ((1, 17, 6, 6), 3), ((1, 5, 5, 4), (7, 9)), ((2, 33, 8, 8), 1),
+            ((2, 4, 5, 6), None), ((1, 2, 5, 6), (None, 4)), ((1, 2, 6, 5), (2, None)), ((1, 1, 40, 130), (3, 5)),
+            ((3, 4, 1, 1), 1), ((2, 16, 13, 13), 7), ((1, 65, 3, 2), (1, 2)), ((0, 3, 5, 5), 2), ((2, 0, 5, 5), 2),
+        )
+    ]  # fmt: skip
+    last = LAYOUTS["channels_last"]
+    adaptive_max: list[Spec] = [(label, {"x": shape}, o) for label, shape, o in parts]
+    adaptive_max += [
+        ("last", {"x": _laid(last, 2, 19, 9, 7)}, {"output_size": (4, 3)}),
+        ("ties", {"x": rounded(2, 5, 9, 9)}, {"output_size": 4}),
+        ("ties_last", {"x": lambda rng: last(np.round(rng.standard_normal((2, 5, 9, 9))))}, {"output_size": 4}),
+        ("nan", {"x": with_values(odd, 2, 5, 9, 9)}, {"output_size": 4}),
+        ("nan_last", {"x": lambda rng: last(with_values(odd, 2, 5, 9, 9)(rng))}, {"output_size": 4}),
+        ("all_nan", {"x": np.full((1, 2, 4, 4), np.nan)}, {"output_size": 2}),
+        ("all_minus_inf", {"x": np.full((1, 2, 4, 4), -np.inf)}, {"output_size": 3}),
+    ]
+    adaptive_max_back: list[Spec] = [
+        (label, {"dy": grad(F.adaptive_max_pool2d, shape, o), "x": shape}, o) for label, shape, o in parts
+    ]
+    adaptive_max_back += [
+        ("ties", {"dy": (2, 5, 4, 4), "x": rounded(2, 5, 9, 9)}, {"output_size": 4}),
+        ("last", {"dy": (2, 70, 4, 4), "x": _laid(last, 2, 70, 9, 7)}, {"output_size": 4}),
+    ]
+    adaptive_avg: list[Spec] = [(label, {"x": shape}, o) for label, shape, o in parts]
+    adaptive_avg += [("nan", {"x": with_values(odd, 2, 5, 9, 9)}, {"output_size": 4})]
+    adaptive_avg += [("last", {"x": _laid(last, 2, 19, 9, 7)}, {"output_size": (4, 3)})]
+    adaptive_avg_back: list[Spec] = [
+        (label, {"dy": grad(F.adaptive_avg_pool2d, shape, o)}, {"in_shape": shape}) for label, shape, o in parts
+    ]
+    adaptive_avg_back += [("last", {"dy": (2, 17, 1, 1)}, {"in_shape": (2, 17, 3, 4), "channels_last": True})]
     big, o = (4, 33, 56, 56), {"kernel_size": 3, "stride": 2, "padding": 1}
     small = (4, 33, 28, 28)
+    third: dict[str, Any] = {"output_size": 19}
     return [
         Op("max_pool2d_forward", max_pool2d, bounds.exact, maximum, ({"x": big}, o)),
         Op("max_pool2d_backward", F.max_pool2d_backward, bounds.max_pool2d_backward, max_back,
@@ -717,6 +828,13 @@ def _pools() -> list[Op]:
         Op("avg_pool2d_forward", F.avg_pool2d, bounds.avg_pool2d, average, ({"x": big}, o)),
         Op("avg_pool2d_backward", F.avg_pool2d_backward, bounds.avg_pool2d_backward, avg_back,
             ({"dy": small}, {"in_shape": big, **o})),
+        Op("adaptive_max_pool2d_forward", adaptive_max_pool2d, bounds.exact, adaptive_max, ({"x": big}, third)),
+        Op("adaptive_max_pool2d_backward", F.adaptive_max_pool2d_backward, bounds.adaptive_max_pool2d_backward,
+            adaptive_max_back, ({"dy": (4, 33, 19, 19), "x": big}, third)),
+        Op("adaptive_avg_pool2d_forward", F.adaptive_avg_pool2d, bounds.adaptive_avg_pool2d, adaptive_avg,
+            ({"x": big}, third)),
+        Op("adaptive_avg_pool2d_backward", F.adaptive_avg_pool2d_backward, bounds.adaptive_avg_pool2d_backward,
+            adaptive_avg_back, ({"dy": (4, 33, 19, 19)}, {"in_shape": big})),
         Op("global_avg_pool2d_forward", F.global_avg_pool2d, bounds.global_avg_pool2d, whole, ({"x": big}, {})),
         Op("global_avg_pool2d_backward", F.global_avg_pool2d_backward, bounds.one_product, whole_back,
             ({"dy": (4, 33, 1, 1)}, {"in_shape": big})),
@@ -966,8 +1084,8 @@ def _regularization() -> list[Op]:
 OPS: dict[str, Op] = {
     op.kernel: op
     for family in (
-        _activations, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _pools, _convolutions, _linear,
-        _optimizers, _regularization,
+        _activations, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _group_norm, _pools, _convolutions,
+        _linear, _optimizers, _regularization,
     )
     for op in family()
 }  # fmt: skip

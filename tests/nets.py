@@ -9,7 +9,10 @@ import numpy as np
 from fastnn.layers import (
     ELU,
     GELU,
+    AdaptiveAvgPool2d,
+    AdaptiveMaxPool2d,
     Add,
+    AvgPool1d,
     AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
@@ -20,12 +23,18 @@ from fastnn.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2d,
+    GlobalMaxPool2d,
     Graph,
+    GroupNorm,
     Identity,
+    InstanceNorm1d,
+    InstanceNorm2d,
     Join,
     Layer,
+    LayerNorm,
     LeakyReLU,
     Linear,
+    MaxPool1d,
     MaxPool2d,
     Mul,
     Node,
@@ -176,6 +185,42 @@ def wired() -> Layer:
     )
 
 
+def normalised_net() -> Layer:
+    """Norms that need no batch, frozen batch norm, pooling to given sizes."""
+    rng = np.random.default_rng(7)
+    return Sequential(
+        Conv2d(3, 8, 3, padding=1, rng=rng),
+        GroupNorm(2, 8),
+        ReLU(),
+        Residual(Sequential(Conv2d(8, 8, 3, padding=1, rng=rng), InstanceNorm2d(8, affine=True), Tanh())),
+        AdaptiveAvgPool2d((5, None)),
+        BatchNorm2d(8, frozen=True),
+        InstanceNorm2d(8),
+        Concat(AdaptiveMaxPool2d(2), AdaptiveAvgPool2d(2)),
+        GroupNorm(16, 16, affine=False),
+        LayerNorm((16, 2, 2)),
+        Concat(GlobalMaxPool2d(), AdaptiveAvgPool2d(1)),
+        Flatten(),
+        LayerNorm(32, bias=False),
+        Linear(32, 5, rng=rng),
+    )
+
+
+def sequence_net() -> Layer:
+    """Rows of numbers (N, C, L)."""
+    rng = np.random.default_rng(8)
+    return Sequential(
+        InstanceNorm1d(4, affine=True),
+        MaxPool1d(3, 2, 1, ceil_mode=True),
+        BatchNorm1d(4, frozen=True),
+        AvgPool1d(2, ceil_mode=True, count_include_pad=False),
+        GroupNorm(2, 4),
+        LayerNorm(6, elementwise_affine=False),
+        Flatten(),
+        Linear(24, 5, rng=rng),
+    )
+
+
 #: name -> (how to build it, the shape of its input)
 NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "residual": (residual_net, (4, 3, 12, 12)),
@@ -184,6 +229,8 @@ NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "stochastic": (stochastic_net, (4, 3, 6, 6)),
     "odd_geometry": (odd_geometry, (3, 3, 14, 14)),
     "wired": (wired, (3, 3, 12, 12)),
+    "normalised": (normalised_net, (3, 3, 7, 6)),
+    "sequence": (sequence_net, (3, 4, 22)),
 }
 
 

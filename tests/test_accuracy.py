@@ -102,3 +102,43 @@ def test_conv2d_input_gradient(channels: int, engine: Engine) -> None:
         dx, _, _ = F.conv2d_backward(dy, np.zeros((1, 32, 6, 6), np.float32), weight)
     assert dx is not None
     compare(dx[0].reshape(32, 36).T, dy[0].reshape(channels, 36).T, weight[:, :, 0, 0].T, engine)
+
+
+@engines
+@pytest.mark.parametrize("mean", [0.0, 1e4, -1e6])
+@pytest.mark.parametrize(
+    ("op", "shape", "options"),
+    [
+        ("layer_norm", (40, 300), {"normalized_shape": 300}),
+        ("layer_norm", (3, 40000), {"normalized_shape": 40000}),
+        ("group_norm", (3, 8, 9, 10), {"num_groups": 2}),
+        ("group_norm", (1, 4, 150, 150), {"num_groups": 1}),
+        ("instance_norm", (3, 20, 9, 10), {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("channels_last", [False, True], ids=["rows", "channels_last"])
+def test_norms_far_from_zero(
+    op: str, shape: tuple[int, ...], options: dict[str, int], channels_last: bool, mean: float, engine: Engine
+) -> None:
+    """A large mean costs nothing: (x - mean) / sqrt(var + eps) in float32, whatever the mean.
+
+    x less the rounded mean is exact (Sterbenz), the rest of the mean goes into the shift; what is rounded are the
+    scale, the shift and the result: half an eps each, of |y| or of the shift, which is at most eps |mean| / 2 times the
+    scale. Statistics are float64: their errors, 2 sqrt(m) 2^-52 |mean|, are a millionth of it.
+    """
+    x = (np.random.default_rng(0).standard_normal(shape) + mean).astype(np.float32)
+    axes = (-1,) if op == "layer_norm" else (2, 3, 4)
+    grouped = x.astype(np.float64)
+    if op != "layer_norm":
+        grouped = grouped.reshape(shape[0], options.get("num_groups", shape[1]), -1, *shape[2:])
+    inverse = 1 / np.sqrt(grouped.var(axes, keepdims=True) + 1e-5)
+    exact = (grouped - grouped.mean(axes, keepdims=True)) * inverse
+    if channels_last and x.ndim == 4:
+        x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    with engine.on():
+        y = getattr(F, op)(x, **options)
+    assert y.dtype == np.float32
+    eps = 2.0**-23
+    shift = eps * abs(mean) * inverse
+    assert (np.abs(y.reshape(exact.shape) - exact) <= 2 * eps * (np.abs(exact) + shift)).all()

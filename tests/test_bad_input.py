@@ -128,6 +128,63 @@ BAD = [
     shape("expected dy of shape (2, 4, 3, 3), that of the output", "max_pool2d_backward", ones(2, 4, 2, 2), X, 2),
     shape("expected dy of shape (2, 4, 3, 3)", "avg_pool2d_backward", ones(2, 4, 2, 2), X.shape, 2),
     shape("expected dy of shape (2, 4, 1, 1), got (2, 4)", "global_avg_pool2d_backward", ones(2, 4), X.shape),
+    shape("expected x of shape (N, C, ...), got (5,)", "group_norm", ones(5), 1),
+    shape("expected x of shape (N, C, L, ...), got (2, 4)", "instance_norm", ones(2, 4)),
+    shape("num_groups must divide the channels; got 3 groups for 4 channels", "group_norm", X, 3),
+    shape("num_groups must divide the channels; got 0 groups for 4 channels", "group_norm", X, 0),
+    kind("num_groups must be a whole number, got 2.0", "group_norm", X, 2.0),
+    shape("expected weight of shape (4,), one for each channel, got (2,)", "group_norm", X, 2, ones(2)),
+    kind("x has dtype complex128", "group_norm", X.astype(complex), 2),
+    value("running statistics are read with use_input_stats=False only", "instance_norm", X, ones(4), ones(4)),
+    value("needs running_mean and running_var", "instance_norm", X, use_input_stats=False),
+    shape("expected x of shape (..., 5, 6), got (2, 4, 6, 6)", "layer_norm", X, (5, 6)),
+    shape("expected x of shape (..., ), got (2, 4, 6, 6)", "layer_norm", X, ()),
+    kind("normalized_shape must be whole numbers, got (6.0,)", "layer_norm", X, (6.0,)),
+    shape("expected bias of shape (6, 6), the normalised shape, got (6,)", "layer_norm", X, (6, 6), None, ones(6)),
+    shape("dy and x must have the same shape", "layer_norm_backward", ones(2, 4), ones(2, 5), 5),
+    shape("dy and x must have the same shape", "group_norm_backward", ones(2, 4), X, 2),
+    shape("dy and x must have the same shape", "instance_norm_backward", ones(2, 4, 6), X),
+    shape("expected in into an array of shape (4,), got (3,)", "group_norm_backward", X, X, 2, into=(ones(3), ones(4))),
+    shape("expected in into an array of shape (6,), got list", "layer_norm_backward", X, X, 6, into=([0], ones(6))),
+    shape(
+        "expected in into an array of shape (4,), got (5,)",
+        "batch_norm_backward",
+        X,
+        X,
+        ones(4),
+        ones(4),
+        into=(ones(4), ones(5)),
+    ),
+    shape("expected in into an array of shape (8, 4, 3, 3)", "conv2d_backward", ones(2, 8, 4, 4), X, W, into=(X, None)),
+    shape(
+        "expected in into an array of shape (4, 3)", "linear_backward", ones(2, 4), ones(2, 3), ones(4, 3), into=(X, X)
+    ),
+    *(
+        shape("expected x of shape (N, C, H, W), got (4, 6)", f"adaptive_{op}_pool2d", ones(4, 6), 2)
+        for op in ("max", "avg")
+    ),
+    *(
+        value("output_size must be at least 1, got (0, 6)", f"adaptive_{op}_pool2d", X, (0, None))
+        for op in ("max", "avg")
+    ),
+    *(
+        shape("a height and a width of at least 1", f"adaptive_{op}_pool2d", ones(2, 4, 0, 6), 2)
+        for op in ("max", "avg")
+    ),
+    kind("output_size must be a whole number or a pair of them", "adaptive_avg_pool2d", X, (1, 2, 3)),
+    kind("output_size must be a whole number", "adaptive_max_pool2d", X, 2.5),
+    shape("expected dy of shape (2, 4, 3, 3), that of the output", "adaptive_max_pool2d_backward", X, X, 3),
+    shape(
+        "expected dy of shape (2, 4, OH, OW), got (2, 3, 1, 1)",
+        "adaptive_avg_pool2d_backward",
+        ones(2, 3, 1, 1),
+        X.shape,
+    ),
+    value("divisor_override must be a whole number other than 0, got 0", "avg_pool2d", X, 2, divisor_override=0),
+    *(shape("expected x of shape (N, C, L), got (2, 4, 6, 6)", f"{op}_pool1d", X, 2) for op in ("max", "avg")),
+    kind("kernel_size must be a whole number, got (2, 2)", "max_pool1d", ones(2, 4, 6), (2, 2)),
+    value("stride must be at least 1, got 0", "avg_pool1d", ones(2, 4, 6), 2, 0),
+    shape("expected in_shape (N, C, L), got (2, 4, 6, 6)", "avg_pool1d_backward", ones(2, 4, 3), X.shape, 2),
     shape("expected the mask of 9 elements as dropout returned it", "dropout_backward", ones(9), np.zeros(1, np.uint8)),
     shape("expected the mask of 9 elements as dropout returned it", "dropout_backward", ones(9), np.zeros(2, np.int64)),
     shape("expected at least one array", "concat", []),
@@ -303,6 +360,33 @@ def test_gradients_stay_as_they_are(engine: Engine) -> None:
     assert (dbias == 1).all()
 
 
+@engines
+def test_gradients_are_added_in_another_dtype(engine: Engine) -> None:
+    """float64 gradients for the float32 arrays of a layer, or arrays with gaps, take a detour, and the same numbers."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, 2, 4, 5, 6))
+    weight = rng.standard_normal(4)
+    calls: list[tuple[Any, tuple[Any, ...]]] = [
+        (F.batch_norm_backward, (dy, x, weight, weight**2)),
+        (F.group_norm_backward, (dy, x, 2)),
+        (F.instance_norm_backward, (dy, x)),
+        (F.layer_norm_backward, (dy, x, 6)),
+        (F.conv2d_backward, (dy[:, :, :4, :4], x, rng.standard_normal((4, 4, 2, 3)))),
+        (F.linear_backward, (dy[..., :3], x, rng.standard_normal((3, 6)))),
+    ]
+    with engine.on():
+        for function, args in calls:
+            dx, *gradients = function(*args)
+            into = [np.ones((2, *g.shape), np.float32)[::2][0] for g in gradients]
+            gaps = [np.ones((*g.shape, 2))[..., 0] for g in gradients]
+            for targets in (into, gaps):
+                got, *same = function(*args, into=tuple(targets))
+                np.testing.assert_array_equal(got, dx)
+                for target, result, gradient in zip(targets, same, gradients, strict=True):
+                    assert result is target
+                    np.testing.assert_array_equal(target, (1 + gradient).astype(target.dtype))
+
+
 # ---- what fits, drawn at random -------------------------------------------------------------------------------------
 
 DTYPES = ("float16", "float32", "float64", "int8", "int32", "uint16", "bool", ">f4", ">f8")
@@ -402,6 +486,36 @@ def test_any_pool(kernel: str, engine: Engine, data: st.DataObject) -> None:
     del options["dilation"]
     options |= {"kernel_size": size, "ceil_mode": data.draw(st.booleans())}
     agrees(engine, kernel, {"x": data.draw(arrays(sizes))}, options)
+
+
+@engines
+@given(data=st.data())
+@pytest.mark.parametrize("kernel", ["adaptive_max_pool2d_forward", "adaptive_avg_pool2d_forward"])
+def test_any_adaptive_pool(kernel: str, engine: Engine, data: st.DataObject) -> None:
+    sizes = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(1, 12), st.integers(1, 12)))
+    size = data.draw(st.tuples(*(st.none() | st.integers(1, 14) for _ in range(2))))
+    agrees(engine, kernel, {"x": data.draw(arrays(sizes))}, {"output_size": size})
+
+
+@engines
+@given(data=st.data())
+def test_any_group_norm(engine: Engine, data: st.DataObject) -> None:
+    groups, each = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 6)))
+    rest = data.draw(st.lists(st.integers(0, 6), max_size=2))
+    sizes = (data.draw(st.integers(0, 4)), groups * each, *rest)
+    affine = {name: data.draw(arrays(sizes[1:2])) for name in ("weight", "bias") if data.draw(st.booleans())}
+    given = {"x": data.draw(arrays(sizes)), **affine}
+    agrees(engine, "group_norm_forward", given, {"num_groups": groups, "eps": 0.01})
+
+
+@engines
+@given(data=st.data())
+def test_any_layer_norm(engine: Engine, data: st.DataObject) -> None:
+    sizes = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple))
+    shape = sizes[data.draw(st.integers(0, len(sizes) - 1)) :]
+    affine = {name: data.draw(arrays(shape)) for name in ("weight", "bias") if data.draw(st.booleans())}
+    options = {"op": "layer_norm", "normalized_shape": shape, "eps": 0.01}
+    agrees(engine, "group_norm_forward", {"x": data.draw(arrays(sizes)), **affine}, options)
 
 
 @engines

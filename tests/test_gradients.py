@@ -14,6 +14,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,41 @@ def _batch_norm() -> list[Gradient]:
     return [*found, Gradient(F.batch_norm, frozen, fixed)]
 
 
+def _group_norm() -> list[Gradient]:
+    def gradients(
+        function: Callable[..., Any],
+        dy: Array,
+        y: Array,
+        x: Array,
+        weight: Array | None = None,
+        bias: Any = None,
+        **o: Any,
+    ) -> dict[str, Array]:
+        dx, dweight, dbias = function(dy, x, **o, weight=weight)
+        return {"x": dx} if weight is None else {"x": dx, "weight": dweight, "bias": dbias}
+
+    found = []
+    for op, shape, vector, options in (
+        ("group_norm", (2, 6, 2, 3), (6,), {"num_groups": 2}),
+        ("group_norm", (3, 6), (6,), {"num_groups": 3}),
+        ("instance_norm", (2, 3, 3, 4), (3,), {}),
+        ("layer_norm", (4, 7), (7,), {"normalized_shape": 7}),
+        ("layer_norm", (3, 2, 5), (2, 5), {"normalized_shape": (2, 5)}),
+    ):
+        backward = partial(gradients, getattr(F, f"{op}_backward"))
+        for affine in ({"weight": vector, "bias": vector}, {}):
+            found.append(Gradient(getattr(F, op), backward, {"x": shape, **affine}, options))  # type: ignore[arg-type]
+    return found
+
+
+def _adaptive(function: Callable[..., Array], backward: Callable[..., Array], whole: bool) -> list[Gradient]:
+    def gradients(dy: Array, y: Array, x: Array, output_size: Any) -> dict[str, Array]:
+        return {"x": backward(dy, x, output_size) if whole else backward(dy, x.shape)}
+
+    sizes: list[Any] = [1, 3, (2, 5), (None, 9)]
+    return [Gradient(function, gradients, {"x": spread(2, 2, 6, 7)}, {"output_size": size}) for size in sizes]
+
+
 def _pool(function: Callable[..., Array], backward: Callable[..., Array], whole: bool) -> list[Gradient]:
     """For average pooling the backward pass takes the shape of x, for max pooling x itself."""
     geometry: list[dict[str, Any]] = [
@@ -135,6 +171,7 @@ def _pool(function: Callable[..., Array], backward: Callable[..., Array], whole:
     geometry.append(
         {"kernel_size": 3, "stride": 2, "padding": 1, **({"dilation": 1} if whole else {"count_include_pad": False})}
     )
+    geometry.append({"kernel_size": 2, **({"dilation": (3, 2)} if whole else {"divisor_override": 3})})
     return [
         Gradient(
             function,
@@ -211,8 +248,11 @@ GRADIENTS: dict[str, list[Gradient]] = {
     "dropout_backward": _dropout(),
     "stochastic_depth_backward": _stochastic_depth(),
     "batch_norm_backward": _batch_norm(),
+    "group_norm_backward": _group_norm(),
     "max_pool2d_backward": _pool(F.max_pool2d, F.max_pool2d_backward, whole=True),
     "avg_pool2d_backward": _pool(F.avg_pool2d, F.avg_pool2d_backward, whole=False),
+    "adaptive_max_pool2d_backward": _adaptive(F.adaptive_max_pool2d, F.adaptive_max_pool2d_backward, whole=True),
+    "adaptive_avg_pool2d_backward": _adaptive(F.adaptive_avg_pool2d, F.adaptive_avg_pool2d_backward, whole=False),
     "global_avg_pool2d_backward": [
         Gradient(
             F.global_avg_pool2d,

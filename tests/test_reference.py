@@ -170,9 +170,9 @@ def test_avg_pool_gradient(window, include_pad):
     out_size = tuple(n + 1 for n in ref._out_size((5, 6), *window.values()))  # as ceil_mode gives where it can
     args = window["kernel_size"], window["stride"], window["padding"]
     check_gradients(
-        lambda x: ref.avg_pool2d_forward(x, *args, out_size, include_pad),
+        lambda x: ref.avg_pool2d_forward(x, *args, out_size, include_pad, 0),
         [draw(1, 2, 5, 6)],
-        lambda dy, x: [ref.avg_pool2d_backward(dy, *args, include_pad, (5, 6))],
+        lambda dy, x: [ref.avg_pool2d_backward(dy, *args, include_pad, 0, (5, 6))],
     )
 
 
@@ -298,8 +298,8 @@ def test_avg_pool_divisor():
     x = np.ones((1, 1, 1, 4))
     args = ((1, 3), (1, 2), (0, 1))
     # Windows over [pad 1 1], [1 1 1], [1 pad -]: the last hangs over the padding, as ceil_mode makes it.
-    np.testing.assert_array_equal(ref.avg_pool2d_forward(x, *args, (1, 3), True).ravel(), [2 / 3, 1, 1 / 2])
-    np.testing.assert_array_equal(ref.avg_pool2d_forward(x, *args, (1, 3), False).ravel(), [1, 1, 1])
+    np.testing.assert_array_equal(ref.avg_pool2d_forward(x, *args, (1, 3), True, 0).ravel(), [2 / 3, 1, 1 / 2])
+    np.testing.assert_array_equal(ref.avg_pool2d_forward(x, *args, (1, 3), False, 0).ravel(), [1, 1, 1])
 
 
 # --- Activations, softmax, cross-entropy: special values and tails ----------------------------------------------------
@@ -623,9 +623,9 @@ def test_pooling_as_torch(window, ceil_mode, torch):
     kernel_size, stride, padding, _ = window.values()
     for include_pad in True, False:
         torch_ = oracle(torch, lambda x: F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode, include_pad), x)  # noqa: B023
-        y = ref.avg_pool2d_forward(x, kernel_size, stride, padding, torch_.y.shape[2:], include_pad)
+        y = ref.avg_pool2d_forward(x, kernel_size, stride, padding, torch_.y.shape[2:], include_pad, 0)
         assert_near(y, torch_.y, 20)
-        dx = ref.avg_pool2d_backward(torch_.dy, kernel_size, stride, padding, include_pad, (9, 10))
+        dx = ref.avg_pool2d_backward(torch_.dy, kernel_size, stride, padding, include_pad, 0, (9, 10))
         assert_near(dx, torch_.gradients[0], 20)
 
 
@@ -672,6 +672,8 @@ def test_float32_stays_float32():
     rule, window = ((1, 1), (1, 1), (1, 1), 1), ((2, 2), (2, 2), (0, 0))
     argmax = ref.max_pool2d_forward(x, *window, (1, 1), (2, 2))[1]
     mask = ref.dropout_forward(x, KEY, 0.3)[1]
+    _, statistics = ref.group_norm_forward(x, None, None, 3, 1e-5)
+    places = ref.adaptive_max_pool2d_forward(x, (3, 2))[1]
     calls = [
         ("relu_forward", x), ("relu_backward", x, x), ("leaky_relu_forward", x, 0.1),
         ("leaky_relu_backward", x, x, 0.1), ("sigmoid_forward", x), ("sigmoid_backward", x, x), ("tanh_forward", x),
@@ -683,9 +685,12 @@ def test_float32_stays_float32():
         ("dropout_forward", x, KEY, 0.3), ("dropout_backward", x, mask, 0.3),
         ("batch_norm_forward", x, v, v, v, v, 1e-5, "gelu", 0.0), ("batch_norm_train_forward", x, v, v, 1e-5),
         ("batch_norm_backward", x, x[::-1], v, v, v, 1e-5, False),
+        ("group_norm_forward", x, v, v, 3, 1e-5), ("group_norm_backward", x, x[::-1], statistics, v, 3, 1e-5),
+        ("adaptive_max_pool2d_forward", x, (3, 2)), ("adaptive_max_pool2d_backward", x[:, :, :3, :2], places, (5, 4)),
+        ("adaptive_avg_pool2d_forward", x, (3, 2)), ("adaptive_avg_pool2d_backward", x[:, :, :3, :2], (5, 4)),
         ("max_pool2d_forward", x, *window, (1, 1), (2, 2)),
         ("max_pool2d_backward", x[:, :, :2, :2], argmax, *window, (1, 1), (5, 4)),
-        ("avg_pool2d_forward", x, *window, (2, 2), True), ("avg_pool2d_backward", x, *window, True, (10, 8)),
+        ("avg_pool2d_forward", x, *window, (2, 2), True, 0), ("avg_pool2d_backward", x, *window, True, 0, (10, 8)),
         ("global_avg_pool2d_forward", x), ("global_avg_pool2d_backward", x[:, :, :1, :1], (3, 3)),
         ("im2col_forward", x, (2, 2), (1, 1), (1, 1), (1, 1)),
         ("col2im_forward", np.concatenate([x] * 2, axis=2).reshape(2, 12, 10), (6, 3), (2, 2), (1, 1), (0, 0), (1, 1)),
@@ -699,6 +704,9 @@ def test_float32_stays_float32():
         if not isinstance(narrow, tuple):
             narrow, exact = (narrow,), (exact,)
         for ours, truth in zip(narrow, exact, strict=True):
-            if ours.shape != (1,):  # the loss of cross_entropy, float64 always
+            if ours.shape not in {
+                (1,),
+                (2, 3, 2),
+            }:  # a loss and statistics: float64 always
                 assert ours.dtype == (np.float32 if truth.dtype == np.float64 else truth.dtype), op
             assert_near(ours.astype(np.float32), truth, 100, op)

@@ -87,10 +87,10 @@ def test_max_pool2d(options: dict[str, Any], engine: Engine) -> None:
 
 
 @engines
-@pytest.mark.parametrize("count_include_pad", [True, False])
+@pytest.mark.parametrize("more", [{"count_include_pad": False}, {}, {"divisor_override": 3}], ids=str)
 @pytest.mark.parametrize("options", POOLS, ids=str)
-def test_avg_pool2d(options: dict[str, Any], count_include_pad: bool, engine: Engine) -> None:
-    options = {**options, "count_include_pad": count_include_pad}
+def test_avg_pool2d(options: dict[str, Any], more: dict[str, Any], engine: Engine) -> None:
+    options = {**options, **more}
     x = draw(2, 5, 11, 13)
     given = leaf(x)
     y = T.avg_pool2d(given, **options)
@@ -99,6 +99,103 @@ def test_avg_pool2d(options: dict[str, Any], count_include_pad: bool, engine: En
     with engine.on():
         same(F.avg_pool2d(x, **options), y)
         same(F.avg_pool2d_backward(dy, x.shape, **options), given.grad)
+
+
+@engines
+@pytest.mark.parametrize("last", [False, True], ids=["rows", "channels_last"])
+@pytest.mark.parametrize("size", [1, 3, (5, 7), (13, None), (12, 20), (11, 13)], ids=str)
+def test_adaptive_pool2d(size: Any, last: bool, engine: Engine) -> None:
+    """Sizes that divide the input and that do not, larger ones too; indices as torch's."""
+    x = draw(2, 5, 11, 13)
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) if last else x
+    given = leaf(x)
+    mean = T.adaptive_avg_pool2d(given, size)
+    dy = draw(*mean.shape, seed=1)
+    mean.backward(torch.from_numpy(dy))
+    with engine.on():
+        same(F.adaptive_avg_pool2d(x, size), mean)
+        same(F.adaptive_avg_pool2d_backward(dy, x.shape), given.grad)
+    given = leaf(x)
+    y, indices = T.adaptive_max_pool2d(given, size, return_indices=True)
+    y.backward(torch.from_numpy(dy))
+    with engine.on():
+        got, where = F.adaptive_max_pool2d(x, size, return_indices=True)
+        np.testing.assert_array_equal(where, indices.numpy())
+        same(got, y)
+        same(F.adaptive_max_pool2d_backward(dy, x, size), given.grad)
+
+
+@engines
+@pytest.mark.parametrize(
+    "options", [{"kernel_size": 2}, {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True}], ids=str
+)
+def test_pool1d(options: dict[str, Any], engine: Engine) -> None:
+    x = draw(2, 5, 12)
+    for name, more in (("max", {}), ("max", {"dilation": 2}), ("avg", {}), ("avg", {"count_include_pad": False})):
+        given = leaf(x)
+        y = getattr(T, f"{name}_pool1d")(given, **options, **more)
+        dy = draw(*y.shape, seed=1)
+        y.backward(torch.from_numpy(dy))
+        with engine.on():
+            same(getattr(F, f"{name}_pool1d")(x, **options, **more), y)
+            backward = getattr(F, f"{name}_pool1d_backward")
+            same(backward(dy, x if name == "max" else x.shape, **options, **more), given.grad)
+    _, indices = T.max_pool1d(leaf(x), **options, return_indices=True)
+    with engine.on():
+        np.testing.assert_array_equal(F.max_pool1d(x, **options, return_indices=True)[1], indices.numpy())
+
+
+@engines
+@pytest.mark.parametrize("affine", [True, False], ids=["affine", "plain"])
+@pytest.mark.parametrize(
+    ("name", "shape", "options"),
+    [
+        ("layer_norm", (6, 5), {"normalized_shape": (5,)}),
+        ("layer_norm", (2, 3, 4, 5), {"normalized_shape": (4, 5)}),
+        ("layer_norm", (2, 3, 4, 5), {"normalized_shape": (3, 4, 5)}),
+        ("group_norm", (4, 6), {"num_groups": 3}),
+        ("group_norm", (2, 6, 5), {"num_groups": 2}),
+        ("group_norm", (2, 6, 4, 5), {"num_groups": 3}),
+        ("group_norm", (2, 6, 2, 3, 4), {"num_groups": 1}),
+        ("instance_norm", (2, 3, 5), {}),
+        ("instance_norm", (2, 3, 4, 5), {}),
+    ],
+    ids=str,
+)
+def test_norm(name: str, shape: tuple[int, ...], options: dict[str, Any], affine: bool, engine: Engine) -> None:
+    vector = options.get("normalized_shape", shape[1:2])
+    x, w, b, dy = draw(*shape) + 3, draw(*vector, seed=1), draw(*vector, seed=2), draw(*shape, seed=3)
+    leaves = [leaf(array) for array in ((x, w, b) if affine else (x,))]
+    y = getattr(T, name)(leaves[0], **options, **dict(zip(("weight", "bias"), leaves[1:], strict=False)))
+    y.backward(torch.from_numpy(dy))
+    with engine.on():
+        same(getattr(F, name)(x, **options, **({"weight": w, "bias": b} if affine else {})), y)
+        gradients = getattr(F, f"{name}_backward")(dy, x, **options, **({"weight": w} if affine else {}))
+        for gradient, want in zip(gradients, leaves, strict=affine):
+            same(gradient, want.grad)
+
+
+@engines
+def test_instance_norm_by_given_statistics(engine: Engine) -> None:
+    x, mean, var, w, b = draw(2, 3, 4, 5), draw(3), np.abs(draw(3, seed=1)), draw(3, seed=2), draw(3, seed=3)
+    want = T.instance_norm(*map(torch.from_numpy, (x, mean, var, w, b)), use_input_stats=False)
+    with engine.on():
+        same(F.instance_norm(x, mean, var, w, b, False), want)
+
+
+@engines
+@pytest.mark.parametrize("shape", [(6, 3), (4, 3, 5), (2, 3, 4, 5)], ids=str)
+def test_frozen_batch_norm(shape: tuple[int, ...], engine: Engine) -> None:
+    """Fixed statistics: constants to the gradient."""
+    x, w, b, dy = draw(*shape), draw(3, seed=1), draw(3, seed=2), draw(*shape, seed=3)
+    mean, var = draw(3, seed=4), np.abs(draw(3, seed=5))
+    leaves = [leaf(array) for array in (x, w, b)]
+    y = T.batch_norm(leaves[0], torch.from_numpy(mean), torch.from_numpy(var), leaves[1], leaves[2])
+    y.backward(torch.from_numpy(dy))
+    with engine.on():
+        same(F.batch_norm(x, mean, var, w, b), y)
+        for got, want in zip(F.batch_norm_backward(dy, x, mean, var, w, frozen=True), leaves, strict=True):
+            same(got, want.grad)
 
 
 @engines

@@ -182,6 +182,24 @@ struct BatchNormBackwardArgs {  // dx may be dy; frozen: mean and var are consta
   double eps;
 };
 
+// Group normalisation over c / groups channels and h, w of each image: layer norm is h = w = 1 with one group, instance
+// norm c groups. weight, bias (c) may be null. statistics: (n, groups, 2) doubles, mean and biased variance.
+struct GroupNormArgs {  // y = (x - mean) / sqrt(var + eps) * weight + bias; y may be x
+  const void *x, *weight, *bias;
+  void* y;
+  double* statistics;
+  int64_t n, c, h, w, groups, channels_last, dtype;
+  double eps;
+};
+struct GroupNormBackwardArgs {  // weight, dweight, dbias may be null. accumulate: dweight, dbias +=
+  const void *dy, *x;
+  const double* statistics;
+  const void* weight;
+  void *dx, *dweight, *dbias;
+  int64_t n, c, h, w, groups, channels_last, dtype, accumulate;
+  double eps;
+};
+
 // Pooling. Padding is never the maximum and counts in no average unless count_include_pad.
 // argmax: position kh * KW + kw inside the window, one byte (argmax_bytes 1, windows up to 255) or int32 (4); may be
 // null.
@@ -189,13 +207,26 @@ struct Pool2dArgs {
   const void* x;
   void *y, *argmax;
   int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-  int64_t channels_last, dtype, argmax_bytes, count_include_pad;
+  int64_t channels_last, dtype, argmax_bytes, count_include_pad, divisor;  // divisor: of an average, 0 its window's own
 };
 struct Pool2dBackwardArgs {
   const void *dy, *argmax;  // argmax is null for average pooling
   void* dx;
   int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w;
-  int64_t channels_last, dtype, argmax_bytes, count_include_pad;
+  int64_t channels_last, dtype, argmax_bytes, count_include_pad, divisor;
+};
+// Window i of an axis is floor(i in / out) to ceil((i + 1) in / out). argmax: h * W + w in the plane, may be null.
+struct AdaptivePoolArgs {
+  const void* x;
+  void* y;
+  int64_t* argmax;
+  int64_t n, c, h, w, oh, ow, channels_last, dtype;
+};
+struct AdaptivePoolBackwardArgs {
+  const void* dy;
+  const int64_t* argmax;  // null for average pooling
+  void* dx;
+  int64_t n, c, h, w, oh, ow, channels_last, dtype;
 };
 struct GlobalPoolArgs {  // forward: x (n, c, h, w) -> y (n, c); backward: x is dy (n, c), y is dx (n, c, h, w)
   const void* x;
@@ -327,10 +358,16 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(batch_norm_forward, BatchNormArgs, 6)                      \
   X(batch_norm_train_forward, BatchNormTrainArgs, 6)           \
   X(batch_norm_backward, BatchNormBackwardArgs, 8)             \
+  X(group_norm_forward, GroupNormArgs, 5)                      \
+  X(group_norm_backward, GroupNormBackwardArgs, 7)             \
   X(max_pool2d_forward, Pool2dArgs, 3)                         \
   X(max_pool2d_backward, Pool2dBackwardArgs, 3)                \
   X(avg_pool2d_forward, Pool2dArgs, 3)                         \
   X(avg_pool2d_backward, Pool2dBackwardArgs, 3)                \
+  X(adaptive_max_pool2d_forward, AdaptivePoolArgs, 3)          \
+  X(adaptive_max_pool2d_backward, AdaptivePoolBackwardArgs, 3) \
+  X(adaptive_avg_pool2d_forward, AdaptivePoolArgs, 3)          \
+  X(adaptive_avg_pool2d_backward, AdaptivePoolBackwardArgs, 3) \
   X(global_avg_pool2d_forward, GlobalPoolArgs, 2)              \
   X(global_avg_pool2d_backward, GlobalPoolArgs, 2)             \
   X(conv2d_im2col_forward, Conv2dArgs, 9)                      \

@@ -223,7 +223,7 @@ FASTNN_INLINE void pool_image(const Pool2dArgs& a, const Forward<T, Op>& f, int6
   for (int64_t r = 0; r < f.ring; ++r) f.held[r] = -1;
   if constexpr (Op::divides)
     for (int64_t j = first, i = 0; j < last; ++j)
-      for (int64_t ch = 0; ch < c; ++ch) f.divisor[i++] = static_cast<T>(cols.divisor(j, a.count_include_pad != 0));
+      for (int64_t ch = 0; ch < c; ++ch) f.divisor[i++] = static_cast<T>(divisor_of_col(a, j));
   for (int64_t oi = begin; oi < end; ++oi) {
     const int64_t k = rows.first(oi), count = rows.last(oi) - k;
     for (int64_t r = 0; r < count; ++r) {
@@ -246,7 +246,7 @@ FASTNN_INLINE void pool_image(const Pool2dArgs& a, const Forward<T, Op>& f, int6
       }
     }
     const int64_t size = (last - first) * c, i = ((image * a.oh + oi) * a.ow + first) * c;
-    const T divisor = static_cast<T>(Op::divides ? rows.divisor(oi, a.count_include_pad != 0) : 1);
+    const T divisor = static_cast<T>(Op::divides ? divisor_of_row(a, oi) : 1);
     if (count == 3) {
       join_rows<T, Op, 3>(a, f, count, k, i, size, divisor);
     } else if (count == 2) {
@@ -356,13 +356,13 @@ struct Backward {
     col_k = place.take<int64_t>(planes ? 0 : cols.out * cols.taps);
     col_begin = place.take<int64_t>(planes ? 0 : cols.in + 1);
   }
-  FASTNN_MEMBER_INLINE void fill(const Axis& rows, const Axis& cols, int64_t c, int64_t begin, int64_t end,
-                                 bool padded) {
+  FASTNN_MEMBER_INLINE void fill(const Pool2dBackwardArgs& a, int64_t c, int64_t begin, int64_t end) {
+    const Axis rows = rows_of(a), cols = cols_of(a);
     rows_begin[0] = 0;
     for (int64_t i = 0; i < end - begin; ++i)
       rows_begin[i + 1] = rows_begin[i] + holders(rows, begin + i, rows_o + rows_begin[i], rows_k + rows_begin[i]);
     for (int64_t j = 0; !has_at && j < cols.out + kMaxLanes; ++j)
-      col_divisor[j] = static_cast<T>(j < cols.out ? cols.divisor(j, padded) : 1);
+      col_divisor[j] = static_cast<T>(j < cols.out ? divisor_of_col(a, j) : 1);
     if (c != 1) {
       col_begin[0] = 0;
       for (int64_t j = 0; j < cols.in; ++j)
@@ -405,9 +405,7 @@ template <class T>
 FASTNN_INLINE void sum_shares(const Pool2dBackwardArgs& a, const Backward<T, false>& f, int64_t c, int64_t image,
                               int64_t count) {
   constexpr int64_t lanes = Vec<T>::lanes;
-  const Axis rows = rows_of(a);
-  for (int64_t r = 0; r < count; ++r)
-    f.row_share[r] = T(1) / static_cast<T>(rows.divisor(f.row_o[r], a.count_include_pad != 0));
+  for (int64_t r = 0; r < count; ++r) f.row_share[r] = T(1) / static_cast<T>(divisor_of_row(a, f.row_o[r]));
   const T* dy = static_cast<const T*>(a.dy) + image * a.oh * a.ow * c;
   const auto total = [&](int64_t j, int64_t n) FASTNN_INLINED {
     Vec<T> acc = zero<T>();
@@ -520,7 +518,7 @@ static void pool_gather(const Pool2dBackwardArgs& a) {
   const Images images = images_of(a);
   for_bands(images.count, a.h, a.h * a.w * images.c, 400, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
     Backward<T, has_at> f = buffers_of<Backward<T, has_at>>(rows, cols, images.c, end - begin);
-    f.fill(rows, cols, images.c, begin, end, a.count_include_pad != 0);
+    f.fill(a, images.c, begin, end);
     for (; image < last; ++image) {
       for (int64_t r = 0; r < f.ring; ++r) f.held[r] = -1;
       for (int64_t i = begin; i < end; ++i) pool_row_backward<T, has_at>(a, f, images.c, image, begin, i);

@@ -52,6 +52,15 @@ template <class Args>
 FASTNN_INLINE Axis cols_of(const Args& a) {
   return {a.w, a.ow, a.kw, a.stride_w, a.pad_w, a.dilation_w};
 }
+// The divisor of an average is that of its row times that of its column.
+template <class Args>
+FASTNN_INLINE int64_t divisor_of_row(const Args& a, int64_t o) {
+  return a.divisor != 0 ? a.divisor : rows_of(a).divisor(o, a.count_include_pad != 0);
+}
+template <class Args>
+FASTNN_INLINE int64_t divisor_of_col(const Args& a, int64_t o) {
+  return a.divisor != 0 ? 1 : cols_of(a).divisor(o, a.count_include_pad != 0);
+}
 
 // Images are what windows do not cross: planes of NCHW, or whole images of channels-last with c channels a pixel.
 struct Images {

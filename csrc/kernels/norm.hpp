@@ -1,18 +1,14 @@
-// batch_norm over n, h, w. Legend: c channels, s = h * w pixels of a plane, m = n * s values of a channel.
-//   y = (x - mean) / sqrt(var + eps) * weight + bias, inference with an activation on top
-//   dx = weight / sqrt(var + eps) * (dy - sum(dy) / m - xhat * sum(dy * xhat) / m), frozen without the two sums
-// Saved for backward: x, mean, var. y may be x, dx may be dy. weight, bias null: 1, 0; dweight, dbias null: not wanted.
-// Sums are float64 throughout, of x less a value of its own channel, so a mean of 1e4 costs var nothing; y subtracts
-// the mean rounded to T first and puts the rest of it into the shift. NaN and inf as NumPy; m = 0 gives NaN statistics.
-// Two forms: planes (NCHW), where a channel is summed and written while it is in L2, and rows (channels-last, h = w =
-// 1), where vectors lie along the channels; few channels are joined to virtual ones, a row of theirs being g rows.
+// What batch_norm and group_norm share: float64 sums over channels, and the pass that writes.
+// Legend: c channels, s = h * w pixels of a plane, n images, m = n * s values of a channel.
+// Two forms: planes (NCHW), where values of a channel lie in runs, and rows (channels-last, s = 1), where vectors lie
+// along the channels; few channels are joined to virtual ones, a row of theirs being g rows.
+#pragma once
 #include <cmath>
 
 #include "kernels/activation.hpp"
 #include "kernels/kernels.hpp"
 #include "kernels/stream.hpp"
 #include "kernels/wide.hpp"
-#include "runtime/fp_state.hpp"
 #include "runtime/scratch.hpp"
 #include "runtime/team.hpp"
 
@@ -21,22 +17,21 @@ namespace {
 
 using runtime::parallel_for;
 
-constexpr int64_t kPad = 16;           // tables are padded to this many channels
-constexpr int64_t kChunk = 65536;      // elements of a task
-constexpr int64_t kBlock = 1024;       // values that are summed before they join the sum of blocks
-constexpr int64_t kRowTile = 16;       // the same for rows
-constexpr int64_t kStreamRun = 2048;   // bytes of a plane from which streaming pays
-constexpr int64_t kManyChannels = 16;  // enough to give each channel to one task
+constexpr int64_t kPad = 16;          // tables are padded to this many channels
+constexpr int64_t kChunk = 65536;     // elements of a task
+constexpr int64_t kBlock = 1024;      // values that are summed before they join the sum of blocks
+constexpr int64_t kRowTile = 16;      // the same for rows
+constexpr int64_t kStreamRun = 2048;  // bytes of a plane from which streaming pays
 
 struct Layout {
   bool rows;
   int64_t c, n, s, m, g, cv, size;  // cv = c * g virtual channels
+  int64_t whole;                    // elements of the array that this is all or a part of
 };
 
-template <class Args>
-FASTNN_INLINE Layout layout_of(const Args& a) {
-  Layout l{a.channels_last != 0, a.c, a.n, a.h * a.w, a.n * a.h * a.w, 1, a.c, a.n * a.c * a.h * a.w};
-  if (a.c == 1) {
+FASTNN_INLINE Layout layout_of(int64_t n, int64_t c, int64_t s, bool rows) {
+  Layout l{rows, c, n, s, n * s, 1, c, n * c * s, n * c * s};
+  if (c == 1) {
     l.rows = false;
     l.n = 1;
     l.s = l.m;
@@ -57,12 +52,12 @@ struct Table {
 FASTNN_INLINE int64_t padded(int64_t c) { return (c + kPad - 1) / kPad * kPad; }
 FASTNN_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Scratch of a call: a table, and `count` doubles for sums.
+// Scratch: a table, and `count` doubles for sums.
 template <class T>
-FASTNN_INLINE Table<T> table_of(const Layout& l, int64_t count, double*& sums) {
+FASTNN_INLINE Table<T> table_of(runtime::Slot slot, const Layout& l, int64_t count, double*& sums) {
   const int64_t c = padded(l.cv);
   const size_t bytes = static_cast<size_t>(count) * sizeof(double) + static_cast<size_t>(4 * c) * sizeof(T);
-  sums = static_cast<double*>(runtime::scratch(runtime::Slot::kShared, bytes));
+  sums = static_cast<double*>(runtime::scratch(slot, bytes));
   T* t = reinterpret_cast<T*>(sums + count);
   for (int64_t i = 0; i < 4 * c; ++i) t[i] = T(0);
   return {t, t + c, t + 2 * c, t + 3 * c};
@@ -210,7 +205,7 @@ enum class Pass { kForward, kBackward, kFrozen };
 template <class T>
 FASTNN_INLINE bool writes_past_caches(const Layout& l, const T* x, const T* dy, const T* y) {
   constexpr int64_t bytes = sizeof(T);
-  return y != x && y != dy && (l.rows || l.s * bytes >= kStreamRun) && streams(y, l.size);
+  return y != x && y != dy && (l.rows || l.s * bytes >= kStreamRun) && streams(y, l.whole);
 }
 
 template <class T>
@@ -319,28 +314,17 @@ FASTNN_INLINE int64_t sum_chunk(const Layout& l) {
   return (kChunk + least - 1) / least * least;
 }
 
-// ---- sums, then finish(channel, s, q), which fills the table, then the write pass ----
+// How many doubles sum_all wants.
+FASTNN_INLINE int64_t sums_of(const Layout& l) {
+  if (!l.rows) return 2 * l.c * ((l.m + kChunk - 1) / kChunk);
+  return 2 * padded(l.cv) * ((l.size + sum_chunk(l) - 1) / sum_chunk(l));
+}
 
-template <Pass pass, class T, class Finish>
-FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, double* sums,
-                                    Finish finish) {
-  constexpr bool backward = pass != Pass::kForward;
-  if (!l.rows && (l.c >= kManyChannels || l.size <= kChunk)) {
-    const int64_t group = l.m > 0 ? min_of((kChunk + l.m - 1) / l.m, l.c) : l.c;  // channels of a task
-    const bool streaming = writes_past_caches(l, x, dy, y);
-    parallel_for((l.c + group - 1) / group, l.size / (backward ? 1 : 2), [&](int64_t task) {
-      for (int64_t c = task * group; c < min_of((task + 1) * group, l.c); ++c) {
-        double s, q;
-        sum_planes<T, backward>(l, x + c * l.s, dy + c * l.s, table.mean[c], 0, l.m, &s, &q);
-        finish(c, s, q);
-        const Entry<T> e = entry_of(table, c);
-        for (int64_t n = 0, at = c * l.s; n < l.n; ++n, at += l.c * l.s)
-          write_run<pass, kIdentity>(x + at, dy + at, y + at, l.s, e, e.mean, streaming);
-      }
-      if (streaming) stream_fence();
-    });
-    return;
-  }
+// The sums of every channel about its table.mean, in parts that are added in order; then finish(channel, s, q) for each
+// channel in turn.
+template <bool backward, class T, class Finish>
+FASTNN_INLINE void sum_all(const Layout& l, const T* x, const T* dy, const Table<T>& table, double* sums,
+                           Finish finish) {
   if (l.rows) {
     const int64_t cv = padded(l.cv), chunk = sum_chunk(l), chunks = (l.size + chunk - 1) / chunk;
     parallel_for(chunks, l.size / (backward ? 2 : 4), [&](int64_t task) {
@@ -366,13 +350,16 @@ FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T*
       }
       finish(c, s, q);
     }
-    repeat_all(l, table);
   } else {
-    const int64_t chunks = (l.m + kChunk - 1) / kChunk;  // of a channel
-    parallel_for(l.c * chunks, l.size / (backward ? 2 : 4), [&](int64_t task) {
-      const int64_t c = task / chunks, begin = task % chunks * kChunk;
-      sum_planes<T, backward>(l, x + c * l.s, dy + c * l.s, table.mean[c], begin, min_of(begin + kChunk, l.m),
-                              sums + 2 * task, sums + 2 * task + 1);
+    const int64_t chunks = (l.m + kChunk - 1) / kChunk;                            // of a channel
+    const int64_t group = l.m > 0 && chunks == 1 ? min_of(kChunk / l.m, l.c) : 1;  // channels of a task
+    parallel_for((l.c + group - 1) / group * chunks, l.size / (backward ? 2 : 4), [&](int64_t task) {
+      const int64_t first = task / chunks * group, begin = task % chunks * kChunk;
+      for (int64_t c = first; c < min_of(first + group, l.c); ++c) {
+        double* sum = sums + 2 * (c * chunks + task % chunks);
+        sum_planes<T, backward>(l, x + c * l.s, dy + c * l.s, table.mean[c], begin, min_of(begin + kChunk, l.m), sum,
+                                sum + 1);
+      }
     });
     for (int64_t c = 0; c < l.c; ++c) {
       double s = 0, q = 0;
@@ -383,16 +370,7 @@ FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T*
       finish(c, s, q);
     }
   }
-  if (l.size > 0) write_all<pass, kIdentity>(l, x, dy, y, table, kIdentity, T(0));
 }
-
-// How many doubles reduce_and_write wants.
-FASTNN_INLINE int64_t sums_of(const Layout& l) {
-  if (!l.rows) return 2 * l.c * ((l.m + kChunk - 1) / kChunk);
-  return 2 * padded(l.cv) * ((l.size + sum_chunk(l) - 1) / sum_chunk(l));
-}
-
-// ---- exported ----
 
 template <class T>
 FASTNN_INLINE void set_entry(const Table<T>& table, int64_t c, double mean, double scale, double bias) {
@@ -404,32 +382,6 @@ FASTNN_INLINE void set_entry(const Table<T>& table, int64_t c, double mean, doub
 template <class T>
 FASTNN_INLINE double value_or(const void* p, int64_t i, double otherwise) {
   return p ? static_cast<double>(static_cast<const T*>(p)[i]) : otherwise;
-}
-
-template <class T>
-static void batch_norm_forward_of(const BatchNormArgs& a) {
-  const T *x = static_cast<const T*>(a.x), *mean = static_cast<const T*>(a.mean), *var = static_cast<const T*>(a.var);
-  T* y = static_cast<T*>(a.y);
-  if (a.n * a.c * a.h * a.w == 0) return;
-  const Layout l = layout_of(a);
-  double* sums;
-  const Table<T> table = table_of<T>(l, 0, sums);
-  for (int64_t c = 0; c < l.c; ++c) {
-    const double scale = value_or<T>(a.weight, c, 1.0) / std::sqrt(static_cast<double>(var[c]) + a.eps);
-    set_entry(table, c, static_cast<double>(mean[c]), scale, value_or<T>(a.bias, c, 0.0));
-  }
-  repeat_all(l, table);
-  const T alpha = static_cast<T>(a.alpha);
-  if (is_exponential(a.activation)) {
-    const runtime::FlushDenormals flush;
-    write_all<Pass::kForward, kIdentity>(l, x, x, y, table, a.activation, alpha);
-  } else if (a.activation == k_relu) {
-    write_all<Pass::kForward, k_relu>(l, x, x, y, table, kIdentity, alpha);
-  } else if (a.activation == k_leaky_relu) {
-    write_all<Pass::kForward, k_leaky_relu>(l, x, x, y, table, kIdentity, alpha);
-  } else {
-    write_all<Pass::kForward, kIdentity>(l, x, x, y, table, kIdentity, alpha);
-  }
 }
 
 // Place of value i of channel c.
@@ -445,59 +397,5 @@ FASTNN_INLINE T shift_of(T a, T b, T c) {
   return middle - middle == T(0) ? middle : T(0);
 }
 
-template <class T>
-static void batch_norm_train_forward_of(const BatchNormTrainArgs& a) {
-  const T* x = static_cast<const T*>(a.x);
-  T *mean = static_cast<T*>(a.mean), *var = static_cast<T*>(a.var);
-  if (a.c == 0) return;
-  const Layout l = layout_of(a);
-  const double m = static_cast<double>(l.m);
-  double* sums;
-  const Table<T> table = table_of<T>(l, sums_of(l), sums);
-  if (l.m > 0)
-    for (int64_t c = 0; c < l.c; ++c) {
-      const int64_t middle = l.n / 2 * l.s + l.s / 2, last = l.m - 1;
-      table.mean[c] = shift_of(x[offset_of(l, c, 0)], x[offset_of(l, c, middle)], x[offset_of(l, c, last)]);
-    }
-  repeat(l, table.mean);
-  reduce_and_write<Pass::kForward>(l, x, x, static_cast<T*>(a.y), table, sums, [&](int64_t c, double s, double q) {
-    const double mu = static_cast<double>(table.mean[c]) + s / m, excess = (q - s * (s / m)) / m;
-    const double v = excess < 0.0 ? 0.0 : excess;
-    mean[c] = static_cast<T>(mu);
-    var[c] = static_cast<T>(v);
-    set_entry(table, c, mu, value_or<T>(a.weight, c, 1.0) / std::sqrt(v + a.eps), value_or<T>(a.bias, c, 0.0));
-  });
-}
-
-template <class T>
-static void batch_norm_backward_of(const BatchNormBackwardArgs& a) {
-  const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
-  const T *mean = static_cast<const T*>(a.mean), *var = static_cast<const T*>(a.var);
-  T *dx = static_cast<T*>(a.dx), *dweight = static_cast<T*>(a.dweight), *dbias = static_cast<T*>(a.dbias);
-  if (a.c == 0) return;
-  const Layout l = layout_of(a);
-  const double m = static_cast<double>(l.m);
-  double* sums;
-  const Table<T> table = table_of<T>(l, sums_of(l), sums);
-  for (int64_t c = 0; c < l.c; ++c) table.mean[c] = mean[c];
-  repeat(l, table.mean);
-  const auto finish = [&](int64_t c, double s, double q) {
-    const double inverse = 1.0 / std::sqrt(static_cast<double>(var[c]) + a.eps);
-    const double gain = value_or<T>(a.weight, c, 1.0) * inverse;
-    if (dweight) dweight[c] = static_cast<T>((a.accumulate ? static_cast<double>(dweight[c]) : 0.0) + q * inverse);
-    if (dbias) dbias[c] = static_cast<T>((a.accumulate ? static_cast<double>(dbias[c]) : 0.0) + s);
-    table.gain[c] = static_cast<T>(gain);
-    table.scale[c] = static_cast<T>(-gain * inverse * inverse * (q / m));
-    table.shift[c] = static_cast<T>(-gain * (s / m));
-  };
-  a.frozen ? reduce_and_write<Pass::kFrozen>(l, x, dy, dx, table, sums, finish)
-           : reduce_and_write<Pass::kBackward>(l, x, dy, dx, table, sums, finish);
-}
-
 }  // namespace
-
-FASTNN_DEFINE(batch_norm_forward, BatchNormArgs)
-FASTNN_DEFINE(batch_norm_train_forward, BatchNormTrainArgs)
-FASTNN_DEFINE(batch_norm_backward, BatchNormBackwardArgs)
-
 }  // namespace fastnn::FASTNN_ISA

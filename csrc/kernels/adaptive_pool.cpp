@@ -1,0 +1,230 @@
+// adaptive_avg_pool2d and adaptive_max_pool2d: window i of an axis is floor(i in / out) to ceil((i + 1) in / out).
+// Legend as in pool.hpp; c channels a pixel: 1 for planes, all of them for channels-last. A NaN in a window is its
+// maximum; of equal values, and of NaNs, the first counts. Saved for backward: argmax, i * w + j in the plane. Sums in
+// T, no aliasing.
+// Forward in two steps: down the rows of a window, with vectors along a whole row of x, then across the columns; there
+// vectors lie along the channels, and planes go value by value. The average backward is the same the other way round:
+// element i lies in the windows floor(i out / in) to ceil((i + 1) out / in), and rows of dx with the same windows are
+// copies. The maximum backward scatters.
+#include <cstring>
+
+#include "kernels/pool.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+struct Span {
+  int64_t begin, end;
+};
+// The part of `in` elements that is number i of `out` parts.
+FASTNN_INLINE Span span_of(int64_t i, int64_t in, int64_t out) { return {i * in / out, ceil_div((i + 1) * in, out)}; }
+
+// The scratch of a task: a row of x's width, and for the maximum the row of x that each value came from.
+template <class T>
+struct Line {
+  T *value, *from;
+  FASTNN_MEMBER_INLINE Line(Place& place, int64_t width, bool has_from)
+      : value(place.take<T>(whole_vectors(width))), from(place.take<T>(has_from ? whole_vectors(width) : 0)) {}
+};
+
+// ---- forward ----
+
+// f.value = the sum over rows begin .. end of x, `width` values each.
+template <class T>
+FASTNN_INLINE void sum_down(const Line<T>& f, const T* x, Span rows, int64_t width) {
+  for (int64_t i = rows.begin; i < rows.end; ++i)
+    for (int64_t j = 0; j < width; j += Vec<T>::lanes) {
+      const Vec<T> v = load_filled(x + i * width + j, width - j, zero<T>());
+      store(f.value + j, i == rows.begin ? v : load(f.value + j) + v);
+    }
+}
+
+// f.value = the maximum, f.from = the row that it is in.
+template <class T>
+FASTNN_INLINE void max_down(const Line<T>& f, const T* x, Span rows, int64_t width) {
+  const Vec<T> low = set1(static_cast<T>(-__builtin_inf()));
+  for (int64_t i = rows.begin; i < rows.end; ++i) {
+    const Vec<T> row = set1(static_cast<T>(i));
+    for (int64_t j = 0; j < width; j += Vec<T>::lanes) {
+      const Vec<T> v = load_filled(x + i * width + j, width - j, low), best = i == rows.begin ? v : load(f.value + j);
+      const Mask<T> wins = beats(v, best);
+      store(f.value + j, select(wins, v, best));
+      store(f.from + j, i == rows.begin ? row : select(wins, row, load(f.from + j)));
+    }
+  }
+}
+
+// Whether (v, row), further right, comes before (best, at): larger, or equal (or both NaN) and in an earlier row.
+template <class T>
+FASTNN_INLINE bool wins_over(T v, T row, T best, T at) {
+  const bool nan = v != v, best_nan = best != best;
+  return v > best || (nan && !best_nan) || ((v == best || (nan && best_nan)) && row < at);
+}
+template <class T>
+FASTNN_INLINE Mask<T> wins_over(Vec<T> v, Vec<T> row, Vec<T> best, Vec<T> at) {
+  return beats(v, best) | ((eq(v, best) | (is_nan(v) & is_nan(best))) & lt(row, at));
+}
+
+// One pixel of y: `taps` pixels of the line.
+template <class T>
+FASTNN_INLINE void sum_across(const T* value, int64_t taps, int64_t c, T divisor, T* y) {
+  if (c == 1) {
+    T total = value[0];
+    for (int64_t k = 1; k < taps; ++k) total += value[k];
+    *y = total / divisor;
+    return;
+  }
+  for (int64_t ch = 0; ch < c; ch += Vec<T>::lanes) {  // a line ends in whole vectors
+    Vec<T> total = load_filled(value + ch, c - ch, zero<T>());
+    for (int64_t k = 1; k < taps; ++k) total = total + load_filled(value + k * c + ch, c - ch, zero<T>());
+    store_first(y + ch, total / set1(divisor), c - ch);
+  }
+}
+
+// The same for the maximum; `w` and `column` make the position of the first pixel.
+template <class T>
+FASTNN_INLINE void max_across(const T* value, const T* from, int64_t taps, int64_t c, int64_t w, int64_t column, T* y,
+                              int64_t* argmax) {
+  if (c == 1) {
+    int64_t k = 0;
+    for (int64_t i = 1; i < taps; ++i)
+      if (wins_over(value[i], from[i], value[k], from[k])) k = i;
+    *y = value[k];
+    if (argmax) *argmax = static_cast<int64_t>(from[k]) * w + column + k;
+    return;
+  }
+  for (int64_t ch = 0; ch < c; ch += Vec<T>::lanes) {
+    Vec<T> best = load_filled(value + ch, c - ch, zero<T>()), at = load_filled(from + ch, c - ch, zero<T>());
+    Vec<T> tap = zero<T>();
+    for (int64_t k = 1; k < taps; ++k) {
+      const Vec<T> v = load_filled(value + k * c + ch, c - ch, zero<T>());
+      const Vec<T> row = load_filled(from + k * c + ch, c - ch, zero<T>());
+      const Mask<T> wins = wins_over(v, row, best, at);
+      best = select(wins, v, best);
+      at = select(wins, row, at);
+      tap = select(wins, set1(static_cast<T>(k)), tap);
+    }
+    store_first(y + ch, best, c - ch);
+    if (!argmax) continue;
+    T rows[kMaxLanes], taps_of[kMaxLanes];
+    store(rows, at);
+    store(taps_of, tap);
+    for (int64_t i = 0; i < min_of(c - ch, Vec<T>::lanes); ++i)
+      argmax[ch + i] = static_cast<int64_t>(rows[i]) * w + column + static_cast<int64_t>(taps_of[i]);
+  }
+}
+
+template <bool maximum, class T>
+static void adaptive_forward(const AdaptivePoolArgs& a) {
+  const Images images = images_of(a);
+  const int64_t c = images.c, width = a.w * c, larger = max_of(a.h * a.w, a.oh * a.ow) * c;
+  for_bands(images.count, a.oh, larger, 600, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
+    const Line<T> f = buffers_of<Line<T>>(width, maximum);
+    for (; image < last; ++image) {
+      const T* x = static_cast<const T*>(a.x) + image * a.h * width;
+      for (int64_t oi = begin; oi < end; ++oi) {
+        const Span rows = span_of(oi, a.h, a.oh);
+        maximum ? max_down(f, x, rows, width) : sum_down(f, x, rows, width);
+        for (int64_t oj = 0; oj < a.ow; ++oj) {
+          const Span cols = span_of(oj, a.w, a.ow);
+          const int64_t at = ((image * a.oh + oi) * a.ow + oj) * c, taps = cols.end - cols.begin;
+          T* y = static_cast<T*>(a.y) + at;
+          if (maximum)
+            max_across(f.value + cols.begin * c, f.from + cols.begin * c, taps, c, a.w, cols.begin, y,
+                       a.argmax ? a.argmax + at : nullptr);
+          else
+            sum_across(f.value + cols.begin * c, taps, c, static_cast<T>((rows.end - rows.begin) * taps), y);
+        }
+      }
+    }
+  });
+}
+
+// ---- backward ----
+
+// One row of dx from the sum of dy over the windows of its row, each divided by its rows. value: that sum, a.ow pixels.
+template <class T>
+FASTNN_INLINE void spread_row(const AdaptivePoolBackwardArgs& a, T* value, int64_t c, T* dx) {
+  for (int64_t oj = 0; oj < a.ow; ++oj) {
+    const Span cols = span_of(oj, a.w, a.ow);
+    const T taps = static_cast<T>(cols.end - cols.begin);
+    for (int64_t ch = 0; ch < c; ++ch) value[oj * c + ch] /= taps;
+  }
+  for (int64_t j = 0; j < a.w; ++j) {
+    const Span windows = span_of(j, a.ow, a.w);
+    sum_across(value + windows.begin * c, windows.end - windows.begin, c, T(1), dx + j * c);
+  }
+}
+
+template <class T>
+static void adaptive_avg_pool2d_backward_of(const AdaptivePoolBackwardArgs& a) {
+  constexpr int64_t lanes = Vec<T>::lanes;
+  const Images images = images_of(a);
+  const int64_t c = images.c, width = a.ow * c, larger = max_of(a.h * a.w, a.oh * a.ow) * c;
+  for_bands(images.count, a.h, larger, 600, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
+    const Line<T> f = buffers_of<Line<T>>(width, false);
+    for (; image < last; ++image) {
+      const T* dy = static_cast<const T*>(a.dy) + image * a.oh * width;
+      T* dx = static_cast<T*>(a.dx) + image * a.h * a.w * c;
+      Span before{-1, -1};
+      for (int64_t i = begin; i < end; ++i) {
+        const Span windows = span_of(i, a.oh, a.h);
+        T* to = dx + i * a.w * c;
+        if (windows.begin == before.begin && windows.end == before.end) {
+          std::memcpy(to, to - a.w * c, static_cast<size_t>(a.w * c) * sizeof(T));
+          continue;
+        }
+        before = windows;
+        for (int64_t oi = windows.begin; oi < windows.end; ++oi) {
+          const Span rows = span_of(oi, a.h, a.oh);
+          const Vec<T> taps = set1(static_cast<T>(rows.end - rows.begin));
+          for (int64_t j = 0; j < width; j += lanes) {
+            const Vec<T> v = load_filled(dy + oi * width + j, width - j, zero<T>()) / taps;
+            store(f.value + j, oi == windows.begin ? v : load(f.value + j) + v);
+          }
+        }
+        spread_row(a, f.value, c, to);
+      }
+    }
+  });
+}
+
+template <class T>
+static void adaptive_max_pool2d_backward_of(const AdaptivePoolBackwardArgs& a) {
+  const Images images = images_of(a);
+  const int64_t c = images.c, block = min_of(c, 64), blocks = ceil_div(c, block), size = a.h * a.w, outs = a.oh * a.ow;
+  const int64_t group = blocks > 1 ? 1 : max_of(1, kTaskElements / (size * c));
+  const int64_t work = images.count * c * (size / 8 + outs * 2);
+  runtime::parallel_for(ceil_div(images.count, group) * blocks, work, [&](int64_t task) {
+    const int64_t from = task / blocks * group, first = task % blocks * block, last = min_of(first + block, c);
+    for (int64_t image = from; image < min_of(from + group, images.count); ++image) {
+      const T* dy = static_cast<const T*>(a.dy) + image * outs * c;
+      const int64_t* argmax = a.argmax + image * outs * c;
+      T* dx = static_cast<T*>(a.dx) + image * size * c;
+      for (int64_t i = 0; i < size; ++i)
+        for (int64_t ch = first; ch < last; ++ch) dx[i * c + ch] = T(0);
+      for (int64_t o = 0; o < outs; ++o)
+        for (int64_t ch = first; ch < last; ++ch) dx[argmax[o * c + ch] * c + ch] += dy[o * c + ch];
+    }
+  });
+}
+
+// ---- exported ----
+
+template <class T>
+static void adaptive_max_pool2d_forward_of(const AdaptivePoolArgs& a) {
+  adaptive_forward<true, T>(a);
+}
+template <class T>
+static void adaptive_avg_pool2d_forward_of(const AdaptivePoolArgs& a) {
+  adaptive_forward<false, T>(a);
+}
+
+}  // namespace
+
+FASTNN_DEFINE(adaptive_max_pool2d_forward, AdaptivePoolArgs)
+FASTNN_DEFINE(adaptive_max_pool2d_backward, AdaptivePoolBackwardArgs)
+FASTNN_DEFINE(adaptive_avg_pool2d_forward, AdaptivePoolArgs)
+FASTNN_DEFINE(adaptive_avg_pool2d_backward, AdaptivePoolBackwardArgs)
+
+}  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,131 @@
+// batch_norm over n, h, w (legend in norm.hpp).
+//   y = (x - mean) / sqrt(var + eps) * weight + bias, inference with an activation on top
+//   dx = weight / sqrt(var + eps) * (dy - sum(dy) / m - xhat * sum(dy * xhat) / m), frozen without the two sums
+// Saved for backward: x, mean, var. y may be x, dx may be dy. weight, bias null: 1, 0; dweight, dbias null: not wanted.
+// Sums are float64 throughout, of x less a value of its own channel, so a mean of 1e4 costs var nothing; y subtracts
+// the mean rounded to T first and puts the rest of it into the shift. NaN and inf as NumPy; m = 0 gives NaN statistics.
+// Planes: a channel is summed and written while it is in L2.
+#include "kernels/norm.hpp"
+#include "runtime/fp_state.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+constexpr int64_t kManyChannels = 16;  // enough to give each channel to one task
+
+template <class Args>
+FASTNN_INLINE Layout layout_of(const Args& a) {
+  return layout_of(a.n, a.c, a.h * a.w, a.channels_last != 0);
+}
+
+// ---- sums, then finish(channel, s, q), which fills the table, then the write pass ----
+
+template <Pass pass, class T, class Finish>
+FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, double* sums,
+                                    Finish finish) {
+  constexpr bool backward = pass != Pass::kForward;
+  if (!l.rows && (l.c >= kManyChannels || l.size <= kChunk)) {
+    const int64_t group = l.m > 0 ? min_of((kChunk + l.m - 1) / l.m, l.c) : l.c;  // channels of a task
+    const bool streaming = writes_past_caches(l, x, dy, y);
+    parallel_for((l.c + group - 1) / group, l.size / (backward ? 1 : 2), [&](int64_t task) {
+      for (int64_t c = task * group; c < min_of((task + 1) * group, l.c); ++c) {
+        double s, q;
+        sum_planes<T, backward>(l, x + c * l.s, dy + c * l.s, table.mean[c], 0, l.m, &s, &q);
+        finish(c, s, q);
+        const Entry<T> e = entry_of(table, c);
+        for (int64_t n = 0, at = c * l.s; n < l.n; ++n, at += l.c * l.s)
+          write_run<pass, kIdentity>(x + at, dy + at, y + at, l.s, e, e.mean, streaming);
+      }
+      if (streaming) stream_fence();
+    });
+    return;
+  }
+  sum_all<backward>(l, x, dy, table, sums, finish);
+  if (l.rows) repeat_all(l, table);
+  if (l.size > 0) write_all<pass, kIdentity>(l, x, dy, y, table, kIdentity, T(0));
+}
+
+// ---- exported ----
+
+template <class T>
+static void batch_norm_forward_of(const BatchNormArgs& a) {
+  const T *x = static_cast<const T*>(a.x), *mean = static_cast<const T*>(a.mean), *var = static_cast<const T*>(a.var);
+  T* y = static_cast<T*>(a.y);
+  if (a.n * a.c * a.h * a.w == 0) return;
+  const Layout l = layout_of(a);
+  double* sums;
+  const Table<T> table = table_of<T>(runtime::Slot::kShared, l, 0, sums);
+  for (int64_t c = 0; c < l.c; ++c) {
+    const double scale = value_or<T>(a.weight, c, 1.0) / std::sqrt(static_cast<double>(var[c]) + a.eps);
+    set_entry(table, c, static_cast<double>(mean[c]), scale, value_or<T>(a.bias, c, 0.0));
+  }
+  repeat_all(l, table);
+  const T alpha = static_cast<T>(a.alpha);
+  if (is_exponential(a.activation)) {
+    const runtime::FlushDenormals flush;
+    write_all<Pass::kForward, kIdentity>(l, x, x, y, table, a.activation, alpha);
+  } else if (a.activation == k_relu) {
+    write_all<Pass::kForward, k_relu>(l, x, x, y, table, kIdentity, alpha);
+  } else if (a.activation == k_leaky_relu) {
+    write_all<Pass::kForward, k_leaky_relu>(l, x, x, y, table, kIdentity, alpha);
+  } else {
+    write_all<Pass::kForward, kIdentity>(l, x, x, y, table, kIdentity, alpha);
+  }
+}
+
+template <class T>
+static void batch_norm_train_forward_of(const BatchNormTrainArgs& a) {
+  const T* x = static_cast<const T*>(a.x);
+  T *mean = static_cast<T*>(a.mean), *var = static_cast<T*>(a.var);
+  if (a.c == 0) return;
+  const Layout l = layout_of(a);
+  const double m = static_cast<double>(l.m);
+  double* sums;
+  const Table<T> table = table_of<T>(runtime::Slot::kShared, l, sums_of(l), sums);
+  if (l.m > 0)
+    for (int64_t c = 0; c < l.c; ++c) {
+      const int64_t middle = l.n / 2 * l.s + l.s / 2, last = l.m - 1;
+      table.mean[c] = shift_of(x[offset_of(l, c, 0)], x[offset_of(l, c, middle)], x[offset_of(l, c, last)]);
+    }
+  repeat(l, table.mean);
+  reduce_and_write<Pass::kForward>(l, x, x, static_cast<T*>(a.y), table, sums, [&](int64_t c, double s, double q) {
+    const double mu = static_cast<double>(table.mean[c]) + s / m, excess = (q - s * (s / m)) / m;
+    const double v = excess < 0.0 ? 0.0 : excess;
+    mean[c] = static_cast<T>(mu);
+    var[c] = static_cast<T>(v);
+    set_entry(table, c, mu, value_or<T>(a.weight, c, 1.0) / std::sqrt(v + a.eps), value_or<T>(a.bias, c, 0.0));
+  });
+}
+
+template <class T>
+static void batch_norm_backward_of(const BatchNormBackwardArgs& a) {
+  const T *x = static_cast<const T*>(a.x), *dy = static_cast<const T*>(a.dy);
+  const T *mean = static_cast<const T*>(a.mean), *var = static_cast<const T*>(a.var);
+  T *dx = static_cast<T*>(a.dx), *dweight = static_cast<T*>(a.dweight), *dbias = static_cast<T*>(a.dbias);
+  if (a.c == 0) return;
+  const Layout l = layout_of(a);
+  const double m = static_cast<double>(l.m);
+  double* sums;
+  const Table<T> table = table_of<T>(runtime::Slot::kShared, l, sums_of(l), sums);
+  for (int64_t c = 0; c < l.c; ++c) table.mean[c] = mean[c];
+  repeat(l, table.mean);
+  const auto finish = [&](int64_t c, double s, double q) {
+    const double inverse = 1.0 / std::sqrt(static_cast<double>(var[c]) + a.eps);
+    const double gain = value_or<T>(a.weight, c, 1.0) * inverse;
+    if (dweight) dweight[c] = static_cast<T>((a.accumulate ? static_cast<double>(dweight[c]) : 0.0) + q * inverse);
+    if (dbias) dbias[c] = static_cast<T>((a.accumulate ? static_cast<double>(dbias[c]) : 0.0) + s);
+    table.gain[c] = static_cast<T>(gain);
+    table.scale[c] = static_cast<T>(-gain * inverse * inverse * (q / m));
+    table.shift[c] = static_cast<T>(-gain * (s / m));
+  };
+  a.frozen ? reduce_and_write<Pass::kFrozen>(l, x, dy, dx, table, sums, finish)
+           : reduce_and_write<Pass::kBackward>(l, x, dy, dx, table, sums, finish);
+}
+
+}  // namespace
+
+FASTNN_DEFINE(batch_norm_forward, BatchNormArgs)
+FASTNN_DEFINE(batch_norm_train_forward, BatchNormTrainArgs)
+FASTNN_DEFINE(batch_norm_backward, BatchNormBackwardArgs)
+
+}  // namespace fastnn::FASTNN_ISA
