@@ -32,6 +32,27 @@ def test_shapes_are_what_output_shape_and_summary_say(name):
     assert table.splitlines()[-1].split() == ["total", f"{sum(unique.values()):,}"]
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_float64_input_to_float32_weights(name):
+    """NumPy's own dtype, as users hand it in: computed in float64; weights, statistics and gradients stay float32."""
+    model, x, _ = build(name)
+    twin = model.copy(np.float64)
+    wide = x.astype(np.float64)
+    y, backward = model.forward(wide, 0)
+    expected, twin_backward = twin.forward(wide, 0)
+    assert y.dtype == np.float64
+    tolerance = 10 * EPS[np.float32]  # a few roundings to float32: gradients, and the masked weights of DropConnect
+    np.testing.assert_allclose(y, expected, rtol=tolerance, atol=tolerance)
+    dy = np.random.default_rng(0).standard_normal(y.shape)
+    dx, wanted = backward(dy), twin_backward(dy)
+    np.testing.assert_allclose(dx, wanted, rtol=tolerance, atol=tolerance * abs(wanted).max())
+    for key, gradient in model.grads.items():
+        assert gradient.dtype == np.float32
+        wanted = twin.grads[key]
+        # where batch norm follows, the gradient of a bias is a difference that vanishes but for rounding
+        np.testing.assert_allclose(gradient, wanted, rtol=tolerance, atol=tolerance * max(abs(wanted).max(), 1.0))
+
+
 def test_summary_counts_a_shared_layer_once_in_its_total():
     model, x, _ = build("shared")
     assert model.summary(x.shape).splitlines()[-1].split() == ["total", str(12 * 12 + 12 + 12 * 5 + 5)]

@@ -315,6 +315,40 @@ def test_frozen_weights_keep_their_bits():
     np.testing.assert_array_equal(model.params["0.weight"], before)
 
 
+def test_two_dtypes_have_one_norm():
+    """A buffer for each dtype: the penalties are added up, and the norm is over all gradients."""
+    single, double = L.Linear(4, 3, rng=0), L.Linear(3, 2, rng=1).copy(np.float64)
+    model = L.Sequential(single, double)
+    twin = model.copy()
+    clip, l2 = ClipNorm(0.1), L2(0.1)
+    trainer = fnn.Trainer(model, optimizer=optim.SGD(lr=1.0), regularization=l2, clip=clip, rng=0)
+    x, y = np.random.default_rng(0).standard_normal((5, 4), np.float32), np.arange(5) % 2
+    loss = trainer.step(x, y)
+    scores, backward = twin.forward(x.astype(np.float64))
+    data, dscores = F.cross_entropy(scores, y)
+    backward(dscores)
+    grads = twin.grads
+    for name in ("0.weight", "1.weight"):
+        penalty, dw = l2(twin.params[name])
+        data += penalty
+        grads[name] += dw
+    assert clip(grads.values()) > 0.1
+    assert loss == pytest.approx(data, rel=1e-6)  # products of a float32 layer
+    for name, value in twin.params.items():
+        np.testing.assert_allclose(model.params[name], value - grads[name], rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_of_normalisation_are_no_weights():
+    """Whatever their shape: layer norm's have that of what is normalised."""
+    norms = {name: cls for name, cls in vars(L).items() if "Norm" in name and isinstance(cls, type)}
+    assert {"BatchNorm1d", "BatchNorm2d"} <= set(norms)
+    for name, cls in norms.items():
+        assert cls.penalized == (), f"{name} needs penalized = (), or penalties shrink its weight"
+    for name, cls in vars(L).items():
+        if "Transpose" in name and isinstance(cls, type):
+            assert cls.unit_axis == 1, f"{name} has a weight (in, out, ...), so max-norm needs unit_axis = 1"
+
+
 def blobs():
     rng = np.random.default_rng(0)
     y = rng.integers(0, 3, 90)

@@ -140,6 +140,7 @@ class LayerNorm(Layer):
     """
 
     parameters = ("weight", "bias")
+    penalized = ()
 
     def __init__(
         self,
@@ -190,6 +191,7 @@ def _gradients(layer: Layer) -> tuple[Array | None, Array | None] | None:
 
 class _GroupNorm(Layer):
     parameters = ("weight", "bias")
+    penalized = ()
     groups: int | None
     ranks: ClassVar[tuple[int, ...]] = ()  # none: any from 2 on
 

@@ -191,7 +191,9 @@ class Trainer:
     def _program(self, xs: tuple[Array, ...], labels: Any, sample_weight: Array | None) -> StepProgram | None:
         """The recorded step for a batch like this one, or None where only the closures can do it."""
         core = _backends.core()
-        if core is None or not self._wants_program or self._known is None or isinstance(labels, tuple):
+        # Between layers of two dtypes arrays are converted, which is not recorded.
+        mixed = len(self._parameters.buffers) > 1
+        if core is None or not self._wants_program or self._known is None or isinstance(labels, tuple) or mixed:
             return None
         key = (
             tuple((x.shape, F._prefers_channels_last(x)) for x in xs),
