@@ -215,6 +215,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* mean
         const void* var
         const void* residual
+        const void* packed
         void* y
         int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
         int64_t channels_last, dtype, activation
@@ -419,7 +420,7 @@ cdef extern from "program/program.hpp" namespace "fastnn::program" nogil:
         void release(void*, size_t)
         void* add_input(size_t) except +
         void* add_output(size_t) except +
-        void add_constant(const void*, size_t) except +
+        void add_constant(const void*, size_t, bint) except +
         bint append(int, const void*) except +
         void finish()
         void run(void**, void**, int64_t*) except +
@@ -969,7 +970,7 @@ cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple 
                 residual, activation, double alpha, y) except -1:
     cdef Conv2dArgs a
     a.x, a.weight, a.bias, a.residual, a.y = data(x), data(weight), data(bias), data(residual), data(y)
-    a.gamma = a.beta = a.mean = a.var = NULL
+    a.gamma = a.beta = a.mean = a.var = a.packed = NULL
     a.eps = 0.0
     if batch_norm is not None:
         gamma, beta, mean, var, a.eps = batch_norm
@@ -1161,10 +1162,13 @@ cdef class Program:
         self.n_outputs += 1
         return self.bound(self.program.add_output(_nbytes(shape, dtype)), shape, dtype, channels_last)
 
-    def constant(self, cnp.ndarray array):
-        """Let recorded calls refer to this array; the program keeps it alive and reads (or writes) it at every run."""
+    def constant(self, cnp.ndarray array, bint final=False):
+        """Let recorded calls refer to this array; the program keeps it alive and reads (or writes) it at every run.
+
+        final: it never changes again, and may be laid out anew for the kernels that read it.
+        """
         self.kept.append(array)
-        self.program.add_constant(array.data, cnp.PyArray_NBYTES(array))
+        self.program.add_constant(array.data, cnp.PyArray_NBYTES(array), final)
         return array
 
     def run(self, tuple inputs, tuple outputs, cnp.ndarray nanoseconds=None):

@@ -346,6 +346,17 @@ def test_out_that_overlaps(engine: Engine) -> None:
 
 
 @engines
+def test_strides_far_beyond_the_image(engine: Engine) -> None:
+    """One window, at once, however long the step would be to the next."""
+    dy = ones(2, 8, 1, 1)
+    with engine.on():
+        expected = F.conv2d_backward(dy, X, W, stride=8)
+        for got, want in zip(F.conv2d_backward(dy, X, W, stride=2**31), expected, strict=True):
+            np.testing.assert_array_equal(got, want)
+        np.testing.assert_array_equal(F.conv2d(X, W, stride=2**31), F.conv2d(X, W, stride=8))
+
+
+@engines
 def test_gradients_stay_as_they_are(engine: Engine) -> None:
     """A failed backward pass adds nothing to the gradients that it was given."""
     dweight, dbias = ones(8, 4, 3, 3), ones(8)

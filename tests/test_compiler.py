@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import fastnn as fnn
+from engines import COMPILED, Engine
 from fastnn import _backends
 from fastnn import layers as L
 from nets import NETS, build
@@ -100,6 +101,26 @@ def test_a_program_is_a_snapshot():
     np.testing.assert_array_equal(program(x), before)
     np.testing.assert_array_equal(program(x[:2]), before[:2])  # planned after the change
     close(fnn.compile(model, x.shape)(x), model(x))
+
+
+@pytest.mark.parametrize("geometry", [(64, 48, 3, 1), (24, 24, 3, 24), (40, 33, 1, 1), (5, 7, 5, 1)])
+@pytest.mark.parametrize("isa", [e.isa for e in COMPILED])
+def test_packed_weights_compute_the_same_bits(isa, geometry):
+    """A program lays its weights out once, for all its plans; a function at every call."""
+    c, o, k, groups = geometry
+    conv = L.Conv2d(c, o, k, padding=1, groups=groups, rng=0)
+    with Engine("compiled", isa).on():
+        program = fnn.compile(conv, (2, c, 9, 8))
+        for n in (2, 1, 3):
+            x = np.random.default_rng(n).standard_normal((n, c, 9, 8), np.float32)
+            expected = conv(np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2))
+            for _ in range(2):
+                np.testing.assert_array_equal(program(x), expected)
+        del program
+        conv.weight[...] *= 2  # at the same address
+        np.testing.assert_array_equal(
+            fnn.compile(conv, x.shape)(x), conv(x.transpose(0, 2, 3, 1).copy().transpose(0, 3, 1, 2))
+        )
 
 
 def test_compiling_does_not_touch_the_model():

@@ -234,9 +234,10 @@ struct GlobalPoolArgs {  // forward: x (n, c, h, w) -> y (n, c); backward: x is 
   int64_t n, c, h, w, channels_last, dtype;
 };
 
-// y = activation(batch_norm(conv(x, w) + bias) + residual), all parts but conv optional (null).
+// y = activation(batch_norm(conv(x, w) + bias) + residual), all parts but conv optional (null). packed: null, or what
+// the packer of this kernel made of the weight; the weight is there all the same.
 struct Conv2dArgs {
-  const void *x, *weight, *bias, *gamma, *beta, *mean, *var, *residual;
+  const void *x, *weight, *bias, *gamma, *beta, *mean, *var, *residual, *packed;
   void* y;
   int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
   int64_t channels_last, dtype, activation;
@@ -370,8 +371,8 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(adaptive_avg_pool2d_backward, AdaptivePoolBackwardArgs, 3) \
   X(global_avg_pool2d_forward, GlobalPoolArgs, 2)              \
   X(global_avg_pool2d_backward, GlobalPoolArgs, 2)             \
-  X(conv2d_im2col_forward, Conv2dArgs, 9)                      \
-  X(conv2d_amx_forward, Conv2dArgs, 9)                         \
+  X(conv2d_im2col_forward, Conv2dArgs, 10)                     \
+  X(conv2d_amx_forward, Conv2dArgs, 10)                        \
   X(conv2d_backward, Conv2dBackwardArgs, 6)                    \
   X(im2col_forward, Im2colArgs, 2)                             \
   X(col2im_forward, Im2colArgs, 2)                             \
@@ -387,6 +388,13 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(clip_value, ClipValueArgs, 3)                              \
   X(max_norm, MaxNormArgs, 2)
 
+// X(kernel, argument struct): kernels that lay their weight out anew at each call, and for which a program has it done
+// once. `<kernel>_pack` returns the bytes that it takes, 0 where this call packs nothing, and writes it unless packed
+// is null; the struct has the members weight and packed.
+#define FASTNN_PACKERS(X)              \
+  X(conv2d_im2col_forward, Conv2dArgs) \
+  X(conv2d_amx_forward, Conv2dArgs)
+
 enum KernelId : int32_t {
 #define FASTNN_ID(name, Args, pointers) kKernel_##name,
   FASTNN_KERNELS(FASTNN_ID)
@@ -400,6 +408,9 @@ struct KernelTable {
 #define FASTNN_MEMBER(name, Args, pointers) void (*name)(const Args&);
   FASTNN_KERNELS(FASTNN_MEMBER)
 #undef FASTNN_MEMBER
+#define FASTNN_MEMBER(name, Args) int64_t (*name##_pack)(const Args&, void* packed);
+  FASTNN_PACKERS(FASTNN_MEMBER)
+#undef FASTNN_MEMBER
 };
 
 }  // namespace fastnn
@@ -409,6 +420,9 @@ struct KernelTable {
 namespace fastnn::FASTNN_ISA {
 #define FASTNN_DECLARE(name, Args, pointers) void name(const Args&);
 FASTNN_KERNELS(FASTNN_DECLARE)
+#undef FASTNN_DECLARE
+#define FASTNN_DECLARE(name, Args) int64_t name##_pack(const Args&, void* packed);
+FASTNN_PACKERS(FASTNN_DECLARE)
 #undef FASTNN_DECLARE
 }  // namespace fastnn::FASTNN_ISA
 

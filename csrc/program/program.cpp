@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <map>
 #include <new>
+#include <tuple>
 
 #include "runtime/pool.hpp"
 #include "runtime/team.hpp"
@@ -25,7 +27,7 @@ Program::Range Program::reserve(size_t bytes) {
   bytes = std::max(aligned(bytes), kAlign);
   void* p = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) throw std::bad_alloc();
-  return {static_cast<char*>(p), bytes};
+  return {static_cast<char*>(p), bytes, false};
 }
 
 Program::Program() : table_(runtime::active_table()) {
@@ -93,8 +95,38 @@ void* Program::add_bound(std::vector<Range>& ranges, size_t bytes) {
 void* Program::add_input(size_t bytes) { return add_bound(inputs_, bytes); }
 void* Program::add_output(size_t bytes) { return add_bound(outputs_, bytes); }
 
-void Program::add_constant(const void* data, size_t bytes) {
-  constants_.push_back({static_cast<char*>(const_cast<void*>(data)), std::max<size_t>(bytes, 1)});
+void Program::add_constant(const void* data, size_t bytes, bool final) {
+  constants_.push_back({static_cast<char*>(const_cast<void*>(data)), std::max<size_t>(bytes, 1), final});
+}
+
+// The plans of one network for several batch sizes share what is packed. A weight lives as long as a program that
+// packed it, so its address is nobody else's meanwhile; a pack differs by kernel, instruction set and its size.
+void Program::pack_weight(int kernel, uint64_t* args) {
+  const runtime::Packer* packer = runtime::packer_of(kernel);
+  if (packer == nullptr) return;
+  const uint64_t weight = args[packer->weight];
+  const auto constant = std::find_if(constants_.begin(), constants_.end(), [&](const Range& range) {
+    return range.final && range.holds(reinterpret_cast<const void*>(weight));
+  });
+  if (constant == constants_.end()) return;
+  const int64_t bytes = packer->pack(table_, args, nullptr);
+  if (bytes == 0) return;
+  static std::mutex mutex;
+  static std::map<std::tuple<uint64_t, int, const KernelTable*, int64_t>, std::weak_ptr<char>> known;
+  const std::lock_guard lock(mutex);
+  std::erase_if(known, [](const auto& entry) { return entry.second.expired(); });
+  std::weak_ptr<char>& entry = known[{weight, kernel, table_, bytes}];
+  std::shared_ptr<char> packed = entry.lock();
+  if (packed == nullptr) {
+    const size_t size = aligned(static_cast<size_t>(bytes) + kAlign);  // kernels read whole vectors
+    char* p = static_cast<char*>(runtime::pool_allocate(size));
+    if (p == nullptr) throw std::bad_alloc();
+    packed = std::shared_ptr<char>(p, [size](char* block) { runtime::pool_free(block, size); });
+    packer->pack(table_, args, p);
+    entry = packed;
+  }
+  args[packer->packed] = reinterpret_cast<uint64_t>(packed.get());
+  packed_.push_back(std::move(packed));
 }
 
 bool Program::append(int kernel, const void* args) {
@@ -125,6 +157,7 @@ bool Program::append(int kernel, const void* args) {
   }
   args_.resize(at + words);
   std::memcpy(args_.data() + at, args, words * sizeof(uint64_t));
+  pack_weight(kernel, args_.data() + at);
   for (const Fixup& fixup : fixups) (fixup.space == kArena ? arena_fixups_ : bound_fixups_).push_back(fixup);
   steps_.push_back({kernel, runtime::kernel_call(kernel), at});
   return true;

@@ -30,8 +30,9 @@ class Program {
   void release(void* block, size_t bytes);  // its place may be used by what is recorded from here on
   void* add_input(size_t bytes);            // a stand-in for the array that each run binds
   void* add_output(size_t bytes);
-  void add_constant(const void* data, size_t bytes);  // the caller keeps it alive
-  bool append(int kernel, const void* args);          // false when a pointer belongs to none of the above
+  // The caller keeps it alive. final: it never changes, so that a weight may be laid out once for all runs.
+  void add_constant(const void* data, size_t bytes, bool final);
+  bool append(int kernel, const void* args);  // false when a pointer belongs to none of the above
   void finish();
 
   // ---- running ----
@@ -54,6 +55,7 @@ class Program {
   struct Range {
     char* begin = nullptr;
     size_t bytes = 0;
+    bool final = false;  // a constant that never changes
     bool holds(const void* p) const { return p >= begin && p < begin + bytes; }
   };
   enum Space { kArena, kInput, kOutput };
@@ -73,13 +75,15 @@ class Program {
 
   static Range reserve(size_t bytes);
   void* add_bound(std::vector<Range>& ranges, size_t bytes);
+  void pack_weight(int kernel, uint64_t* args);
   std::unique_ptr<Instance> take_instance();
 
   const KernelTable* table_;
   Range arena_;
   std::vector<Range> inputs_, outputs_;
   std::vector<Range> constants_;
-  std::vector<Hole> holes_;  // free parts of the arena below arena_end_, sorted, never touching
+  std::vector<std::shared_ptr<char>> packed_;  // weights as kernels want them
+  std::vector<Hole> holes_;                    // free parts of the arena below arena_end_, sorted, never touching
   size_t arena_end_ = 0, arena_peak_ = 0;
   std::vector<Step> steps_;
   std::vector<uint64_t> args_;

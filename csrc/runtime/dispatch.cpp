@@ -2,6 +2,7 @@
 #include "runtime/dispatch.hpp"
 
 #include <atomic>
+#include <cstddef>
 #include <cstring>
 #include <type_traits>
 
@@ -44,6 +45,15 @@ constexpr Entry kEntries[] = {
     FASTNN_KERNELS(FASTNN_ENTRY)
 #undef FASTNN_ENTRY
 };
+constexpr Packer kPackers[] = {
+#define FASTNN_ENTRY(name, Args)                                                                               \
+  {kKernel_##name, static_cast<int>(offsetof(Args, weight) / 8), static_cast<int>(offsetof(Args, packed) / 8), \
+   [](const KernelTable* table, const void* args, void* packed) {                                              \
+     return table->name##_pack(*static_cast<const Args*>(args), packed);                                       \
+   }},
+    FASTNN_PACKERS(FASTNN_ENTRY)
+#undef FASTNN_ENTRY
+};
 
 }  // namespace
 
@@ -68,6 +78,12 @@ int kernel_id(const char* name) {
   for (int id = 0; id < kKernelCount; ++id)
     if (std::strcmp(kEntries[id].name, name) == 0) return id;
   return -1;
+}
+
+const Packer* packer_of(int kernel) {
+  for (const Packer& packer : kPackers)
+    if (packer.kernel == kernel) return &packer;
+  return nullptr;
 }
 
 }  // namespace runtime

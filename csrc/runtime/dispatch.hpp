@@ -19,4 +19,12 @@ int kernel_pointers(int id);  // how many pointers its argument struct begins wi
 int kernel_args_size(int id);
 int kernel_id(const char* name);  // -1 when there is none
 
+// How a kernel's weight is laid out once for many calls (FASTNN_PACKERS); null for a kernel that does not.
+struct Packer {
+  int kernel;
+  int weight, packed;  // the places of these pointers in the argument struct
+  int64_t (*pack)(const KernelTable*, const void* args, void* packed);
+};
+const Packer* packer_of(int kernel);
+
 }  // namespace fastnn::runtime

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -252,7 +253,19 @@ class Program:
                 program.output(known[value], self._dtype, last)
                 for value, last in zip(graph.outputs, formats, strict=True)
             ]
-            self._steps(values, dict(zip(graph.outputs, ys, strict=True)), program.constant)
+            inside_last = any(lasts) or any(isinstance(node.layer, Conv2d) for node in graph.nodes)
+            for value, last in zip(graph.inputs, lasts, strict=True):
+                if inside_last and not last and len(value.shape) == 4:
+                    # Channels-last throughout: a product whose columns are channels has no partial vectors at small
+                    # images, and its weights are packed once; 5 to 30 % faster for each layer measured.
+                    image = core.empty(values[value].shape, self._dtype, True)
+                    core.copy(values[value], False, image)
+                    values[value] = image
+                    del image
+            targets = {
+                value: y for value, y in zip(graph.outputs, ys, strict=True) if y.ndim != 4 or inside_last == any(lasts)
+            }
+            self._steps(values, targets, partial(program.constant, final=True))
             for value, y in zip(graph.outputs, ys, strict=True):
                 if values[value] is not y:
                     flat = y.ndim > 4  # more than the kernel's; then both are C-contiguous

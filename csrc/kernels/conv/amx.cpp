@@ -43,6 +43,7 @@ struct Plan {
 
   int64_t blocks(int64_t rows, int64_t ow) const { return ceil_div((rows - 1) * pitch + ow, kBlock); }
   int64_t planes_size() const { return channel_blocks * 3 * part * kBlock; }
+  int64_t weights_size() const { return panels * steps * kStepWeights; }
 };
 
 // The part [begin, end) of a padded row (or column of rows) that lies in the input: column c is x * stride + residue.
@@ -388,27 +389,31 @@ bool convolve(const Conv2dArgs& q, const Plan& p, const Epilogue<float>& epilogu
   return finish.finite;
 }
 
+void pack_all_weights(const Conv2dArgs& q, const Plan& p, uint16_t* weights) {
+  const int64_t pieces = p.panels * p.channel_blocks;
+  runtime::parallel_for(pieces, pieces * p.taps * 500, [&](int64_t i) {
+    float* rows = static_cast<float*>(
+        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(p.taps * kBlock * kBlock) * sizeof(float)));
+    pack_weights(q, p, i / p.channel_blocks, i % p.channel_blocks, rows, weights);
+  });
+}
+
 // At most kImages images.
 void convolve_images(const Conv2dArgs& q) {
   const Plan p = plan_of(q);
   uint8_t not_finite[kImages] = {};
   {
     const runtime::FlushDenormals flush;
-    const int64_t packed = p.panels * p.steps * kStepWeights;
+    const int64_t unpacked = q.packed ? 0 : p.weights_size();
     char* memory = static_cast<char*>(
-        runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(packed) * sizeof(uint16_t) +
+        runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(unpacked) * sizeof(uint16_t) +
                                                      static_cast<size_t>(p.steps) * sizeof(int64_t) +
                                                      static_cast<size_t>(epilogue_size(q)) * sizeof(float)));
-    uint16_t* weights = reinterpret_cast<uint16_t*>(memory);
-    int64_t* offsets = reinterpret_cast<int64_t*>(weights + packed);
+    if (!q.packed) pack_all_weights(q, p, reinterpret_cast<uint16_t*>(memory));
+    const uint16_t* weights = static_cast<const uint16_t*>(q.packed ? q.packed : memory);
+    int64_t* offsets = reinterpret_cast<int64_t*>(reinterpret_cast<uint16_t*>(memory) + unpacked);
     const Epilogue<float> epilogue = prepare_epilogue<float>(q, reinterpret_cast<float*>(offsets + p.steps));
     fill_offsets(offsets, p, q);
-    const int64_t pieces = p.panels * p.channel_blocks;
-    runtime::parallel_for(pieces, pieces * p.taps * 500, [&](int64_t i) {
-      float* rows = static_cast<float*>(
-          runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(p.taps * kBlock * kBlock) * sizeof(float)));
-      pack_weights(q, p, i / p.channel_blocks, i % p.channel_blocks, rows, weights);
-    });
     const int64_t tasks = q.n * p.bands * p.groups;
     const int64_t nanoseconds = tasks * p.blocks(p.band, q.ow) * p.panels_a_task * p.steps * 150;
     runtime::parallel_for(tasks, nanoseconds, [&](int64_t task) {
@@ -422,6 +427,7 @@ void convolve_images(const Conv2dArgs& q) {
     if (!not_finite[i]) continue;
     Conv2dArgs again = q;
     again.n = 1;
+    again.packed = nullptr;  // these are for the tiles
     again.x = static_cast<const float*>(q.x) + i * q.c * q.h * q.w;
     again.y = static_cast<float*>(q.y) + i * q.o * q.oh * q.ow;
     if (q.residual) again.residual = static_cast<const float*>(q.residual) + i * q.o * q.oh * q.ow;
@@ -431,9 +437,20 @@ void convolve_images(const Conv2dArgs& q) {
 
 }  // namespace
 
+// Everything else is done by im2col, which then has packed the weights too.
+static bool takes_tiles(const Conv2dArgs& q) {
+  return q.dtype == kFloat32 && q.groups == 1 && q.c >= kLeastChannels && q.n * q.o * q.oh * q.ow * q.kh * q.kw != 0;
+}
+
+int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
+  if (!takes_tiles(args)) return conv2d_im2col_forward_pack(args, packed);
+  const Plan p = plan_of(args);
+  if (packed) pack_all_weights(args, p, static_cast<uint16_t*>(packed));
+  return p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
+}
+
 void conv2d_amx_forward(const Conv2dArgs& args) {
-  const bool tiles = args.dtype == kFloat32 && args.groups == 1 && args.c >= kLeastChannels;
-  if (!tiles || args.n * args.o * args.oh * args.ow * args.kh * args.kw == 0) return conv2d_im2col_forward(args);
+  if (!takes_tiles(args)) return conv2d_im2col_forward(args);
   for (int64_t i = 0; i < args.n; i += kImages) {
     Conv2dArgs some = args;
     some.n = least(kImages, args.n - i);

@@ -35,7 +35,7 @@ Phase phase_of(int64_t r, int64_t size, int64_t kernel, int64_t stride, int64_t 
   while (k < kernel && k < stride && (r + pad - k * dilation) % stride != 0) ++k;
   if (k >= kernel || k >= stride) return phase;
   int64_t step = 1;
-  while (step * dilation % stride != 0) ++step;
+  while (step < kernel && step * dilation % stride != 0) ++step;
   phase.taps = (kernel - 1 - k) / step + 1;
   phase.first_tap = k + (phase.taps - 1) * step;  // from the last on, so that the source is read forwards
   phase.tap_step = -step;
@@ -48,8 +48,8 @@ template <class T>
 void backward_data(const Conv2dBackwardArgs& q) {
   const int64_t c = q.c / q.groups, m = q.o / q.groups, kernel_taps = q.kh * q.kw;
   const bool last = q.channels_last;
-  for (int64_t rh = 0; rh < q.stride_h; ++rh) {
-    for (int64_t rw = 0; rw < q.stride_w; ++rw) {
+  for (int64_t rh = 0; rh < smaller(q.stride_h, q.h); ++rh) {  // the other phases have no pixel
+    for (int64_t rw = 0; rw < smaller(q.stride_w, q.w); ++rw) {
       const Phase ph = phase_of(rh, q.h, q.kh, q.stride_h, q.pad_h, q.dilation_h);
       const Phase pw = phase_of(rw, q.w, q.kw, q.stride_w, q.pad_w, q.dilation_w);
       if (ph.size == 0 || pw.size == 0) continue;

@@ -27,34 +27,51 @@ ConvProduct<T> forward_product(const Conv2dArgs& q) {
   return r;
 }
 
+// Channels-last only: elsewhere the weights are read where they lie. With dst null only says how many elements it
+// takes.
+template <class T>
+int64_t pack(const Conv2dArgs& q, const ConvProduct<T>& r, T* dst) {
+  if (!q.channels_last) return 0;
+  const bool depthwise = is_depthwise(r);
+  if (dst) depthwise ? pack_depthwise_weights(r, dst) : pack_weights(r, dst);
+  return depthwise ? depthwise_weights_size(r) : packed_weights_size(r);
+}
+
+template <class T>
+int64_t pack_bytes(const Conv2dArgs& q, void* packed) {
+  return pack(q, forward_product<T>(q), static_cast<T*>(packed)) * static_cast<int64_t>(sizeof(T));
+}
+
 template <class T>
 void conv2d_im2col_forward_of(const Conv2dArgs& q) {
   const runtime::FlushDenormals flush;
   const ConvProduct<T> r = forward_product<T>(q);
-  const bool depthwise = q.channels_last && is_depthwise(r);
-  const int64_t packed = depthwise ? depthwise_weights_size(r) : q.channels_last ? packed_weights_size(r) : 0;
+  const int64_t unpacked = q.packed ? 0 : pack<T>(q, r, nullptr);
   T* memory = static_cast<T*>(
-      runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(packed + epilogue_size(q)) * sizeof(T)));
-  const Epilogue<T> epilogue = prepare_epilogue<T>(q, memory + packed);
+      runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(unpacked + epilogue_size(q)) * sizeof(T)));
+  if (!q.packed) pack(q, r, memory);
+  const T* weights = q.packed ? static_cast<const T*>(q.packed) : memory;
+  const Epilogue<T> epilogue = prepare_epilogue<T>(q, memory + unpacked);
   const auto columns = [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
     finish_columns(epilogue, y, ld, channel, m, n);
   };
   const auto rows = [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
     finish_rows(epilogue, y, ld, channel, m, n);
   };
-  if (depthwise) {
-    pack_depthwise_weights(r, memory);
-    depthwise_pixels(r, memory, columns);
-  } else if (q.channels_last) {
-    pack_weights(r, memory);
-    product_columns(r, memory, columns);
-  } else {
+  if (!q.channels_last)
     product_rows(r, r.weights.w, rows);
-  }
+  else if (is_depthwise(r))
+    depthwise_pixels(r, weights, columns);
+  else
+    product_columns(r, weights, columns);
 }
 
 }  // namespace
 
 FASTNN_DEFINE(conv2d_im2col_forward, Conv2dArgs)
+
+int64_t conv2d_im2col_forward_pack(const Conv2dArgs& args, void* packed) {
+  return args.dtype == kFloat32 ? pack_bytes<float>(args, packed) : pack_bytes<double>(args, packed);
+}
 
 }  // namespace fastnn::FASTNN_ISA
