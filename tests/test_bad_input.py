@@ -5,6 +5,7 @@ nothing. What does fit, of any shape, strides and dtype, gives what NumPy gives 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import hypothesis.strategies as st
@@ -432,7 +433,7 @@ def agrees(engine: Engine, kernel: str, given: dict[str, Array], options: dict[s
         got = op.run(given, options)
     for output, reference, limit in zip(got, want, limits, strict=True):
         if output.dtype.kind == "f":
-            assert output.dtype == dtype
+            assert output.dtype == dtype or (kernel in ("penalty", "square_sum") and output.shape == (1,))  # a sum
         assert_close(output, reference, bounds.allowed(limit, dtype), str(dtype))
     for name, x in given.items():
         np.testing.assert_array_equal(x, before[name])
@@ -543,3 +544,39 @@ def test_any_batch_norm(engine: Engine, data: st.DataObject) -> None:
     sizes = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple))
     affine = {name: data.draw(arrays(sizes[1:2])) for name in ("weight", "bias")}
     agrees(engine, "batch_norm_train_forward", {"x": data.draw(arrays(sizes)), **affine}, {"eps": 0.01})
+
+
+@engines
+@given(data=st.data())
+@pytest.mark.parametrize("kernel", ["sgd_step", "adagrad_step", "penalty", "square_sum", "clip_norm", "clip_value"])
+def test_any_buffer(kernel: str, engine: Engine, data: st.DataObject) -> None:
+    """Buffers of any size, cut anywhere; some segments frozen."""
+    size = data.draw(st.integers(1, 200))
+    cuts = sorted(data.draw(st.lists(st.integers(0, size), min_size=2, max_size=8)))
+    factors = st.sampled_from((0.0, 0.1, 1.0))
+    segments = [(a, b, data.draw(factors), data.draw(factors)) for a, b in pairwise(cuts)][::2]
+    options: dict[str, Any] = {
+        "sgd_step": {"hyper": (0.1, 0.9, data.draw(st.sampled_from((0.0, 1.0))), 1.0)},
+        "adagrad_step": {"hyper": (0.1, 1e-3)},
+        "clip_norm": {"total": data.draw(st.floats(0, 100)), "limit": data.draw(st.floats(0, 10))},
+        "clip_value": {"limit": data.draw(st.floats(0, 4))},
+    }.get(kernel, {})
+    arrays_of = {"sgd_step": ("grad", "param", "velocity"), "adagrad_step": ("grad", "param", "sum")}
+    arrays_of |= {"penalty": ("param", "grad")}
+    dtype = data.draw(st.sampled_from(("float32", "float64")))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    given = {name: np.abs(rng.standard_normal(size)).astype(dtype) for name in arrays_of.get(kernel, ("x",))}
+    agrees(engine, kernel, given, options | {"segments": np.array(segments)})
+
+
+@engines
+@given(data=st.data())
+def test_any_units(engine: Engine, data: st.DataObject) -> None:
+    outer, units, inner = data.draw(st.tuples(st.integers(1, 4), st.integers(0, 9), st.integers(1, 70)))
+    size = outer * units * inner
+    begin = data.draw(st.integers(0, 9))
+    dtype = data.draw(st.sampled_from(("float32", "float64")))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
+    limit = data.draw(st.floats(0, 20))
+    segments = [(begin, begin + size, outer, inner, limit)]
+    agrees(engine, "max_norm", {"param": rng.standard_normal(begin + size + 3).astype(dtype)}, {"segments": segments})

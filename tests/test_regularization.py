@@ -174,6 +174,50 @@ def test_max_norm_equals_torch(shape, axis, dtype):
     np.testing.assert_allclose(MaxNorm(limit)(w, axis), expected, rtol=1e-7 + 20 * EPS[dtype])
 
 
+@pytest.mark.parametrize("program", [True, False])
+@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSProp", "AdaGrad"])
+def test_a_whole_run_equals_torch(name, program):
+    """Elastic net on the weights, clipping by norm, a schedule, max-norm: ten steps with each optimizer, in float64."""
+    torch = pytest.importorskip("torch", reason="torch is the oracle here")
+    model = L.Sequential(L.Linear(6, 8, rng=0), L.Tanh(), L.Linear(8, 3, rng=1)).copy(np.float64)
+    theirs = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3)).double()
+    theirs.load_state_dict({key: torch.tensor(value) for key, value in model.state().items()})
+    spelled = {"RMSProp": "RMSprop", "AdaGrad": "Adagrad"}.get(name, name)
+    optimizer = getattr(torch.optim, spelled)(theirs.parameters(), lr=0.1, weight_decay=0.02)
+    decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    trainer = fnn.Trainer(
+        model,
+        optimizer=getattr(optim, name)(lr=0.1, weight_decay=0.02),
+        regularization=[ElasticNet(0.01, 0.1), MaxNorm(0.8)],
+        clip=ClipNorm(0.3),
+        rng=0,
+        program=program,
+    )
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((5, 6)), rng.integers(0, 3, 5)
+    history = trainer.fit((x, y), epochs=10, shuffle=False, schedule=fnn.schedules.cosine(), progress=False)
+    weights, binding = [theirs[0].weight, theirs[2].weight], []
+    for data, penalty in zip(history.step_loss, history.regularization, strict=True):
+        optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(theirs(torch.tensor(x)), torch.tensor(y))
+        terms = sum(0.01 * w.abs().sum() + 0.05 * (w**2).sum() for w in weights)
+        # sums of a hundred terms in another order, and ten steps of them; Adam divides by roots of small sums
+        assert data == pytest.approx(loss.item(), rel=1e-9)
+        assert penalty == pytest.approx(terms.item(), rel=1e-9)
+        (loss + terms).backward()
+        binding.append(torch.nn.utils.clip_grad_norm_(theirs.parameters(), 0.3).item() > 0.3)
+        optimizer.step()
+        decay.step()
+        with torch.no_grad():
+            for w in weights:
+                binding.append(w.norm(dim=1).max().item() > 0.8)
+                w *= (0.8 / w.norm(dim=1, keepdim=True)).clamp(max=1)
+    for key, value in theirs.state_dict().items():
+        np.testing.assert_allclose(model.params[key], value.numpy(), rtol=1e-9, atol=1e-10)
+    for each in range(3):  # gradients, first and second weight: limits that do nothing would prove nothing
+        assert any(binding[each::3])
+
+
 # ---- in a trainer ----
 
 
