@@ -1216,7 +1216,7 @@ def _adam(
     grad, param, m, v = grad[lo:hi], param[lo:hi], m[lo:hi], v[lo:hi]
     for i in range(grad.size):
         g = grad[i] + decay * param[i]
-        m[i] = beta1 * m[i] + (1 - beta1) * g
+        m[i] += (1 - beta1) * (g - m[i])
         v[i] = beta2 * v[i] + (1 - beta2) * (g * g)
         param[i] = keep * param[i] - rate / correction1 * m[i] / (math.sqrt(v[i] / correction2) + eps)
 

@@ -208,6 +208,34 @@ def _pair(op: str, name: str, value: IntOrPair, least: int) -> tuple[int, int]:
     return pair
 
 
+def _real(op: str, name: str, value: Any) -> float:
+    """value as a float."""
+    if isinstance(value, (int, float)) or (np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"):
+        return float(value)
+    raise TypeError(f"{op}: {name} must be a number, got {value!r}")
+
+
+def _whole(op: str, name: str, value: Any) -> int:
+    """value as an int."""
+    try:
+        if not isinstance(value, bool):
+            return value.__index__()
+        raise TypeError
+    except (AttributeError, TypeError):
+        raise TypeError(f"{op}: {name} must be a whole number, got {value!r}") from None
+
+
+def _shape_of(op: str, name: str, value: Any, axes: str = "N, C, H, W") -> tuple[int, ...]:
+    """value as the shape of an array with these axes."""
+    try:
+        shape = tuple(size.__index__() for size in value)
+    except (AttributeError, TypeError):
+        raise TypeError(f"{op}: {name} must be a shape ({axes}), got {value!r}") from None
+    if len(shape) != axes.count(",") + 1 or min(shape) < 0:
+        raise ShapeError(f"{op}: expected {name} ({axes}), got {shape}")
+    return shape
+
+
 def _output_size(
     op: str,
     in_size: tuple[int, int],
@@ -253,7 +281,7 @@ def _activation(op: str, activation: Activation) -> tuple[str | None, float]:
     name, alpha = activation if isinstance(activation, tuple) and len(activation) == 2 else (activation, None)
     if name not in _ACTIVATIONS:
         raise ValueError(f"{op}: unknown activation {activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
-    return str(name), _ACTIVATIONS[str(name)] if alpha is None else float(alpha)
+    return str(name), _ACTIVATIONS[str(name)] if alpha is None else _real(op, "the activation's parameter", alpha)
 
 
 def _out(
@@ -412,7 +440,7 @@ def leaky_relu(x: ArrayLike, negative_slope: float = 0.01, *, out: Array | None 
     array([-0.5,  0. ,  2. ], dtype=float32)
     """
     x, y = _elementwise("leaky_relu", x, out)
-    _K.leaky_relu_forward(x, float(negative_slope), y)
+    _K.leaky_relu_forward(x, _real("leaky_relu", "negative_slope", negative_slope), y)
     return y
 
 
@@ -425,7 +453,7 @@ def leaky_relu_backward(dy: ArrayLike, x: ArrayLike, negative_slope: float = 0.0
     array([0.5, 1. ], dtype=float32)
     """
     dy, x, dx = _elementwise_backward("leaky_relu_backward", dy, x)
-    _K.leaky_relu_backward(dy, x, float(negative_slope), dx)
+    _K.leaky_relu_backward(dy, x, _real("leaky_relu_backward", "negative_slope", negative_slope), dx)
     return dx
 
 
@@ -492,7 +520,7 @@ def elu(x: ArrayLike, alpha: float = 1.0, *, out: Array | None = None) -> Array:
     array([-1.,  0.,  2.], dtype=float32)
     """
     x, y = _elementwise("elu", x, out)
-    _K.elu_forward(x, float(alpha), y)
+    _K.elu_forward(x, _real("elu", "alpha", alpha), y)
     return y
 
 
@@ -505,7 +533,7 @@ def elu_backward(dy: ArrayLike, x: ArrayLike, alpha: float = 1.0) -> Array:
     array([0., 1.], dtype=float32)
     """
     dy, x, dx = _elementwise_backward("elu_backward", dy, x)
-    _K.elu_backward(dy, x, float(alpha), dx)
+    _K.elu_backward(dy, x, _real("elu_backward", "alpha", alpha), dx)
     return dx
 
 
@@ -687,6 +715,7 @@ def _slices(x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
 
 def _to_rows(op: str, x: Array, axis: int) -> tuple[Array, int]:
     """x as (rows, cols) with ``axis`` along the columns."""
+    axis = _whole(op, "axis", axis)
     if not -x.ndim <= axis < x.ndim:
         raise ShapeError(f"{op}: axis {axis} is out of range for an array of shape {x.shape}")
     axis %= x.ndim
@@ -854,6 +883,7 @@ def _cross_entropy(
     array = _rowmajor(op, "scores", scores)
     if array.ndim != 2 or array.shape[1] == 0:
         raise ShapeError(f"{op}: expected scores of shape (N, C) with at least one class, got {array.shape}")
+    label_smoothing = _real(op, "label_smoothing", label_smoothing)
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"{op}: label_smoothing must be between 0 and 1, got {label_smoothing}")
     n, c = array.shape
@@ -869,7 +899,9 @@ def _cross_entropy(
     samples = _vector(op, "sample_weight", sample_weight, n, "row")
     array, soft, weights, samples = _same_dtype(array, soft, weights, samples)
     loss, dscores = _K.empty((1,), _FLOAT64), _K.empty(array.shape, array.dtype)
-    _K.cross_entropy(array, hard, soft, weights, samples, int(ignore_index), float(label_smoothing), loss, dscores)
+    _K.cross_entropy(
+        array, hard, soft, weights, samples, _whole(op, "ignore_index", ignore_index), label_smoothing, loss, dscores
+    )
     return loss, dscores
 
 
@@ -936,6 +968,7 @@ def _hinge(
     array = _rowmajor(op, "scores", scores)
     if array.ndim != 2 or array.shape[1] == 0:
         raise ShapeError(f"{op}: expected scores of shape (N, C) with at least one class, got {array.shape}")
+    margin = _real(op, "margin", margin)
     if not np.isfinite(margin):
         raise ValueError(f"{op}: margin must be finite, got {margin}")
     n, c = array.shape
@@ -943,7 +976,7 @@ def _hinge(
     weights, samples = _vector(op, "weight", weight, c, "class"), _vector(op, "sample_weight", sample_weight, n, "row")
     array, weights, samples = _same_dtype(array, weights, samples)
     loss, dscores = _K.empty((1,), _FLOAT64), _K.empty(array.shape, array.dtype)
-    _K.hinge(array, classes, weights, samples, float(margin), ignore_index, loss, dscores)
+    _K.hinge(array, classes, weights, samples, margin, ignore_index, loss, dscores)
     return loss, dscores
 
 
@@ -1067,9 +1100,10 @@ def huber(
 def _huber(
     scores: ArrayLike, targets: ArrayLike, *, delta: float = 1.0, sample_weight: ArrayLike | None = None
 ) -> tuple[Array, Array]:
+    delta = _real("huber", "delta", delta)
     if not 0.0 < delta < np.inf:
         raise ValueError(f"huber: delta must be finite and above 0, got {delta}")
-    return _element_loss("huber", scores, targets, sample_weight, float(delta))
+    return _element_loss("huber", scores, targets, sample_weight, delta)
 
 
 def binary_cross_entropy_with_logits(
@@ -1151,9 +1185,10 @@ def _dropout_key(rng: Any, op: str = "dropout") -> Array:
 
 
 def _probability(op: str, p: float) -> float:
+    p = _real(op, "p", p)
     if not 0.0 <= p <= 1.0:
         raise ValueError(f"{op}: p is the probability to drop, between 0 and 1, got {p}")
-    return float(p)
+    return p
 
 
 def dropout(x: ArrayLike, p: float = 0.5, *, rng: RNG) -> tuple[Array, Array]:
@@ -1358,7 +1393,7 @@ def batch_norm(
     target = None if out is None or out.shape != shape else out.reshape(array.shape)
     y = _out(op, out if target is None else target, array.shape, array.dtype, channels_last)
     if y.size:
-        _K.batch_norm_forward(array, means, variances, weights, biases, float(eps), name, alpha, y)
+        _K.batch_norm_forward(array, means, variances, weights, biases, _real(op, "eps", eps), name, alpha, y)
     return _restore(y, shape) if out is None else out
 
 
@@ -1395,7 +1430,7 @@ def batch_norm_train(
     y = _K.empty(array.shape, array.dtype, not array.flags.c_contiguous)
     mean, var = _K.empty((c,), array.dtype), _K.empty((c,), array.dtype)
     if y.size:
-        _K.batch_norm_train_forward(array, weights, biases, float(eps), y, mean, var)
+        _K.batch_norm_train_forward(array, weights, biases, _real(op, "eps", eps), y, mean, var)
     else:
         mean[...] = var[...] = np.nan  # the mean of nothing, as in NumPy
     return _restore(y, shape), mean, var
@@ -1453,7 +1488,17 @@ def batch_norm_backward(
     dweight, dbias = into or (_K.empty((c,), array.dtype), _K.empty((c,), array.dtype))
     if dx.size:
         _K.batch_norm_backward(
-            gradient, array, means, variances, weights, float(eps), bool(frozen), into is not None, dx, dweight, dbias
+            gradient,
+            array,
+            means,
+            variances,
+            weights,
+            _real(op, "eps", eps),
+            bool(frozen),
+            into is not None,
+            dx,
+            dweight,
+            dbias,
         )
     elif into is None and dweight is not None and dbias is not None:
         dweight[...] = dbias[...] = 0.0
@@ -1490,7 +1535,7 @@ def _group_norm(
     y = _K.empty(x.shape, x.dtype, not x.flags.c_contiguous)
     statistics = _K.empty((x.shape[0], groups, 2), _FLOAT64)
     if y.size:
-        _K.group_norm_forward(x, weight, bias, groups, float(eps), y, statistics)
+        _K.group_norm_forward(x, weight, bias, groups, _real(op, "eps", eps), y, statistics)
     return y, statistics
 
 
@@ -1515,7 +1560,9 @@ def _group_norm_backward(
     dx = _K.empty(x.shape, x.dtype, not x.flags.c_contiguous)
     dweight, dbias = into or (_K.empty((c,), x.dtype), _K.empty((c,), x.dtype))
     if dx.size:
-        _K.group_norm_backward(dy, x, statistics, weight, groups, float(eps), into is not None, dx, dweight, dbias)
+        _K.group_norm_backward(
+            dy, x, statistics, weight, groups, _real(op, "eps", eps), into is not None, dx, dweight, dbias
+        )
     elif into is None and dweight is not None and dbias is not None:
         dweight[...] = dbias[...] = 0.0
     return dx, dweight, dbias
@@ -1706,7 +1753,8 @@ def _normalized(
 ) -> tuple[Array, Array, tuple[int, ...], list[Array | None]]:
     """x as an array, as (rows, cols, 1, 1) in C order, the normalised shape, and the vectors as (cols,)."""
     array = _array(op, "x", x)
-    sizes = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else tuple(normalized_shape)
+    several = isinstance(normalized_shape, (tuple, list, np.ndarray))
+    sizes: tuple[Any, ...] = tuple(normalized_shape) if several else (normalized_shape,)  # type: ignore[arg-type]
     if not all(isinstance(n, (int, np.integer)) for n in sizes):
         raise TypeError(f"{op}: normalized_shape must be whole numbers, got {normalized_shape!r}")
     shape = tuple(int(n) for n in sizes)
@@ -2027,6 +2075,7 @@ def _avg_pool2d_backward(
     divisor_override: int | None,
 ) -> Array:
     divisor = _divisor(op, divisor_override)
+    in_shape = _shape_of(op, "in_shape", in_shape)
     gradient, channels_last = _image(op, "dy", dy)
     k = _pair(op, "kernel_size", kernel_size, 1)
     s = k if stride is None else _pair(op, "stride", stride, 1)
@@ -2217,9 +2266,7 @@ def avg_pool1d_backward(
     """
     op = "avg_pool1d_backward"
     k, s, p = _along_windows(op, kernel_size, stride, padding)
-    if len(in_shape) != 3:
-        raise ShapeError(f"{op}: expected in_shape (N, C, L), got {tuple(in_shape)}")
-    n, c, length = in_shape
+    n, c, length = _shape_of(op, "in_shape", in_shape, "N, C, L")
     dx = _avg_pool2d_backward(op, _line(op, "dy", dy), (n, c, 1, length), k, s, p, ceil_mode, count_include_pad, None)
     return dx[:, :, 0]
 
@@ -2355,6 +2402,7 @@ def adaptive_avg_pool2d_backward(
            [1., 1.]], dtype=float32)
     """
     op = "adaptive_avg_pool2d_backward"
+    in_shape = _shape_of(op, "in_shape", in_shape)
     gradient, last = _image(op, "dy", dy, channels_last)
     if len(in_shape) != 4 or gradient.shape[:2] != tuple(in_shape[:2]) or (0 in gradient.shape[2:]):
         expected = ", ".join(map(str, (*in_shape[:2], "OH", "OW")))
@@ -2396,6 +2444,7 @@ def global_avg_pool2d_backward(dy: ArrayLike, in_shape: tuple[int, ...], *, chan
            [1., 1.]], dtype=float32)
     """
     op = "global_avg_pool2d_backward"
+    in_shape = _shape_of(op, "in_shape", in_shape)
     gradient = _rowmajor(op, "dy", dy)
     if gradient.shape != (*in_shape[:2], 1, 1):
         raise ShapeError(f"{op}: expected dy of shape {(*in_shape[:2], 1, 1)}, got {gradient.shape}")
@@ -2878,7 +2927,7 @@ def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array
     """One step of Adam or AdamW over a flat buffer; param, m and v change in place.
 
     g = grad + decay * param, or decoupled: g = grad and param -= lr * rate * decay * param;
-    m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+    m += (1 - beta1) (g - m);  v = beta2 v + (1 - beta2) g^2;
     param -= lr * rate * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
 
     Parameters

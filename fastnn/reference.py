@@ -247,7 +247,7 @@ def cross_entropy(
       scores are. Without smoothing the other classes are no terms, not zero times something.
     - targets: loss_i = sum_j weight_ij * -lp_ij where weight_ij = weight_j * ((1 - e) * targets_ij + e / cols)
       and share_i = 1.
-    - loss = sum_i sample_weight_i * loss_i / sum_i sample_weight_i * share_i; without a row that counts 0 / 0 = NaN.
+    - loss = sum_i sample_weight_i * loss_i / sum_i sample_weight_i * share_i; NaN where the denominator is 0.
     - dscores_ij = (softmax(scores)_ij * sum_j weight_ij - weight_ij) * sample_weight_i / (the same denominator).
 
     Parameters
@@ -285,6 +285,7 @@ def cross_entropy(
 
     row_weight = np.where(counts, row_weight, 0)
     total = (row_weight * share).sum()
+    total = total if total != 0 else np.nan
     loss = (row_weight * np.where(counts, terms.sum(axis=1), 0)).sum() / total
     slope = np.exp(lp) * weights.sum(axis=1, keepdims=True) - weights
     dscores = np.where(counts[:, np.newaxis], slope * (row_weight / total)[:, np.newaxis], 0)
@@ -986,7 +987,7 @@ def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array
     """Adam (Kingma & Ba 2015), or AdamW (Loshchilov & Hutter 2019) where `decoupled`; param, m and v in place.
 
     g = grad + decay * param, or decoupled: g = grad and first param -= lr * rate * decay * param;
-    m = beta1 * m + (1 - beta1) * g;  v = beta2 * v + (1 - beta2) * g^2;
+    m += (1 - beta1) * (g - m);  v = beta2 * v + (1 - beta2) * g^2;
     param -= lr * rate * (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps).
     A segment with rate 0 is frozen: nothing of it changes.
 
@@ -1004,7 +1005,7 @@ def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array
             param[part] -= (lr * rate * decay) * param[part]
         else:
             g = g + decay * param[part]
-        m[part] = beta1 * m[part] + (1 - beta1) * g
+        m[part] += (1 - beta1) * (g - m[part])
         v[part] = beta2 * v[part] + (1 - beta2) * (g * g)
         param[part] -= (lr * rate / correction1) * m[part] / (np.sqrt(v[part] / correction2) + eps)
 

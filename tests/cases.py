@@ -6,7 +6,8 @@ An `Op` names a kernel, the function through which it is reached (``call(**array
 and are cast to the dtype under test; labels, masks and keys stay as they are.
 
 To add an op: a line in OPS with a list of cases, each (label, arrays, options); an array is written as its shape
-(normal numbers), as an ndarray, or as a function of a random generator.
+(normal numbers), as an ndarray, or as a function of a random generator. And, in DRAWS, how hypothesis draws shapes and
+options that fit together.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
+import hypothesis.strategies as st
 import numpy as np
 import numpy.typing as npt
 
@@ -69,6 +72,12 @@ class Op:
     @property
     def large_case(self) -> Case:
         return Case(self, "large", *self.large)
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each number of the result comes from one number of each array: they may have any one shape."""
+        sized = [arrays for label, arrays, _ in self.specs if label == "n17"]
+        return self.strided and bool(sized) and all(spec == (17,) for spec in sized[0].values())
 
     def run(self, arrays: dict[str, Array], options: dict[str, Any]) -> tuple[Array, ...]:
         result = self.call(**arrays, **options)
@@ -1090,3 +1099,228 @@ OPS: dict[str, Op] = {
     for op in family()
 }  # fmt: skip
 CASES: dict[str, list[Case]] = {kernel: [Case(op, *spec) for spec in op.specs] for kernel, op in OPS.items()}
+
+
+# ---- arguments drawn at random (test_drawn.py) ----------------------------------------------------------------------
+
+Drawn = tuple[dict[str, Any], dict[str, Any]]
+
+#: shapes of up to five dimensions, of no elements too
+SHAPES = st.lists(st.integers(0, 5), max_size=5).map(tuple)
+
+
+def _options(draw: st.DrawFn, op: Op) -> dict[str, Any]:
+    return dict(draw(st.sampled_from([options for _, _, options in op.specs])))
+
+
+def _draw_case(draw: st.DrawFn, op: Op) -> Drawn:
+    """What an op gets for which nothing is declared: one of its own cases."""
+    rng = np.random.default_rng(0)
+    small = [(a, o) for _, a, o in op.specs if sum(make(spec, rng).size for spec in a.values()) <= 4000]
+    arrays, options = draw(st.sampled_from(small))
+    return dict(arrays), dict(options)
+
+
+def _draw_shape(draw: st.DrawFn, op: Op) -> Drawn:
+    """Arrays of one shape."""
+    shape = draw(SHAPES)
+    return dict.fromkeys(op.specs[0][1], shape), _options(draw, op)
+
+
+def _draw_axis(draw: st.DrawFn, op: Op) -> Drawn:
+    """Arrays of one shape, and one of its axes."""
+    shape = tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=4)))
+    axis = draw(st.integers(-len(shape), len(shape) - 1))
+    if op.kernel.endswith("backward"):
+        return {"dy": shape, "y": row_softmax(op.kernel.startswith("log"), axis, *shape)}, {"axis": axis}
+    return {"x": shape}, {"axis": axis}
+
+
+def _draw_scores(draw: st.DrawFn, op: Op) -> Drawn:
+    """Scores (n, c) and whatever the loss takes beside them."""
+    n, c = draw(st.integers(0, 6)), draw(st.integers(1, 20))
+    given: dict[str, Any] = {"scores": (n, c)}
+    if op.kernel in ("cross_entropy", "hinge"):
+        given["labels"] = integers(0, c, n)
+        weights = {"weight": positive(c), "sample_weight": positive(n)}
+        if op.kernel == "cross_entropy" and draw(st.booleans()):
+            given["labels"] = row_softmax(False, -1, n, c)
+    else:
+        given["targets"] = uniform(n, c) if "binary" in op.kernel else (n, c)
+        weights = {"sample_weight": positive(n)}
+    for name, spec in weights.items():
+        if draw(st.booleans()):
+            given[name] = spec
+    smooth = op.kernel == "cross_entropy" and draw(st.booleans())
+    return given, {"label_smoothing": draw(st.floats(0, 1))} if smooth else {}
+
+
+def _draw_dropout(draw: st.DrawFn, op: Op) -> Drawn:
+    shape = draw(SHAPES)
+    p = draw(st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0]) | st.floats(0, 1))
+    if op.kernel == "dropout_backward":
+        return {"dy": shape, "mask": mask_bytes(int(np.prod(shape)))}, {"p": p}
+    return {"x": shape}, {"p": p, "rng": draw(st.integers(0, 2**64 - 1))}
+
+
+def _draw_channels(draw: st.DrawFn, op: Op) -> Drawn:
+    """x of two to four dimensions, and vectors with a number for each channel."""
+    shape = tuple(draw(st.lists(st.integers(1, 6), min_size=2, max_size=4)))
+    vectors: dict[str, Any] = {name: shape[1:2] for name in ("weight", "bias") if draw(st.booleans())}
+    options: dict[str, Any] = {"eps": draw(st.sampled_from([0.01, 0.5]))}
+    if op.kernel == "batch_norm_train_forward":
+        return {"x": shape, **vectors}, options
+    statistics = {"mean": shape[1:2], "var": positive(*shape[1:2])}
+    if op.kernel == "batch_norm_forward":
+        return {"x": shape, **statistics, **vectors}, options
+    vectors.pop("bias", None)
+    return {"dy": shape, "x": shape, **statistics, **vectors}, options | {"frozen": draw(st.booleans())}
+
+
+def _draw_groups(draw: st.DrawFn, op: Op) -> Drawn:
+    """x for layer, group or instance norm, all of which have the kernel of group_norm."""
+    kind = draw(st.sampled_from(["layer_norm", "group_norm", "instance_norm"]))
+    groups = draw(st.integers(1, 3))
+    least = {"layer_norm": 1, "group_norm": 2, "instance_norm": 3}[kind]
+    x = tuple(draw(st.lists(st.integers(1, 6), min_size=least, max_size=5)))
+    options: dict[str, Any] = {"op": kind, "eps": draw(st.sampled_from([0.01, 0.5]))}
+    affine = x[1:2]
+    if kind == "layer_norm":
+        affine = options["normalized_shape"] = x[-draw(st.integers(1, len(x))) :]
+    elif kind == "group_norm":
+        options["num_groups"] = groups
+        x = (x[0], x[1] * groups, *x[2:])
+        affine = x[1:2]
+    given: dict[str, Any] = {"x": x, **{name: affine for name in ("weight", "bias") if draw(st.booleans())}}
+    if op.kernel.endswith("forward"):
+        return given, options
+    given.pop("bias", None)
+    return {"dy": x, **given}, options
+
+
+def _draw_adaptive(draw: st.DrawFn, op: Op) -> Drawn:
+    x = draw(st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(1, 9), st.integers(1, 9)))
+    size = draw(st.tuples(st.integers(1, 12), st.integers(1, 12)))
+    if op.kernel.endswith("forward"):
+        return {"x": x}, {"output_size": size}
+    dy = (*x[:2], *size)
+    return ({"dy": dy, "x": x}, {"output_size": size}) if "max" in op.kernel else ({"dy": dy}, {"in_shape": x})
+
+
+def _draw_window(draw: st.DrawFn, half: bool, dilated: bool) -> tuple[tuple[int, ...], dict[str, Any], tuple[int, int]]:
+    """The size of an image, the options of a window that fits it, and the window; padding at most half of it."""
+    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    padding = tuple(draw(st.integers(0, k // 2 if half else 3)) for k in kernel)
+    dilation = draw(st.tuples(st.integers(1, 3), st.integers(1, 3))) if dilated else (1, 1)
+    stride = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
+    spans = (d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
+    least = [max(1, span - 2 * p) for span, p in zip(spans, padding, strict=True)]
+    options: dict[str, Any] = {"stride": stride, "padding": padding}
+    if dilated:
+        options["dilation"] = dilation
+    return tuple(draw(st.integers(n, n + 9)) for n in least), options, kernel
+
+
+def _draw_pool(draw: st.DrawFn, op: Op) -> Drawn:
+    maximum = op.kernel.startswith("max")
+    size, options, kernel = _draw_window(draw, half=True, dilated=maximum)
+    options |= {"kernel_size": kernel, "ceil_mode": draw(st.booleans())}
+    if not maximum:
+        options["count_include_pad"] = draw(st.booleans())
+    x = (draw(st.integers(0, 3)), draw(st.integers(0, 9)), *size)
+    if op.kernel.endswith("forward"):
+        return {"x": x}, options
+    with NUMPY.on():
+        dy = (*x[:2], *(F.max_pool2d if maximum else F.avg_pool2d)(np.zeros((1, 1, *size)), **options).shape[2:])
+    return ({"dy": dy, "x": x}, options) if maximum else ({"dy": dy}, {"in_shape": x, **options})
+
+
+def _draw_whole(draw: st.DrawFn, op: Op) -> Drawn:
+    shape = draw(st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(1, 6), st.integers(1, 6)))
+    if op.kernel.endswith("forward"):
+        return {"x": shape}, {}
+    return {"dy": (*shape[:2], 1, 1)}, {"in_shape": shape, "channels_last": draw(st.booleans())}
+
+
+def _draw_convolution(draw: st.DrawFn, op: Op) -> Drawn:
+    size, options, kernel = _draw_window(draw, half=False, dilated=True)
+    n, c = draw(st.integers(0, 3)), draw(st.integers(0, 6))
+    if op.kernel == "im2col_forward":
+        return {"x": (n, c, *size)}, options | {"kernel_size": kernel}
+    groups = draw(st.sampled_from([1, 1, 2, 3]))
+    x, weight = (n, c * groups, *size), (draw(st.integers(0, 6)) * groups, c, *kernel)
+    options["groups"] = groups
+    y = output_shape(x, weight, options)
+    if op.kernel == "conv2d_backward":
+        return {"dy": y, "x": x, "weight": weight}, options
+    if op.kernel == "col2im_forward":
+        del options["groups"]
+        return {"cols": (n, c * kernel[0] * kernel[1], y[2] * y[3])}, options | {
+            "output_size": size, "kernel_size": kernel}  # fmt: skip
+    given: dict[str, Any] = {"x": x, "weight": weight}
+    given |= {"bias": weight[:1]} if draw(st.booleans()) else {}
+    given |= {"residual": y} if draw(st.booleans()) else {}
+    return given, options | {"activation": draw(st.sampled_from([None, "relu", ("leaky_relu", 0.1)]))}
+
+
+def _draw_linear(draw: st.DrawFn, op: Op) -> Drawn:
+    rows = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
+    inputs, outputs = draw(st.integers(0, 20)), draw(st.integers(0, 20))
+    x, weight = (*rows, inputs), (outputs, inputs)
+    if op.kernel == "linear_backward":
+        return {"dy": (*rows, outputs), "x": x, "weight": weight}, {}
+    return {"x": x, "weight": weight, **({"bias": (outputs,)} if draw(st.booleans()) else {})}, {}
+
+
+def _draw_buffer(draw: st.DrawFn, op: Op) -> Drawn:
+    """Flat buffers of any size, cut anywhere into segments; some of them frozen. Slots and sums are positive."""
+    if op.kernel == "max_norm":
+        outer, units, inner, begin = draw(
+            st.tuples(*(st.integers(*ends) for ends in ((1, 4), (0, 9), (1, 70), (0, 9))))
+        )
+        size = outer * units * inner
+        return {"param": (begin + size + 3,)}, {
+            "segments": [(begin, begin + size, outer, inner, draw(st.floats(0, 20)))]
+        }
+    size = draw(st.integers(1, 200))
+    cuts = sorted(draw(st.lists(st.integers(0, size), min_size=2, max_size=8)))
+    factors = st.sampled_from((0.0, 0.1, 1.0))
+    segments = [(a, b, draw(factors), draw(factors)) for a, b in pairwise(cuts)][::2]
+    options: dict[str, Any] = {
+        "sgd_step": {"hyper": (0.1, 0.9, draw(st.sampled_from((0.0, 1.0))), 1.0)},
+        "adagrad_step": {"hyper": (0.1, 1e-3)},
+        "clip_norm": {"total": draw(st.floats(0, 100)), "limit": draw(st.floats(0, 10))},
+        "clip_value": {"limit": draw(st.floats(0, 4))},
+    }.get(op.kernel, {})
+    names = {"sgd_step": ("grad", "param", "velocity"), "adagrad_step": ("grad", "param", "sum"),
+             "penalty": ("param", "grad")}  # fmt: skip
+    given: dict[str, Any] = dict.fromkeys(names.get(op.kernel, ("x",)), (size,))
+    given |= {"sum": positive(size)} if "sum" in given else {}
+    return given, options | {"segments": np.array(segments)}
+
+
+#: kernel -> how to draw arrays (as in a spec) and options that fit together. An op that is not here draws one of its
+#: cases, an element-wise one any shape.
+DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
+    **dict.fromkeys(("softmax_forward", "log_softmax_forward", "softmax_backward", "log_softmax_backward"), _draw_axis),
+    **dict.fromkeys(("cross_entropy", "hinge", "mse", "l1", "huber"), _draw_scores),
+    "binary_cross_entropy_with_logits": _draw_scores,
+    **dict.fromkeys(("dropout_forward", "dropout_backward"), _draw_dropout),
+    **dict.fromkeys(("batch_norm_forward", "batch_norm_train_forward", "batch_norm_backward"), _draw_channels),
+    **dict.fromkeys((f"{m}_pool2d_{d}" for m in ("max", "avg") for d in ("forward", "backward")), _draw_pool),
+    **dict.fromkeys(("global_avg_pool2d_forward", "global_avg_pool2d_backward"), _draw_whole),
+    **dict.fromkeys(
+        ("conv2d_im2col_forward", "conv2d_backward", "im2col_forward", "col2im_forward"), _draw_convolution
+    ),
+    **dict.fromkeys(("group_norm_forward", "group_norm_backward"), _draw_groups),
+    **dict.fromkeys(("adaptive_max_pool2d_forward", "adaptive_max_pool2d_backward"), _draw_adaptive),
+    **dict.fromkeys(("adaptive_avg_pool2d_forward", "adaptive_avg_pool2d_backward"), _draw_adaptive),
+    **dict.fromkeys(("sgd_step", "adagrad_step", "penalty", "square_sum"), _draw_buffer),
+    **dict.fromkeys(("clip_norm", "clip_value", "max_norm"), _draw_buffer),
+    **dict.fromkeys(("linear_forward", "linear_backward"), _draw_linear),
+}
+
+
+def draw_arguments(draw: st.DrawFn, op: Op) -> Drawn:
+    """Arrays (as specs) and options that fit an op."""
+    return DRAWS.get(op.kernel, _draw_shape if op.elementwise else _draw_case)(draw, op)

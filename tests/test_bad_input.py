@@ -1,22 +1,17 @@
 """What does not fit raises the same error with the same words on every backend, before any work is done, and changes
-nothing. What does fit, of any shape, strides and dtype, gives what NumPy gives (hypothesis draws it).
+nothing. These are the rules one by one; test_drawn.py draws what fits and what does not at random.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
-import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import given
-from test_parity import assert_close
 
-import bounds
 import fastnn.functional as F
-from cases import LAYOUTS, OPS, Array
+from cases import LAYOUTS, Array
 from engines import ENGINES, NUMPY, Engine
 from fastnn import ShapeError
 
@@ -397,186 +392,3 @@ def test_gradients_are_added_in_another_dtype(engine: Engine) -> None:
                 for target, result, gradient in zip(targets, same, gradients, strict=True):
                     assert result is target
                     np.testing.assert_array_equal(target, (1 + gradient).astype(target.dtype))
-
-
-# ---- what fits, drawn at random -------------------------------------------------------------------------------------
-
-DTYPES = ("float16", "float32", "float64", "int8", "int32", "uint16", "bool", ">f4", ">f8")
-
-
-@st.composite
-def arrays(draw: st.DrawFn, shape: tuple[int, ...], dtype: str | None = None) -> Array:
-    """An array of this shape with any dtype, memory order and steps between its elements."""
-    dtype = dtype or draw(st.sampled_from(DTYPES))
-    order = draw(st.permutations(range(len(shape))))
-    steps = draw(st.tuples(*(st.sampled_from((1, 1, 2, -1, -3)) for _ in shape)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
-    memory = rng.uniform(-4, 4, [shape[axis] * abs(steps[axis]) for axis in order]).astype(dtype)
-    view = memory.transpose(np.argsort(order))[tuple(slice(None, None, step) for step in steps)]
-    assert view.shape == shape
-    return view
-
-
-shapes = st.lists(st.integers(0, 5), max_size=5).map(tuple)
-
-
-def agrees(engine: Engine, kernel: str, given: dict[str, Array], options: dict[str, Any]) -> None:
-    """The engine computes of these arrays what the reference does of plain ones."""
-    op = OPS[kernel]
-    dtype = np.dtype(np.float64 if any(x.dtype.newbyteorder("=") == np.float64 for x in given.values()) else np.float32)
-    exact = {name: np.array(x, np.float64, order="C") for name, x in given.items()}
-    with NUMPY.on(), np.errstate(all="ignore"):
-        want = op.run(exact, options)
-        limits = op.bound(exact, options, want)
-    before = {name: x.copy() for name, x in given.items()}
-    with engine.on():
-        got = op.run(given, options)
-    for output, reference, limit in zip(got, want, limits, strict=True):
-        if output.dtype.kind == "f":
-            assert output.dtype == dtype or (kernel in ("penalty", "square_sum") and output.shape == (1,))  # a sum
-        assert_close(output, reference, bounds.allowed(limit, dtype), str(dtype))
-    for name, x in given.items():
-        np.testing.assert_array_equal(x, before[name])
-
-
-@engines
-@given(data=st.data())
-@pytest.mark.parametrize("kernel", [f"{name}_forward" for name in (*POINTWISE, "gelu_tanh")])
-def test_any_array(kernel: str, engine: Engine, data: st.DataObject) -> None:
-    options = {"approximate": "tanh"} if kernel == "gelu_tanh_forward" else {}
-    agrees(engine, kernel, {"x": data.draw(arrays(data.draw(shapes)))}, options)
-
-
-@engines
-@given(data=st.data())
-@pytest.mark.parametrize("kernel", ["gelu_backward", "relu_backward"])
-def test_any_gradient(kernel: str, engine: Engine, data: st.DataObject) -> None:
-    sizes = data.draw(shapes)
-    agrees(engine, kernel, {"dy": data.draw(arrays(sizes)), "x": data.draw(arrays(sizes))}, {})
-
-
-@engines
-@given(data=st.data())
-@pytest.mark.parametrize("kernel", ["softmax_forward", "log_softmax_forward"])
-def test_any_axis(kernel: str, engine: Engine, data: st.DataObject) -> None:
-    sizes = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=4).map(tuple))
-    axis = data.draw(st.integers(-len(sizes), len(sizes) - 1))
-    agrees(engine, kernel, {"x": data.draw(arrays(sizes))}, {"axis": axis})
-
-
-@st.composite
-def windows(draw: st.DrawFn, pooling: bool) -> tuple[tuple[int, ...], dict[str, Any], tuple[int, int]]:
-    """The shape of an image, the options of a window that fits it, and the window."""
-    kernel = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    padding = tuple(draw(st.integers(0, k // 2 if pooling else 3)) for k in kernel)
-    dilation = (1, 1) if pooling else draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
-    stride = draw(st.tuples(st.integers(1, 4), st.integers(1, 4)))
-    spans = (d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True))
-    least = [max(1, span - 2 * p) for span, p in zip(spans, padding, strict=True)]
-    size = tuple(draw(st.integers(n, n + 9)) for n in least)
-    options: dict[str, Any] = {"stride": stride, "padding": padding}
-    return (draw(st.integers(0, 3)), draw(st.integers(1, 9)), *size), options | {"dilation": dilation}, kernel
-
-
-@engines
-@given(data=st.data())
-def test_any_convolution(engine: Engine, data: st.DataObject) -> None:
-    (n, c, h, w), options, kernel = data.draw(windows(pooling=False))
-    groups = data.draw(st.sampled_from([1, 1, 2, 3]))
-    weight = (data.draw(st.integers(1, 6)) * groups, c, *kernel)
-    given = {"x": data.draw(arrays((n, c * groups, h, w))), "weight": data.draw(arrays(weight))}
-    if data.draw(st.booleans()):
-        given["bias"] = data.draw(arrays(weight[:1]))
-    agrees(engine, "conv2d_im2col_forward", given, options | {"groups": groups})
-
-
-@engines
-@given(data=st.data())
-@pytest.mark.parametrize("kernel", ["max_pool2d_forward", "avg_pool2d_forward"])
-def test_any_pool(kernel: str, engine: Engine, data: st.DataObject) -> None:
-    sizes, options, size = data.draw(windows(pooling=True))
-    del options["dilation"]
-    options |= {"kernel_size": size, "ceil_mode": data.draw(st.booleans())}
-    agrees(engine, kernel, {"x": data.draw(arrays(sizes))}, options)
-
-
-@engines
-@given(data=st.data())
-@pytest.mark.parametrize("kernel", ["adaptive_max_pool2d_forward", "adaptive_avg_pool2d_forward"])
-def test_any_adaptive_pool(kernel: str, engine: Engine, data: st.DataObject) -> None:
-    sizes = data.draw(st.tuples(st.integers(0, 3), st.integers(0, 20), st.integers(1, 12), st.integers(1, 12)))
-    size = data.draw(st.tuples(*(st.none() | st.integers(1, 14) for _ in range(2))))
-    agrees(engine, kernel, {"x": data.draw(arrays(sizes))}, {"output_size": size})
-
-
-@engines
-@given(data=st.data())
-def test_any_group_norm(engine: Engine, data: st.DataObject) -> None:
-    groups, each = data.draw(st.tuples(st.integers(1, 4), st.integers(1, 6)))
-    rest = data.draw(st.lists(st.integers(0, 6), max_size=2))
-    sizes = (data.draw(st.integers(0, 4)), groups * each, *rest)
-    affine = {name: data.draw(arrays(sizes[1:2])) for name in ("weight", "bias") if data.draw(st.booleans())}
-    given = {"x": data.draw(arrays(sizes)), **affine}
-    agrees(engine, "group_norm_forward", given, {"num_groups": groups, "eps": 0.01})
-
-
-@engines
-@given(data=st.data())
-def test_any_layer_norm(engine: Engine, data: st.DataObject) -> None:
-    sizes = data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=4).map(tuple))
-    shape = sizes[data.draw(st.integers(0, len(sizes) - 1)) :]
-    affine = {name: data.draw(arrays(shape)) for name in ("weight", "bias") if data.draw(st.booleans())}
-    options = {"op": "layer_norm", "normalized_shape": shape, "eps": 0.01}
-    agrees(engine, "group_norm_forward", {"x": data.draw(arrays(sizes)), **affine}, options)
-
-
-@engines
-@given(data=st.data())
-def test_any_linear(engine: Engine, data: st.DataObject) -> None:
-    rows, inputs, outputs = data.draw(st.tuples(*(st.integers(0, 20) for _ in range(3))))
-    given = {"x": data.draw(arrays((rows, inputs))), "weight": data.draw(arrays((outputs, inputs)))}
-    agrees(engine, "linear_forward", given, {})
-
-
-@engines
-@given(data=st.data())
-def test_any_batch_norm(engine: Engine, data: st.DataObject) -> None:
-    sizes = data.draw(st.lists(st.integers(1, 6), min_size=2, max_size=4).map(tuple))
-    affine = {name: data.draw(arrays(sizes[1:2])) for name in ("weight", "bias")}
-    agrees(engine, "batch_norm_train_forward", {"x": data.draw(arrays(sizes)), **affine}, {"eps": 0.01})
-
-
-@engines
-@given(data=st.data())
-@pytest.mark.parametrize("kernel", ["sgd_step", "adagrad_step", "penalty", "square_sum", "clip_norm", "clip_value"])
-def test_any_buffer(kernel: str, engine: Engine, data: st.DataObject) -> None:
-    """Buffers of any size, cut anywhere; some segments frozen."""
-    size = data.draw(st.integers(1, 200))
-    cuts = sorted(data.draw(st.lists(st.integers(0, size), min_size=2, max_size=8)))
-    factors = st.sampled_from((0.0, 0.1, 1.0))
-    segments = [(a, b, data.draw(factors), data.draw(factors)) for a, b in pairwise(cuts)][::2]
-    options: dict[str, Any] = {
-        "sgd_step": {"hyper": (0.1, 0.9, data.draw(st.sampled_from((0.0, 1.0))), 1.0)},
-        "adagrad_step": {"hyper": (0.1, 1e-3)},
-        "clip_norm": {"total": data.draw(st.floats(0, 100)), "limit": data.draw(st.floats(0, 10))},
-        "clip_value": {"limit": data.draw(st.floats(0, 4))},
-    }.get(kernel, {})
-    arrays_of = {"sgd_step": ("grad", "param", "velocity"), "adagrad_step": ("grad", "param", "sum")}
-    arrays_of |= {"penalty": ("param", "grad")}
-    dtype = data.draw(st.sampled_from(("float32", "float64")))
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    given = {name: np.abs(rng.standard_normal(size)).astype(dtype) for name in arrays_of.get(kernel, ("x",))}
-    agrees(engine, kernel, given, options | {"segments": np.array(segments)})
-
-
-@engines
-@given(data=st.data())
-def test_any_units(engine: Engine, data: st.DataObject) -> None:
-    outer, units, inner = data.draw(st.tuples(st.integers(1, 4), st.integers(0, 9), st.integers(1, 70)))
-    size = outer * units * inner
-    begin = data.draw(st.integers(0, 9))
-    dtype = data.draw(st.sampled_from(("float32", "float64")))
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32)))
-    limit = data.draw(st.floats(0, 20))
-    segments = [(begin, begin + size, outer, inner, limit)]
-    agrees(engine, "max_norm", {"param": rng.standard_normal(begin + size + 3).astype(dtype)}, {"segments": segments})

@@ -6,9 +6,9 @@
 //            over the rows whose label is not ignore_index; the others have gradient 0
 //   targets: loss = sum_i a_i sum_c q_c l_c / W,   q_c = u_c ((1 - eps) t_c + eps / C),   W = sum_i a_i
 //   gradient, with q_c of a label = (1 - eps) u_k [c = k] + eps / C u_c:   a_i / W (p_c sum(q) - q_c)
-// This is torch's definition, with sample weights. W = 0 (no row counts) gives loss NaN and, where rows count, NaN
-// gradients: 0 / 0. Sums over rows and the loss are double; a row's logarithm is taken in double. Denormals are
-// flushed. Tasks are blocks of rows; their partial losses are added in order.
+// This is torch's definition, with sample weights. W = 0 (no row counts, or weights of 0) gives loss NaN and, where
+// rows count, NaN gradients. Sums over rows and the loss are double; a row's logarithm is taken in double. Denormals
+// are flushed. Tasks are blocks of rows; their partial losses are added in order.
 #include <cmath>
 
 #include "kernels/kernels.hpp"
@@ -114,6 +114,7 @@ void cross_entropy_of(const CrossEntropyArgs& a) {
     const double u = p.weight && a.labels ? static_cast<double>(p.weight[a.labels[i]]) : 1.0;
     p.total += u * (p.sample_weight ? static_cast<double>(p.sample_weight[i]) : 1.0);
   }
+  if (p.total == 0) p.total = NAN;
   const int64_t tasks = row_tasks(a.rows, a.cols);
   double* parts = static_cast<double*>(runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(tasks) * 8));
   for_row_blocks(a.rows, a.cols, a.rows * a.cols * 2, [&](int64_t task, int64_t begin, int64_t end) {
