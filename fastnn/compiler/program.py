@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Sequence
 from functools import partial
@@ -107,9 +106,6 @@ def _compute(node: Node, inputs: list[Array], residual: Array | None, out: Array
         return F.add(*inputs, activation=node.activation, out=out)
     if isinstance(layer, Softmax):
         return F.softmax(inputs[0], layer.axis, out=out)
-    if arrays:  # any other layer with arrays: itself, on the snapshot of them
-        layer = copy.copy(layer)
-        layer.__dict__.update(arrays)
     return layer(*inputs)
 
 
