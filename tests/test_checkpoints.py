@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_io import load_or_refuse, refuse
 
 import fastnn as fnn
 from fastnn import layers as L
 from fastnn.errors import FileFormatError
 from fastnn.io.names import without_wrappers
 from fastnn.io.unpickle import MAX_BYTES, MAX_STEPS, Ignored, Unpickler
+from test_io import load_or_refuse, refuse
 
 DATA = Path(__file__).parent / "data"
 both = pytest.mark.parametrize("suffix", ["pt", "pth"])
