@@ -216,9 +216,12 @@ def choose() -> None:
     else:
         fallback = "numba" if missing_reason("numba") is None else "numpy"
         use(fallback, f"{missing_reason('compiled')}")
+        folder = os.path.dirname(__file__)
+        help = "Install a C++ compiler and reinstall fastnn"
+        if os.path.exists(os.path.join(folder, "_core.pyx")):  # no installation has this file
+            help = f"These are the sources, in {folder}: where fastnn is installed, run Python in another folder"
         warnings.warn(
-            f"{why}; computing with {fallback}, which is slower. "
-            "Install a C++ compiler and reinstall fastnn, or set FASTNN_BACKEND to choose in silence.",
+            f"{why}; computing with {fallback}, which is slower. {help}, or set FASTNN_BACKEND to choose in silence.",
             RuntimeWarning,
             stacklevel=3,
         )

@@ -105,6 +105,8 @@ _FLOAT64 = np.dtype(np.float64)
 _UINT8 = np.dtype(np.uint8)
 _INT32 = np.dtype(np.int32)
 _INT64 = np.dtype(np.int64)
+#: of strides, paddings and the like, so that no product of two of them overflows
+_MOST = 2**31 - 1
 
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
@@ -203,8 +205,10 @@ def _pair(op: str, name: str, value: IntOrPair, least: int) -> tuple[int, int]:
             pair = (height.__index__(), width.__index__())
     except (TypeError, ValueError, AttributeError):
         raise TypeError(f"{op}: {name} must be a whole number or a pair of them, got {value!r}") from None
-    if pair[0] < least or pair[1] < least:
+    if min(pair) < least:
         raise ValueError(f"{op}: {name} must be at least {least}, got {value!r}")
+    if max(pair) > _MOST:
+        raise ValueError(f"{op}: {name} must be at most {_MOST}, got {value!r}")
     return pair
 
 
@@ -234,6 +238,14 @@ def _shape_of(op: str, name: str, value: Any, axes: str = "N, C, H, W") -> tuple
     if len(shape) != axes.count(",") + 1 or min(shape) < 0:
         raise ShapeError(f"{op}: expected {name} ({axes}), got {shape}")
     return shape
+
+
+def _within(
+    stride: tuple[int, int], in_size: tuple[int, int], padding: tuple[int, int], out_size: tuple[int, int]
+) -> tuple[int, int]:
+    """The stride, shortened where there is no second window: kernels hold what lies between two of them."""
+    h, w = (s if n > 1 else min(s, i + 2 * p) for s, i, p, n in zip(stride, in_size, padding, out_size, strict=True))
+    return h, w
 
 
 def _output_size(
@@ -1393,7 +1405,7 @@ def batch_norm(
     target = None if out is None or out.shape != shape else out.reshape(array.shape)
     y = _out(op, out if target is None else target, array.shape, array.dtype, channels_last)
     if y.size:
-        _K.batch_norm_forward(array, means, variances, weights, biases, _real(op, "eps", eps), name, alpha, y)
+        _K.batch_norm_forward(array, means, variances, weights, biases, _epsilon(op, eps), name, alpha, y)
     return _restore(y, shape) if out is None else out
 
 
@@ -1430,7 +1442,7 @@ def batch_norm_train(
     y = _K.empty(array.shape, array.dtype, not array.flags.c_contiguous)
     mean, var = _K.empty((c,), array.dtype), _K.empty((c,), array.dtype)
     if y.size:
-        _K.batch_norm_train_forward(array, weights, biases, _real(op, "eps", eps), y, mean, var)
+        _K.batch_norm_train_forward(array, weights, biases, _epsilon(op, eps), y, mean, var)
     else:
         mean[...] = var[...] = np.nan  # the mean of nothing, as in NumPy
     return _restore(y, shape), mean, var
@@ -1493,7 +1505,7 @@ def batch_norm_backward(
             means,
             variances,
             weights,
-            _real(op, "eps", eps),
+            _epsilon(op, eps),
             bool(frozen),
             into is not None,
             dx,
@@ -1503,6 +1515,13 @@ def batch_norm_backward(
     elif into is None and dweight is not None and dbias is not None:
         dweight[...] = dbias[...] = 0.0
     return _restore(dx, shape), dweight, dbias
+
+
+def _epsilon(op: str, eps: Any) -> float:
+    number = _real(op, "eps", eps)
+    if not 0.0 <= number < np.inf:
+        raise ValueError(f"{op}: eps must be finite and at least 0, got {eps}")
+    return number
 
 
 def _move_average(running: Array, batch: Array, momentum: float, factor: float = 1.0) -> None:
@@ -1535,7 +1554,7 @@ def _group_norm(
     y = _K.empty(x.shape, x.dtype, not x.flags.c_contiguous)
     statistics = _K.empty((x.shape[0], groups, 2), _FLOAT64)
     if y.size:
-        _K.group_norm_forward(x, weight, bias, groups, _real(op, "eps", eps), y, statistics)
+        _K.group_norm_forward(x, weight, bias, groups, _epsilon(op, eps), y, statistics)
     return y, statistics
 
 
@@ -1561,7 +1580,7 @@ def _group_norm_backward(
     dweight, dbias = into or (_K.empty((c,), x.dtype), _K.empty((c,), x.dtype))
     if dx.size:
         _K.group_norm_backward(
-            dy, x, statistics, weight, groups, _real(op, "eps", eps), into is not None, dx, dweight, dbias
+            dy, x, statistics, weight, groups, _epsilon(op, eps), into is not None, dx, dweight, dbias
         )
     elif into is None and dweight is not None and dbias is not None:
         dweight[...] = dbias[...] = 0.0
@@ -1903,7 +1922,7 @@ def _pool_geometry(
     if 0 in array.shape[2:]:
         raise ShapeError(f"{op}: expected x with a height and a width of at least 1, got {array.shape}")
     out_size = _output_size(op, array.shape[2:], k, s, p, d, ceil_mode)
-    return array, channels_last, k, s, p, d, out_size
+    return array, channels_last, k, _within(s, array.shape[2:], p, out_size), p, d, out_size
 
 
 def _max_pool2d(
@@ -1942,12 +1961,13 @@ def _max_pool2d_backward(
     gradient, _ = _image(op, "dy", dy, channels_last)
     if gradient.shape != argmax.shape:
         raise ShapeError(f"{op}: expected dy of shape {argmax.shape}, that of the output, got {gradient.shape}")
-    k = _pair(op, "kernel_size", kernel_size, 1)
+    k, p = _pair(op, "kernel_size", kernel_size, 1), _pair(op, "padding", padding, 0)
     s = k if stride is None else _pair(op, "stride", stride, 1)
+    s = _within(s, in_shape[2:], p, argmax.shape[2:])  # type: ignore[arg-type]
     dx = _K.empty(in_shape, gradient.dtype, channels_last)
     if dx.size:
         _K.max_pool2d_backward(
-            gradient, argmax, k, s, _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1),
+            gradient, argmax, k, s, p, _pair(op, "dilation", dilation, 1),
             in_shape[2:], dx,
         )  # fmt: skip
     return dx
@@ -2083,6 +2103,7 @@ def _avg_pool2d_backward(
     shape = (*in_shape[:2], *_output_size(op, in_shape[2:], k, s, p, (1, 1), ceil_mode))  # type: ignore[arg-type]
     if gradient.shape != shape:
         raise ShapeError(f"{op}: expected dy of shape {shape} for an input of shape {in_shape}, got {gradient.shape}")
+    s = _within(s, in_shape[2:], p, shape[2:])  # type: ignore[arg-type]
     dx = _K.empty(tuple(in_shape), gradient.dtype, channels_last)
     if dx.size:
         _K.avg_pool2d_backward(gradient, k, s, p, bool(count_include_pad), divisor, tuple(in_shape[2:]), dx)
@@ -2571,7 +2592,7 @@ def conv2d(
         )
         if mean is None or var is None:
             raise TypeError(f"{op}: batch_norm needs mean and var")
-        eps = float(batch_norm[4])
+        eps = _epsilon(op, batch_norm[4])
     skip = None if residual is None else _image(op, "residual", residual)[0]
     if skip is not None and skip.shape != shape:
         raise ShapeError(f"{op}: expected residual of the output's shape {shape}, got {skip.shape}")

@@ -27,7 +27,9 @@ def _number(where: str, name: str, value: Any, low: float, below: float, rule: s
     except (TypeError, ValueError):
         number = None
     if number is None:
-        raise TypeError(f"{where}: {name} must be a number, got {value!r}")
+        came = repr(value) if isinstance(value, str) else type(value).__name__
+        hint = "; parameters are given to the Trainer, with the model" if isinstance(value, Mapping) else ""
+        raise TypeError(f"{where}: {name} must be a number, got {came}{hint}")
     if not low <= number < below:
         raise ValueError(f"{where}: {name} must be {rule}, got {value!r}")
     return number

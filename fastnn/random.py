@@ -58,7 +58,7 @@ def as_stream(rng: RNG) -> Stream | None:
 
 
 def as_generator(rng: int | np.integer | np.random.Generator | None) -> np.random.Generator:
-    """Return ``rng`` as a Generator; None gives one seeded by the operating system (SPEC 7)."""
+    """Return ``rng`` as a Generator; None gives one seeded by the operating system."""
     if rng is None or isinstance(rng, np.random.Generator):
         return np.random.default_rng(rng)
     return np.random.default_rng(draw_seed(rng))

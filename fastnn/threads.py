@@ -7,9 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from . import _backends
 
 __all__ = ["config", "get_num_threads", "num_threads", "release_memory", "set_num_threads", "show_config"]
+
+
+#: the most that any backend takes; that of runtime/threads.hpp
+MAX_THREADS = 1024
 
 
 def get_num_threads() -> int:
@@ -30,13 +36,12 @@ def set_num_threads(n: int) -> None:
     Results do not depend on n. More threads than cores are allowed, and slower. NumPy's own thread count (that of its
     BLAS) is not fastnn's to change.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"set_num_threads: expected a whole number of at least 1, got {n!r}")
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or not 1 <= n <= MAX_THREADS:
+        raise ValueError(f"set_num_threads: expected a whole number from 1 to {MAX_THREADS}, got {n!r}")
+    n = int(n)
     global _why
     core = _backends.core()
     if core is not None:
-        if n > core.MAX_THREADS:
-            raise ValueError(f"set_num_threads: at most {core.MAX_THREADS} threads, got {n}")
         core.set_num_threads(n)
         _why = "set by the program"
     elif _backends.name == "numba":
@@ -105,12 +110,10 @@ def config() -> dict[str, Any]:
 
 def show_config() -> None:
     """Print version, backend, instruction set and threads, and why each was chosen."""
-    import numpy
-
     from . import __version__
 
     c = config()
-    print(f"fastnn           {__version__} (NumPy {numpy.__version__}, Python {sys.version.split()[0]})")
+    print(f"fastnn           {__version__} (NumPy {np.__version__}, Python {sys.version.split()[0]})")
     print(f"backend          {c['backend']}: {c['backend_why']}")
     if "isa" in c:
         print(f"instruction set  {c['isa']}: {c['isa_why']}")

@@ -347,9 +347,17 @@ def test_strides_far_beyond_the_image(engine: Engine) -> None:
     dy = ones(2, 8, 1, 1)
     with engine.on():
         expected = F.conv2d_backward(dy, X, W, stride=8)
-        for got, want in zip(F.conv2d_backward(dy, X, W, stride=2**31), expected, strict=True):
+        for got, want in zip(F.conv2d_backward(dy, X, W, stride=2**31 - 1), expected, strict=True):
             np.testing.assert_array_equal(got, want)
-        np.testing.assert_array_equal(F.conv2d(X, W, stride=2**31), F.conv2d(X, W, stride=8))
+        np.testing.assert_array_equal(F.conv2d(X, W, stride=2**31 - 1), F.conv2d(X, W, stride=8))
+        for pool, back in ((F.max_pool2d, F.max_pool2d_backward), (F.avg_pool2d, F.avg_pool2d_backward)):
+            y = pool(X, 2, stride=2**31 - 1)
+            np.testing.assert_array_equal(y, pool(X, 2, stride=6))
+            x = X if back is F.max_pool2d_backward else X.shape
+            np.testing.assert_array_equal(back(y, x, 2, stride=2**31 - 1), back(y, x, 2, stride=6))
+        for call in (F.conv2d, lambda x, w, stride: F.max_pool2d(x, 2, stride)):
+            with pytest.raises(ValueError, match="stride must be at most 2147483647"):
+                call(X, W, stride=2**31)
 
 
 @engines

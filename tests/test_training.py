@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ import fastnn as fnn
 from fastnn import _backends, optim
 from fastnn import functional as F
 from fastnn import layers as L
+from fastnn.errors import ShapeError
 from nets import NETS, build
 from test_compiler import Doubling, Overriding
 
@@ -420,3 +423,78 @@ def test_constructor_and_fit_say_what_is_wrong():
             trainer.fit((x, y), progress=False, **options)
     with pytest.raises(fnn.ShapeError, match="one label for each row"):
         trainer.fit((x, y[:3]), progress=False)
+
+
+# ---- what cannot be done leaves everything as it was ----
+
+
+def _linear():
+    return L.Linear(4, 3, rng=0), np.random.default_rng(0).standard_normal((6, 4), np.float32), np.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"loss": "crossentropy"}, ValueError, "crossentropy"),
+        ({"decays": {"weight": -1}}, ValueError, "decay"),
+        ({"rates": {"weight": np.nan}}, ValueError, "rate"),
+        ({"rates": 3}, TypeError, "rates must map names"),
+        ({"optimizer": "adam"}, TypeError, "fastnn.optim"),
+    ],
+)
+def test_a_trainer_that_cannot_be_made_leaves_the_model_to_the_one_before(options, error, words):
+    model, x, y = _linear()
+    trainer = fnn.Trainer(model, rng=0)
+    with pytest.raises(error, match=words):
+        fnn.Trainer(model, **options)
+    trainer.step(x, y)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_trainer_is_not_copied(copied):
+    trainer = fnn.Trainer(_linear()[0])
+    with pytest.raises(TypeError, match="copy or save its model"):
+        copied(trainer)
+    with pytest.raises(TypeError, match="save the model's state"):
+        copied(fnn.compile(trainer.model, (6, 4)))
+
+
+@pytest.mark.parametrize(
+    ("validation", "error", "words"),
+    [
+        ((np.zeros((2, 4), np.float32), np.array([0, 3])), ValueError, "3"),
+        ((np.zeros((0, 4), np.float32), np.zeros(0, int)), ShapeError, "there are no rows"),
+        ((np.zeros((2, 5), np.float32), np.zeros(2, int)), ShapeError, "5"),
+    ],
+)
+def test_validation_is_checked_before_training(validation, error, words):
+    model, x, y = _linear()
+    trainer, before = fnn.Trainer(model, rng=0), model.state()
+    with pytest.raises(error, match=words):
+        trainer.fit((x, y), validation=validation)
+    with pytest.raises(error, match=words):
+        trainer.evaluate(*validation)
+    with pytest.raises(TypeError, match="schedule must be a function"):
+        trainer.fit((x, y), schedule="cosine")
+    assert all((before[name] == array).all() for name, array in model.state().items())
+
+
+def test_nan_in_the_data_is_not_blamed_on_the_rate():
+    model, x, y = _linear()
+    x[3, 1] = np.nan
+    assert "x has NaN" in fnn.Trainer(model, rng=0).fit((x, y), progress=False).stopped
+
+
+def test_a_forward_pass_that_fails_half_way_moves_no_statistics():
+    norm = L.BatchNorm1d(4)
+    x = np.random.default_rng(0).standard_normal((6, 4), np.float32)
+    nets = [
+        L.Sequential(norm, L.Linear(5, 3)),
+        L.Sequential(norm, L.Dropout(0.5)),
+        L.Residual(L.Sequential(norm, L.Linear(4, 3))),
+        L.Sequential(L.Sequential(norm), L.Linear(5, 3)),
+    ]
+    for net in nets:
+        with pytest.raises((ShapeError, ValueError, TypeError)):
+            net.forward(x)
+        assert (norm.running_mean == 0).all() and (norm.running_var == 1).all()

@@ -269,6 +269,12 @@ class Program:
             values.clear()
         return program
 
+    def __repr__(self) -> str:
+        return f"Program {self.input_shape} -> {self.output_shape}, {len(self._graph.nodes)} steps"
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError("a Program cannot be copied or pickled: save the model's state and compile it again")
+
     def describe(self) -> str:
         """Return a table of the steps: what runs, what was merged into it, and the shape that it gives.
 

@@ -33,7 +33,10 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     folder = os.path.dirname(target)
     beside = os.path.join(folder, f".fastnn-{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
-    descriptor = os.open(beside, flags, 0o666)  # less the umask
+    try:
+        descriptor = os.open(beside, flags, 0o666)  # less the umask
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, os.fspath(path)) from None
     try:
         with open(descriptor, "wb") as file:
             yield file

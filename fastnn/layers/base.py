@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from ..errors import ShapeError
-from ..random import RNG
+from ..random import RNG, Stream
 
 if TYPE_CHECKING:
     from ..compiler.graph import Builder, Value
@@ -161,6 +162,11 @@ class Layer:
         ValueError: load_state: the state does not fit the model: missing bias; unexpected scale; weight has shape \
 (2, 4), expected (2, 3)
         """
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                f"load_state: expected a dict of arrays by name, got {type(state).__name__}; "
+                "fastnn.load_state(path) reads one from a file"
+            )
         own = {**self.params, **self.buffers}
         arrays = {name: np.asarray(array) for name, array in _fitting(state, own).items()}
         missing, unexpected = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
@@ -224,6 +230,24 @@ class Layer:
 
     def __repr__(self) -> str:
         return self.label()
+
+
+@contextmanager
+def unchanged_on_error(layer: Layer, rng: Any) -> Iterator[None]:
+    """Put the statistics of the layers inside back where they were when a forward pass fails half way.
+
+    With a Stream for ``rng`` the caller is a container or a trainer, which does that itself.
+    """
+    if isinstance(rng, Stream):
+        yield
+        return
+    before = [(array, array.copy()) for array in layer.buffers.values()]
+    try:
+        yield
+    except BaseException:
+        for array, copied in before:
+            array[...] = copied
+        raise
 
 
 def _fitting(state: Mapping[str, ArrayLike], own: Mapping[str, Array]) -> dict[str, ArrayLike]:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from .. import functional as F
 from ..errors import ShapeError
 from ..random import RNG, as_stream
-from .base import Array, Backward, Layer, Shape
+from .base import Array, Backward, Layer, Shape, unchanged_on_error
 from .function import Add, Join
 
 __all__ = ["Concat", "Flatten", "Identity", "Residual", "Sequential"]
@@ -30,7 +30,8 @@ class _Container(Layer):
     def __init__(self, layers: Mapping[str, Layer]) -> None:
         for name, layer in layers.items():
             if not isinstance(layer, Layer):
-                raise TypeError(f"{type(self).__name__}: {name!r} is {type(layer).__name__}, not a layer")
+                hint = "; put a * before a list of layers" if isinstance(layer, (list, tuple)) else ""
+                raise TypeError(f"{type(self).__name__}: {name!r} is {type(layer).__name__}, not a layer{hint}")
             if not name or ("." in name and not self.dotted):
                 rule = "at least one character" + (" and no dot" * (not self.dotted))
                 raise ValueError(f"{type(self).__name__}: a layer's name has {rule}: {name!r}")
@@ -115,7 +116,8 @@ class Sequential(_Container):
             backwards.append(backward)
             return y
 
-        y = self._run(x, call, np.shape)
+        with unchanged_on_error(self, rng):
+            y = self._run(x, call, np.shape)
 
         def backward(dy: Array) -> Array:
             for step in reversed(backwards):
@@ -163,8 +165,9 @@ class _Branches(_Container):
 
     def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
         stream = as_stream(rng)
-        passes = self._each(x, lambda layer: layer.forward(x, stream), np.shape(x))
-        y, split = self.join.forward(*(y for y, _ in passes))
+        with unchanged_on_error(self, rng):
+            passes = self._each(x, lambda layer: layer.forward(x, stream), np.shape(x))
+            y, split = self.join.forward(*(y for y, _ in passes))
 
         def backward(dy: Array) -> Array:
             # From the last branch to the first, as a program does: the same sums in the same order.

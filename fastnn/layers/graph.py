@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from .. import functional as F
 from ..errors import ShapeError
 from ..random import RNG, as_stream
-from .base import Backward, Layer, Shape
+from .base import Backward, Layer, Shape, unchanged_on_error
 from .container import _Container
 
 __all__ = ["Graph", "Node"]
@@ -209,7 +209,8 @@ class Graph(_Container):
             backwards.append(backward)
             return y
 
-        y = self._run(xs, call, np.shape)
+        with unchanged_on_error(self, rng):
+            y = self._run(xs, call, np.shape)
         shapes = [(np.shape(x), np.result_type(getattr(x, "dtype", np.float32), np.float32)) for x in xs]
         return y, lambda *dys: self._backward(backwards, shapes, dys)
 

@@ -56,7 +56,7 @@ class _BatchNorm(Layer):
         (c,) = _sizes(type(self).__name__, num_features=num_features)
         if not 0.0 <= momentum <= 1.0:
             raise ValueError(f"{type(self).__name__}: momentum is the weight of the new batch, from 0 to 1: {momentum}")
-        self.eps = float(eps)
+        self.eps = F._epsilon(type(self).__name__, eps)
         self.momentum = float(momentum)
         self.frozen = bool(frozen)
         self.weight: Array | None = np.ones(c, np.float32) if affine else None
@@ -153,7 +153,7 @@ class LayerNorm(Layer):
         if not sizes:
             raise ValueError("LayerNorm: normalized_shape must have at least one axis")
         self.normalized_shape = tuple(_sizes("LayerNorm", normalized_shape=n)[0] for n in sizes)
-        self.eps = float(eps)
+        self.eps = F._epsilon(type(self).__name__, eps)
         shape = self.normalized_shape
         self.weight: Array | None = np.ones(shape, np.float32) if elementwise_affine else None
         self.bias: Array | None = np.zeros(shape, np.float32) if elementwise_affine and bias else None
@@ -197,7 +197,7 @@ class _GroupNorm(Layer):
 
     def __init__(self, num_channels: int, eps: float, affine: bool) -> None:
         self.num_channels = num_channels
-        self.eps = float(eps)
+        self.eps = F._epsilon(type(self).__name__, eps)
         self.weight: Array | None = np.ones(num_channels, np.float32) if affine else None
         self.bias: Array | None = np.zeros(num_channels, np.float32) if affine else None
 

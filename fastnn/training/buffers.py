@@ -90,6 +90,7 @@ class Parameters:
         #: (layer, attribute, view) of every place: while the layer holds that very view, it is this trainer's
         self._owned: list[tuple[Layer, str, Array]] = []
         self.buffers: list[Buffer] = []
+        moved: list[tuple[Layer, str, Array, Array]] = []  # at the end, when nothing can fail any more
         for dtype in sorted({a.dtype for a in arrays.values()}, key=str):
             line = _LINE_BYTES // dtype.itemsize
             mine = [place for place, array in arrays.items() if array.dtype == dtype]
@@ -102,9 +103,7 @@ class Parameters:
                 grad = grads[start : start + array.size].reshape(array.shape)
                 view[...] = array
                 for _, layer, attribute in places[place]:
-                    setattr(layer, attribute, view)
-                    layer.__dict__.setdefault("_gradients", {})[attribute] = grad
-                    self._owned.append((layer, attribute, view))
+                    moved.append((layer, attribute, view, grad))
             names = [places[place][0][0] for place in mine]
             segments = optimizer.segments(
                 sizes, rate=[_factor(n, rates) for n in names], decay=[_factor(n, decays) for n in names]
@@ -128,6 +127,10 @@ class Parameters:
                     np.array(limits, np.float64).reshape(-1, 5),
                 )
             )
+        for layer, attribute, view, grad in moved:
+            setattr(layer, attribute, view)
+            layer.__dict__.setdefault("_gradients", {})[attribute] = grad
+            self._owned.append((layer, attribute, view))
 
     def check(self) -> None:
         """Raise when a layer's array is no longer the view that this trainer gave it."""

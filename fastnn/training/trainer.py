@@ -86,6 +86,12 @@ class Trainer:
     ) -> None:
         if not isinstance(model, Layer):
             raise TypeError(f"Trainer: expected a layer to train, got {type(model).__name__}")
+        if not isinstance(optimizer, (optim.Optimizer, type(None))):
+            raise TypeError(f"Trainer: optimizer must be an Optimizer, such as fastnn.optim.Adam(), got {optimizer!r}")
+        for name, factors in (("rates", rates), ("decays", decays)):
+            if not isinstance(factors, (Mapping, type(None))):
+                raise TypeError(f"Trainer: {name} must map names of parameters or layers to factors, got {factors!r}")
+        losses.get(loss)  # before the model is touched
         self.model = model
         self.optimizer = optim.SGD(lr=0.01, momentum=0.9) if optimizer is None else optimizer.copy()
         self.seed = draw_seed(np.random.default_rng() if rng is None else rng)
@@ -124,6 +130,12 @@ class Trainer:
         {'weight': ['L2(0.0001)', 'MaxNorm(3)']}
         """
         return {name: [repr(r) for r in several] for name, several in self._parameters.regularized.items()}
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # A copy of the buffers and a copy of the layers' views of them would not be the same memory any more.
+        raise TypeError(
+            "a Trainer cannot be copied or pickled: copy or save its model, and make a new Trainer for that"
+        )
 
     # ---- one step ----
 
@@ -290,6 +302,10 @@ class Trainer:
         n = _rows("Trainer.fit", xs, ys)
         if not n:
             raise ShapeError("Trainer.fit: there are no rows to train on")
+        if not callable(schedule) and schedule is not None:
+            raise TypeError(f"Trainer.fit: schedule must be a function, such as those of schedules, got {schedule!r}")
+        if validation is not None:
+            self._check_labels("Trainer.fit: validation", *validation)
         if getattr(schedule, "needs_validation", False) and validation is None:
             raise ValueError(f"Trainer.fit: the schedule {schedule!r} needs validation=(x, y), whose loss drives it")
         history = History()
@@ -306,9 +322,9 @@ class Trainer:
                     loss, penalty, scores = self._step(tuple(x[rows] for x in xs), labels, rate=factor)
                     history.step_loss.append(loss)
                     if not math.isfinite(loss + penalty):
-                        history.stopped = (
-                            f"the loss is {loss + penalty} at step {self.steps}: try a lower learning rate"
-                        )
+                        given = all(np.isfinite(x[rows]).all() for x in xs)
+                        hint = "try a lower learning rate" if given else "x has NaN or infinite values there"
+                        history.stopped = f"the loss is {loss + penalty} at step {self.steps}: {hint}"
                         return history
                     total += loss * len(rows)
                     penalties += penalty * len(rows)
@@ -329,6 +345,17 @@ class Trainer:
                         history.val_accuracy.append(result["accuracy"])
                 history.seconds.append(time.perf_counter() - began)
         return history
+
+    def _check_labels(self, op: str, x: Rows, y: Rows) -> None:
+        """Raise where `evaluate` would, without computing more than one row."""
+        xs, ys = self._inputs(x), _parts(y)
+        n = _rows(op, xs, ys)
+        if not n:
+            raise ShapeError(f"{op}: there are no rows")
+        model: Any = self.model
+        row = model(*(part[:1] for part in xs))
+        if self._known is not None and not isinstance(row, tuple) and len(ys) == 1:
+            self._known.check(self._known.prepare(ys[0], self._dtype), (n, *row.shape[1:]))
 
     def _order(self, n: int) -> Array:
         """The order of the rows in the epoch that begins now: a function of the seed and of the steps done."""
@@ -362,8 +389,8 @@ class Trainer:
         answers that are right for "binary_cross_entropy_with_logits"; and it is left out for losses of values, such as
         "mse".
         """
-        parts = _parts(y)
-        labels = _alone(parts)
+        self._check_labels("Trainer.evaluate", x, y)
+        labels = _alone(_parts(y))
         scores = self.predict(x, batch_size=batch_size)
         loss, _ = self._loss_of(scores, labels)
         result = {"loss": loss}
