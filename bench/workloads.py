@@ -322,6 +322,75 @@ def conv2d_train(n: int, c: int, size: int, o: int, k: int) -> dict[str, Call]:
     return calls
 
 
+def conv_transpose2d(n: int, c: int, size: int, o: int, k: int, stride: int) -> dict[str, Call]:
+    """What doubles the size in a decoder, with bias and ReLU."""
+    x, w = _normal(n, c, size, size), _normal(c, o, k, k, seed=1) * np.float32(stride * math.sqrt(2 / (c * k * k)))
+    b, padding = _normal(o, seed=2), (k - stride) // 2
+    calls = everywhere(lambda: F.conv_transpose2d(x, w, b, stride, padding, activation="relu"))
+    if torch := _torch():
+        for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
+            xt, wt = (torch.from_numpy(a).contiguous(memory_format=memory) for a in (x, w))
+            bt = torch.from_numpy(b)
+
+            def peer(xt: Any = xt, wt: Any = wt, bt: Any = bt) -> Any:
+                return torch.nn.functional.conv_transpose2d(xt, wt, bt, stride, padding).relu_()
+
+            calls[name] = peer
+    return calls
+
+
+def _images_by_torch(call: Call, x: np.ndarray, peer: Callable[[Any], Any]) -> dict[str, Call]:
+    """A function of images on every backend and in torch."""
+    calls = everywhere(call)
+    if torch := _torch():
+        xt = torch.from_numpy(x)
+        calls["torch"] = lambda: peer(xt)
+    return calls
+
+
+def interpolate(mode: str, scale: float) -> dict[str, Call]:
+    x = _normal(8, 64, 56, 56)
+    options: dict[str, Any] = {"scale_factor": scale, "mode": mode}
+    call = partial(F.interpolate, x, **options)
+    return _images_by_torch(call, x, lambda xt: _torch().nn.functional.interpolate(xt, **options))
+
+
+def interpolate_backward(mode: str) -> dict[str, Call]:
+    dy, shape = _normal(8, 64, 112, 112), (8, 64, 56, 56)
+    options: dict[str, Any] = {"scale_factor": 2, "mode": mode}
+    calls = everywhere(partial(F.interpolate_backward, dy, shape, **options))
+    if torch := _torch():
+        xt = torch.zeros(shape, requires_grad=True)
+        y, dyt = torch.nn.functional.interpolate(xt, **options), torch.from_numpy(dy)
+        calls["torch"] = lambda: torch.autograd.grad(y, xt, dyt, retain_graph=True)[0]
+    return calls
+
+
+def pad(mode: str) -> dict[str, Call]:
+    x, border = _normal(8, 64, 56, 56), (1, 1, 1, 1)
+    return _images_by_torch(partial(F.pad, x, border, mode), x, lambda xt: _torch().nn.functional.pad(xt, border, mode))
+
+
+def pixel_shuffle() -> dict[str, Call]:
+    x = _normal(8, 256, 28, 28)
+    return _images_by_torch(partial(F.pixel_shuffle, x, 2), x, lambda xt: _torch().nn.functional.pixel_shuffle(xt, 2))
+
+
+def concat() -> dict[str, Call]:
+    a, b = _normal(8, 64, 56, 56), _normal(8, 64, 56, 56, seed=1)
+    bt = torch.from_numpy(b) if (torch := _torch()) else None
+    return _images_by_torch(partial(F.concat, [a, b]), a, lambda at: _torch().cat([at, bt], 1))
+
+
+def conv1d(n: int, c: int, size: int, o: int, k: int) -> dict[str, Call]:
+    x, w = _normal(n, c, size), _normal(o, c, k, seed=1) * np.float32(math.sqrt(2 / (c * k)))
+    calls = everywhere(partial(F.conv1d, x, w, padding=k // 2))
+    if torch := _torch():
+        xt, wt = torch.from_numpy(x), torch.from_numpy(w)
+        calls["torch"] = lambda: torch.nn.functional.conv1d(xt, wt, padding=k // 2)
+    return calls
+
+
 def small_cnn_step() -> dict[str, Call]:
     """A training step of a small convolutional net at batch 64, 32 x 32."""
     rng = np.random.default_rng(0)
@@ -381,6 +450,14 @@ def _train_row(n: int, c: int, size: int, o: int, k: int) -> Workload:
     return Workload(
         label, "conv2d_backward", lambda: conv2d_train(n, c, size, o, k), flops=6.0 * n * o * c * k * k * size * size,
         kernels=("conv2d_backward",),
+    )  # fmt: skip
+
+
+def _transpose_row(n: int, c: int, size: int, o: int, k: int, stride: int) -> Workload:
+    label = f"conv_transpose2d+ReLU {k}x{k}s{stride} {c}->{o} @{size} b{n}"
+    return Workload(
+        label, "conv_transpose2d", lambda: conv_transpose2d(n, c, size, o, k, stride),
+        flops=2.0 * n * o * c * k * k * size * size, kernels=("conv_transpose2d_forward",),
     )  # fmt: skip
 
 
@@ -540,6 +617,29 @@ WORKLOADS: tuple[Workload, ...] = (
     _conv_row(1, 128, 56, 128, 3, 2),
     _train_row(64, 64, 32, 64, 3),
     _train_row(16, 256, 28, 64, 1),
+    _transpose_row(8, 64, 28, 32, 2, 2),
+    _transpose_row(8, 64, 28, 32, 4, 2),
+    _transpose_row(1, 256, 14, 128, 3, 1),
+    Workload("conv1d 5 32->64 @1024 b16", "conv1d", lambda: conv1d(16, 32, 1024, 64, 5),
+             flops=2.0 * 16 * 32 * 64 * 5 * 1024, kernels=("conv2d_im2col_forward",)),
+    *(
+        Workload(f"interpolate {mode} x{scale} 64 @56 b8", "interpolate", partial(interpolate, mode, scale),
+                 bytes=4.0 * 8 * 64 * 56 * 56 * (1 + scale * scale), kernels=("resample",))
+        for mode, scale in (("nearest", 2), ("bilinear", 2), ("bilinear", 0.5), ("bicubic", 2))
+    ),
+    *(
+        Workload(f"interpolate backward {mode} x2 64 @56 b8", "interpolate_backward",
+                 partial(interpolate_backward, mode), bytes=20.0 * 8 * 64 * 56 * 56, kernels=("resample",))
+        for mode in ("nearest", "bilinear")
+    ),
+    *(
+        Workload(f"pad {mode} 1 64 @56 b8", "pad", partial(pad, mode), bytes=4.0 * 8 * 64 * (56 * 56 + 58 * 58),
+                 kernels=("resample",))
+        for mode in ("constant", "reflect", "circular")
+    ),
+    Workload("pixel_shuffle 2 256 @28 b8", "pixel_shuffle", pixel_shuffle, bytes=8.0 * 8 * 256 * 28 * 28,
+             kernels=("copy",)),
+    Workload("concat 64 + 64 @56 b8", "concat", concat, bytes=16.0 * 8 * 64 * 56 * 56, kernels=("copy",)),
     Workload("training step, small CNN b64 @32", "training", small_cnn_step, tolerance=1e-4),
     _linear_row(1024, 1024, 1024),
     _linear_row(256, 2048, 1000),

@@ -229,10 +229,29 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         void* dbias
         int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
         int64_t channels_last, dtype, accumulate
+    ctypedef struct ConvTranspose2dArgs:
+        const void* x
+        const void* weight
+        const void* bias
+        void* y
+        int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
+        int64_t channels_last, dtype, activation
+        double alpha
     ctypedef struct Im2colArgs:
         const void* x
         void* y
         int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, dtype
+    ctypedef struct ResampleArgs:
+        const void* x
+        const int64_t* row_begin
+        const int64_t* row_index
+        const void* row_weight
+        const int64_t* column_begin
+        const int64_t* column_index
+        const void* column_weight
+        void* y
+        int64_t outer, h, w, inner, oh, ow, column_first, column_last, dtype
+        double value
     ctypedef struct LinearArgs:
         const void* x
         const void* weight
@@ -368,8 +387,10 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_conv2d_im2col_forward
     int kKernel_conv2d_amx_forward
     int kKernel_conv2d_backward
+    int kKernel_conv_transpose2d_forward
     int kKernel_im2col_forward
     int kKernel_col2im_forward
+    int kKernel_resample
     int kKernel_linear_forward
     int kKernel_linear_backward
     int kKernel_sgd_step
@@ -1011,6 +1032,20 @@ def conv2d_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, 
     call(kKernel_conv2d_backward, &a)
 
 
+def conv_transpose2d_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups,
+                             tuple out_size, activation, double alpha, y):
+    cdef ConvTranspose2dArgs a
+    a.x, a.weight, a.bias, a.y = data(x), data(weight), data(bias), data(y)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.o, a.kh, a.kw, a.oh, a.ow = dims(y)[1], dims(weight)[2], dims(weight)[3], dims(y)[2], dims(y)[3]
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.dilation_h, a.dilation_w = dilation
+    a.groups, a.channels_last, a.dtype = groups, last(x, y), code(x)
+    a.activation, a.alpha = ACTIVATIONS[activation], alpha
+    call(kKernel_conv_transpose2d_forward, &a)
+
+
 cdef int columns(int kernel, x, image, tuple kernel_size, tuple stride, tuple padding, tuple dilation,
                  y) except -1:
     cdef Im2colArgs a
@@ -1032,6 +1067,23 @@ def im2col_forward(x, tuple kernel_size, tuple stride, tuple padding, tuple dila
 
 def col2im_forward(cols, tuple out_size, tuple kernel_size, tuple stride, tuple padding, tuple dilation, x):
     columns(kKernel_col2im_forward, cols, x, kernel_size, stride, padding, dilation, x)
+
+
+def resample(x, tuple rows, tuple columns, double value, y):
+    """x and y of four dimensions, C-contiguous. The tables become constants of a program that is being recorded."""
+    cdef ResampleArgs a
+    if recorder != NULL:
+        for table in (*rows[:3], *columns[:3]):
+            (<Program><object>recording).constant(table)
+    row_begin, row_index, row_weight = rows[:3] or (None, None, None)
+    column_begin, column_index, column_weight = columns[:3] or (None, None, None)
+    a.x, a.y, a.row_weight, a.column_weight = data(x), data(y), data(row_weight), data(column_weight)
+    a.row_begin, a.row_index = <const int64_t*>data(row_begin), <const int64_t*>data(row_index)
+    a.column_begin, a.column_index = <const int64_t*>data(column_begin), <const int64_t*>data(column_index)
+    a.outer, a.h, a.w, a.inner = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.oh, a.ow, a.dtype, a.value = dims(y)[1], dims(y)[2], code(x), value
+    a.column_first, a.column_last = columns[3:] or (0, a.ow)
+    call(kKernel_resample, &a)
 
 
 def linear_forward(x, weight, bias, activation, double alpha, y):

@@ -26,7 +26,7 @@ from typing import Any, TypeAlias
 import numba
 import numpy as np
 
-from .reference import Array, BatchNorm, Size, _out_size
+from .reference import Array, BatchNorm, Size, Table, _out_size
 
 Window: TypeAlias = tuple[Size, Size, Size, Size]  # kernel_size, stride, padding, dilation
 
@@ -1351,3 +1351,79 @@ def max_norm(segments: Array, param: Array) -> None:
         if begin < end:
             units = param[int(begin) : int(end)].reshape(int(outer), -1, int(inner))
             _parallel(_max_norm, units.shape[1], units.size, units, limit)
+
+
+def conv_transpose2d_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    groups: int,
+    out_size: Size,
+    activation: str | None,
+    alpha: float,
+    y: Array,
+) -> None:
+    with _output(y) as out:
+        conv2d_backward(
+            x, np.empty(y.shape, x.dtype), weight, stride, padding, dilation, groups, False, out, None, None
+        )
+        if bias is not None or activation is not None:
+            _run_affine(out, bias, None, None, activation, alpha, out)
+
+
+# --- Interpolation and padding ----------------------------------------------------------------------------------------
+
+
+@_jit
+def _resample(
+    lo: int,
+    hi: int,
+    x: Array,
+    row_begin: Array,
+    row_index: Array,
+    row_weight: Array,
+    column_begin: Array,
+    column_index: Array,
+    column_weight: Array,
+    value: Array,
+    y: Array,
+) -> None:
+    _, _, w, inner = x.shape
+    _, oh, ow, _ = y.shape
+    u = np.empty((w, inner), x.dtype)
+    for task in range(lo, hi):
+        o, i = task // oh, task % oh
+        if row_begin[i] == row_begin[i + 1]:
+            y[o, i] = value[0]
+            continue
+        for s in range(row_begin[i], row_begin[i + 1]):
+            first, weight, row = s == row_begin[i], row_weight[s], row_index[s]
+            for j in range(w):
+                for k in range(inner):
+                    term = weight * x[o, row, j, k]
+                    u[j, k] = term if first else u[j, k] + term
+        for j in range(ow):
+            begin, end = column_begin[j], column_begin[j + 1]
+            for k in range(inner):
+                total = value[0]
+                for t in range(begin, end):
+                    term = column_weight[t] * u[column_index[t], k]
+                    total = term if t == begin else total + term
+                y[o, i, j, k] = total
+
+
+def _table(table: Table, size: int, dtype: Any) -> tuple[Array, Array, Array]:
+    """The arrays of a table, those of the identity made."""
+    if table:
+        return table[:3]
+    return np.arange(size + 1), np.arange(size), np.ones(size, dtype)
+
+
+def resample(x: Array, rows: Table, columns: Table, value: float, y: Array) -> None:
+    outer, oh = y.shape[:2]
+    tables = *_table(rows, x.shape[1], x.dtype), *_table(columns, x.shape[2], x.dtype)
+    with _output(y) as out:
+        _parallel(_resample, outer * oh, y.size, _input(x), *tables, np.array([value], x.dtype), out)

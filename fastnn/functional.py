@@ -11,19 +11,22 @@ To add an op: a function here that checks, allocates with ``_K.empty`` and calls
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import reference
+from . import _resampling, reference
 from ._backends import kernels as _K
+from ._resampling import COORDINATES, ROUNDINGS, Matrix
 from .errors import ShapeError
 from .random import RNG, Stream, draw_seed
 
 Array: TypeAlias = np.ndarray
 IntOrPair: TypeAlias = "int | Sequence[int]"
+IntOrSingle: TypeAlias = "int | Sequence[int]"
 Activation: TypeAlias = "str | tuple[str, float] | None"
 BatchNormStatistics: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, ArrayLike, ArrayLike, float]"
 
@@ -43,12 +46,17 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_train",
     "binary_cross_entropy_with_logits",
+    "channel_shuffle",
     "clip_norm",
     "clip_value",
     "col2im",
     "concat",
+    "conv1d",
+    "conv1d_backward",
     "conv2d",
     "conv2d_backward",
+    "conv_transpose2d",
+    "conv_transpose2d_backward",
     "cross_entropy",
     "dropout",
     "dropout_backward",
@@ -66,6 +74,8 @@ __all__ = [
     "im2col",
     "instance_norm",
     "instance_norm_backward",
+    "interpolate",
+    "interpolate_backward",
     "l1",
     "layer_norm",
     "layer_norm_backward",
@@ -83,7 +93,11 @@ __all__ = [
     "mse",
     "mul",
     "mul_backward",
+    "pad",
+    "pad_backward",
     "penalty",
+    "pixel_shuffle",
+    "pixel_unshuffle",
     "relu",
     "relu_backward",
     "rmsprop_step",
@@ -246,6 +260,15 @@ def _within(
     """The stride, shortened where there is no second window: kernels hold what lies between two of them."""
     h, w = (s if n > 1 else min(s, i + 2 * p) for s, i, p, n in zip(stride, in_size, padding, out_size, strict=True))
     return h, w
+
+
+def _single(op: str, name: str, value: IntOrSingle, least: int) -> int:
+    """value, or the only one of a sequence."""
+    single = value[0] if isinstance(value, (list, tuple)) and len(value) == 1 else value
+    number = _whole(op, name, single)
+    if number < least:
+        raise ValueError(f"{op}: {name} must be at least {least}, got {value!r}")
+    return number
 
 
 def _output_size(
@@ -672,10 +695,27 @@ def _mul_shape(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ..
     return a
 
 
+def _axis(op: str, axis: int, shape: tuple[int, ...]) -> int:
+    """axis counted from the front."""
+    axis = _whole(op, "axis", axis)
+    if not -len(shape) <= axis < len(shape):
+        raise ShapeError(f"{op}: axis {axis} is out of range for an array of shape {shape}")
+    return axis % len(shape)
+
+
+def _three_axes(x: Array, axis: int) -> Array:
+    """x of more than four dimensions, for which there is no kernel, as (before, axis, behind)."""
+    if x.ndim <= 4:
+        return x
+    before, behind = math.prod(x.shape[:axis]), math.prod(x.shape[axis + 1 :])
+    return (x if x.flags.c_contiguous else np.ascontiguousarray(x)).reshape(before, x.shape[axis], behind)
+
+
 def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
     """Arrays side by side along ``axis``: (N, C1, ...) and (N, C2, ...) give (N, C1 + C2, ...).
 
-    At most four dimensions; the result is channels-last where the first array is.
+    Its gradient is `split`. The result is channels-last where the first array is; any strides are read as they are, up
+    to four dimensions, and beyond copied first.
 
     Examples
     --------
@@ -683,24 +723,30 @@ def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
     array([[1., 2., 3.]], dtype=float32)
     """
     op = "concat"
+    if not np.iterable(xs):
+        raise TypeError(f"{op}: expected a sequence of arrays, got {type(xs).__name__}")
+    xs = list(xs)
     if not xs:
         raise ShapeError(f"{op}: expected at least one array, got none")
     arrays = _same_dtype(*(_array(op, f"xs[{i}]", x) for i, x in enumerate(xs)))
     first = arrays[0]
-    if not 0 <= axis < first.ndim or first.ndim > 4:
-        raise ShapeError(f"{op}: axis {axis} does not fit arrays of shape {first.shape} (at most four dimensions)")
+    axis = _axis(op, axis, first.shape)
     shapes = [a.shape for a in arrays]
     if any(s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
         raise ShapeError(f"{op}: shapes must be equal but for axis {axis}, got {shapes}")
     sizes = [s[axis] for s in shapes]
     y = _K.empty((*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]), first.dtype, _prefers_channels_last(first))
-    for part, array in zip(_slices(y, sizes, axis), arrays, strict=True):
-        _K.copy(array, False, part)
+    parts = _slices(_three_axes(y, axis), sizes, axis if y.ndim <= 4 else 1)
+    for part, array in zip(parts, arrays, strict=True):
+        _K.copy(_three_axes(array, axis), False, part)
     return y
 
 
-def split(x: ArrayLike, sizes: Sequence[int], axis: int = 1) -> list[Array]:
-    """The inverse of `concat`: (N, C, ...) into new arrays (N, size, ...), one for each of sizes, along ``axis``.
+def split(x: ArrayLike, sizes: int | Sequence[int], axis: int = 1) -> list[Array]:
+    """The inverse of `concat`, and its gradient: (N, C, ...) into new arrays (N, size, ...) along ``axis``.
+
+    sizes are those of the parts, or one number for all, of which the last part is what remains. The gradient of split
+    is `concat`.
 
     Examples
     --------
@@ -709,10 +755,22 @@ def split(x: ArrayLike, sizes: Sequence[int], axis: int = 1) -> list[Array]:
     """
     op = "split"
     array = _array(op, "x", x)
-    if not 0 <= axis < array.ndim or array.ndim > 4 or sum(sizes) != array.shape[axis]:
+    axis = _axis(op, axis, array.shape)
+    n = array.shape[axis]
+    if isinstance(sizes, (int, np.integer)) and not isinstance(sizes, bool):
+        if sizes < 1:
+            raise ValueError(f"{op}: sizes must be at least 1, or a list of sizes, got {sizes}")
+        sizes = [min(int(sizes), n - begin) for begin in range(0, n, int(sizes))] or [0]
+    whole = isinstance(sizes, (Sequence, np.ndarray)) and all(isinstance(m, (int, np.integer)) for m in sizes)
+    if not whole or isinstance(sizes, str):
+        raise TypeError(f"{op}: sizes must be a whole number or several, got {sizes!r}")
+    assert not isinstance(sizes, (int, np.integer))
+    if any(m < 0 for m in sizes) or sum(sizes) != n:
         raise ShapeError(f"{op}: sizes {list(sizes)} do not add up to axis {axis} of {array.shape}")
     channels_last = _prefers_channels_last(array)
-    return [_in_format(part, channels_last) for part in _slices(array, sizes, axis)]
+    parts = _slices(_three_axes(array, axis), sizes, axis if array.ndim <= 4 else 1)
+    shapes = [(*array.shape[:axis], int(m), *array.shape[axis + 1 :]) for m in sizes]
+    return [_in_format(part, channels_last).reshape(s) for part, s in zip(parts, shapes, strict=True)]
 
 
 def _slices(x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
@@ -720,6 +778,100 @@ def _slices(x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
     ends = np.cumsum(sizes).tolist()
     before = (slice(None),) * axis
     return [x[(*before, slice(end - size, end))] for end, size in zip(ends, sizes, strict=True)]
+
+
+def _factor(op: str, name: str, value: int) -> int:
+    factor = _whole(op, name, value)
+    if factor < 1:
+        raise ValueError(f"{op}: {name} must be at least 1, got {value}")
+    return factor
+
+
+def pixel_shuffle(x: ArrayLike, upscale_factor: int) -> Array:
+    """Channels to pixels: (N, C r r, H, W) to (N, C, H r, W r); the end of a sub-pixel convolution.
+
+    Element (c, h, w) of a result lies in channel c r r + (h mod r) r + w mod r of x, at (h / r, w / r). Its gradient is
+    `pixel_unshuffle`. ONNX calls it DepthToSpace in mode CRD.
+
+    Parameters
+    ----------
+    x : array_like, (N, C r r, H, W)
+        Of any strides.
+    upscale_factor : int
+        r.
+
+    Returns
+    -------
+    ndarray (N, C, H r, W r)
+        Of x's memory format.
+
+    References
+    ----------
+    Shi et al., CVPR 2016.
+
+    Examples
+    --------
+    >>> pixel_shuffle(np.float32([[[[1]], [[2]], [[3]], [[4]]]]), 2)[0, 0]
+    array([[1., 2.],
+           [3., 4.]], dtype=float32)
+    """
+    op = "pixel_shuffle"
+    array, r = _array(op, "x", x), _factor(op, "upscale_factor", upscale_factor)
+    if array.ndim != 4 or array.shape[1] % (r * r):
+        raise ShapeError(f"{op}: expected x of shape (N, C * {r} * {r}, H, W), got {array.shape}")
+    n, c, h, w = array.shape
+    y = _K.empty((n, c // (r * r), h * r, w * r), array.dtype, _prefers_channels_last(array))
+    for i in range(r * r):
+        _K.copy(array[:, i :: r * r], False, y[:, :, i // r :: r, i % r :: r])
+    return y
+
+
+def pixel_unshuffle(x: ArrayLike, downscale_factor: int) -> Array:
+    """Pixels to channels: (N, C, H r, W r) to (N, C r r, H, W); the inverse of `pixel_shuffle`, and its gradient.
+
+    Examples
+    --------
+    >>> pixel_unshuffle(np.float32([[[[1, 2], [3, 4]]]]), 2).ravel()
+    array([1., 2., 3., 4.], dtype=float32)
+    """
+    op = "pixel_unshuffle"
+    array, r = _array(op, "x", x), _factor(op, "downscale_factor", downscale_factor)
+    if array.ndim != 4 or array.shape[2] % r or array.shape[3] % r:
+        raise ShapeError(f"{op}: expected x of shape (N, C, H * {r}, W * {r}), got {array.shape}")
+    n, c, h, w = array.shape
+    y = _K.empty((n, c * r * r, h // r, w // r), array.dtype, _prefers_channels_last(array))
+    for i in range(r * r):
+        _K.copy(array[:, :, i // r :: r, i % r :: r], False, y[:, i :: r * r])
+    return y
+
+
+def channel_shuffle(x: ArrayLike, groups: int) -> Array:
+    """Channels of the groups in turn: (N, C, ...) of the same shape, channel i of group g at i groups + g.
+
+    What lies between grouped convolutions, so that information crosses groups. Its gradient is the shuffle by
+    C / groups.
+
+    References
+    ----------
+    Zhang et al., CVPR 2018 (ShuffleNet).
+
+    Examples
+    --------
+    >>> channel_shuffle(np.float32([[1, 2, 3, 4, 5, 6]]), 2)
+    array([[1., 4., 2., 5., 3., 6.]], dtype=float32)
+    """
+    op = "channel_shuffle"
+    array = _array(op, "x", x)
+    if array.ndim < 2:
+        raise ShapeError(f"{op}: expected x of shape (N, C, ...), got {array.shape}")
+    g, c = _groups(op, groups), array.shape[1]
+    if c % g:
+        raise ShapeError(f"{op}: groups must divide the channels; got {g} groups for {c} in")
+    y = _K.empty(array.shape, array.dtype, _prefers_channels_last(array))
+    source, target = _three_axes(array, 1), _three_axes(y, 1)
+    for i in range(g):
+        _K.copy(source[:, i * (c // g) : (i + 1) * (c // g)], False, target[:, i::g])
+    return y
 
 
 # ---- softmax and its loss -------------------------------------------------------------------------------------------
@@ -2502,6 +2654,22 @@ def _conv_kernel(algorithm: str | None, dtype: np.dtype[Any]) -> Any:
     return getattr(_K, name)
 
 
+def _groups(op: str, groups: int) -> int:
+    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
+        raise ValueError(f"{op}: groups must be a whole number of at least 1, got {groups!r}")
+    return int(groups)
+
+
+def _conv_channels(op: str, x: tuple[int, ...], weight: tuple[int, ...], groups: int) -> None:
+    """Raise unless the shapes of x and weight go together."""
+    groups, c, o = _groups(op, groups), x[1], weight[0]
+    if c % groups or o % groups:
+        raise ShapeError(f"{op}: groups must divide the channels; got {groups} groups for {c} in and {o} out")
+    if weight[1] * groups != c:
+        expects = f"{weight[1]} * {groups} groups = {weight[1] * groups}" if groups != 1 else f"{weight[1]}"
+        raise ShapeError(f"{op}: x has {c} channels (shape {x}) but weight {weight} expects {expects}")
+
+
 def _conv_geometry(
     op: str, x: Array, weight: ArrayLike, stride: IntOrPair, padding: IntOrPair, dilation: IntOrPair, groups: int
 ) -> tuple[Array, tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
@@ -2509,14 +2677,7 @@ def _conv_geometry(
     w = _rowmajor(op, "weight", weight)
     if w.ndim != 4:
         raise ShapeError(f"{op}: expected weight of shape (O, C / groups, kh, kw), got {w.shape}")
-    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
-        raise ValueError(f"{op}: groups must be a whole number of at least 1, got {groups!r}")
-    c, o = x.shape[1], w.shape[0]
-    if c % groups or o % groups:
-        raise ShapeError(f"{op}: groups must divide the channels; got {groups} groups for {c} in and {o} out")
-    if w.shape[1] * groups != c:
-        expects = f"{w.shape[1]} * {groups} groups = {w.shape[1] * groups}" if groups != 1 else f"{w.shape[1]}"
-        raise ShapeError(f"{op}: x has {c} channels (shape {x.shape}) but weight {w.shape} expects {expects}")
+    _conv_channels(op, x.shape, w.shape, groups)
     if 0 in w.shape[2:]:
         raise ShapeError(f"{op}: expected a kernel of at least 1 x 1, got weight {w.shape}")
     s, p, d = _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
@@ -2574,7 +2735,28 @@ def conv2d(
     array([[ 8., 12.],
            [20., 24.]], dtype=float32)
     """
-    op = "conv2d"
+    return _conv2d(
+        "conv2d", x, weight, bias, stride, padding, dilation, groups,
+        batch_norm=batch_norm, residual=residual, activation=activation, algorithm=algorithm, out=out,
+    )  # fmt: skip
+
+
+def _conv2d(
+    op: str,
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    stride: IntOrPair,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+    groups: int,
+    *,
+    batch_norm: BatchNormStatistics | None = None,
+    residual: ArrayLike | None = None,
+    activation: Activation = None,
+    algorithm: str | None = None,
+    out: Array | None = None,
+) -> Array:
     name, alpha = _activation(op, activation)
     array, channels_last = _image(op, "x", x)
     w, s, p, d, (oh, ow) = _conv_geometry(op, array, weight, stride, padding, dilation, groups)
@@ -2649,7 +2831,24 @@ def conv2d_backward(
     >>> dweight.item(), dbias.item()
     (2.0, 2.0)
     """
-    op = "conv2d_backward"
+    return _conv2d_backward(
+        "conv2d_backward", dy, x, weight, stride, padding, dilation, groups, need_dx=need_dx, into=into
+    )
+
+
+def _conv2d_backward(
+    op: str,
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrPair,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+    groups: int,
+    *,
+    need_dx: bool,
+    into: tuple[Array, Array | None] | None,
+) -> tuple[Array | None, Array, Array | None]:
     array, channels_last = _image(op, "x", x)
     w, s, p, d, (oh, ow) = _conv_geometry(op, array, weight, stride, padding, dilation, groups)
     gradient, _ = _image(op, "dy", dy)
@@ -2672,6 +2871,318 @@ def conv2d_backward(
         return dx, dweight, dbias
     _K.conv2d_backward(gradient, array, w, s, p, d, int(groups), accumulate, dx, dweight, dbias)
     return dx, dweight, dbias
+
+
+def _conv1d_geometry(
+    op: str,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrSingle,
+    padding: IntOrSingle,
+    dilation: IntOrSingle,
+    groups: int,
+) -> tuple[Array, Array, tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The arrays as images of one row, and (stride, padding, dilation) as pairs."""
+    array, w = _rowmajor(op, "x", x), _rowmajor(op, "weight", weight)
+    if array.ndim != 3:
+        raise ShapeError(f"{op}: expected x of shape (N, C, L), got {array.shape}")
+    if w.ndim != 3:
+        raise ShapeError(f"{op}: expected weight of shape (O, C / groups, k), got {w.shape}")
+    _conv_channels(op, array.shape, w.shape, groups)
+    if w.shape[2] == 0:
+        raise ShapeError(f"{op}: expected a kernel of at least 1, got weight {w.shape}")
+    s, p, d = (
+        _single(op, name, value, least)
+        for name, value, least in (("stride", stride, 1), ("padding", padding, 0), ("dilation", dilation, 1))
+    )
+    return array[:, :, np.newaxis], w[:, :, np.newaxis], (1, s), (0, p), (1, d)
+
+
+def conv1d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrSingle = 1,
+    padding: IntOrSingle = 0,
+    dilation: IntOrSingle = 1,
+    groups: int = 1,
+    *,
+    activation: Activation = None,
+) -> Array:
+    """1-D convolution: `conv2d` of images of one row.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, L)
+    weight : array_like, (O, C / groups, k)
+    bias : array_like (O,), optional
+    stride, padding, dilation : int or (int,)
+    groups : int
+    activation : str or (str, float), optional
+        As in `conv2d`.
+
+    Returns
+    -------
+    ndarray (N, O, OL)
+        OL = floor((L + 2 padding - dilation (k - 1) - 1) / stride) + 1.
+
+    Examples
+    --------
+    >>> conv1d(np.float32([[[1, 2, 4, 8]]]), np.float32([[[-1, 1]]]))
+    array([[[1., 2., 4.]]], dtype=float32)
+    """
+    op = "conv1d"
+    array, w, s, p, d = _conv1d_geometry(op, x, weight, stride, padding, dilation, groups)
+    return _conv2d(op, array, w, bias, s, p, d, groups, activation=activation)[:, :, 0]
+
+
+def conv1d_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrSingle = 1,
+    padding: IntOrSingle = 0,
+    dilation: IntOrSingle = 1,
+    groups: int = 1,
+    *,
+    need_dx: bool = True,
+    into: tuple[Array, Array | None] | None = None,
+) -> tuple[Array | None, Array, Array | None]:
+    """Gradients of `conv1d`: dx (N, C, L), dweight (O, C / groups, k), dbias (O,) for dy (N, O, OL).
+
+    ``need_dx`` and ``into`` are those of `conv2d_backward`.
+
+    Examples
+    --------
+    >>> dx, dweight, dbias = conv1d_backward(np.float32([[[1, 1]]]), np.float32([[[1, 2, 4]]]), np.float32([[[-1, 1]]]))
+    >>> dx, dweight
+    (array([[[-1.,  0.,  1.]]], dtype=float32), array([[[3., 6.]]], dtype=float32))
+    """
+    op = "conv1d_backward"
+    array, w, s, p, d = _conv1d_geometry(op, x, weight, stride, padding, dilation, groups)
+    gradient = _rowmajor(op, "dy", dy)
+    shape = (array.shape[0], w.shape[0], _output_size(op, array.shape[2:], w.shape[2:], s, p, d)[1])
+    if gradient.shape != shape:
+        raise ShapeError(f"{op}: expected dy of the output's shape {shape}, got {gradient.shape}")
+    rows = into and (into[0][:, :, np.newaxis], into[1])
+    dx, dweight, dbias = _conv2d_backward(
+        op, gradient[:, :, np.newaxis], array, w, s, p, d, groups, need_dx=need_dx, into=rows
+    )
+    return None if dx is None else dx[:, :, 0], dweight[:, :, 0], dbias
+
+
+def _conv_transpose_geometry(
+    op: str,
+    x: Array,
+    weight: ArrayLike,
+    stride: IntOrPair,
+    padding: IntOrPair,
+    output_padding: IntOrPair,
+    groups: int,
+    dilation: IntOrPair,
+) -> tuple[Array, tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """The weight, (stride, padding, dilation) as pairs, and the output's height and width."""
+    w = _rowmajor(op, "weight", weight)
+    if w.ndim != 4:
+        raise ShapeError(f"{op}: expected weight of shape (C, O / groups, kh, kw), got {w.shape}")
+    groups, c = _groups(op, groups), x.shape[1]
+    if w.shape[0] != c:
+        raise ShapeError(f"{op}: x has {c} channels (shape {x.shape}) but weight {w.shape} expects {w.shape[0]}")
+    if c % groups:
+        raise ShapeError(f"{op}: groups must divide the channels; got {groups} groups for {c} in")
+    if 0 in w.shape[2:]:
+        raise ShapeError(f"{op}: expected a kernel of at least 1 x 1, got weight {w.shape}")
+    s, p, d = _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
+    return w, s, p, d, _conv_transpose_size(op, x.shape[2:], w.shape[2:], s, p, output_padding, d)
+
+
+def _conv_transpose_size(
+    op: str,
+    in_size: Sequence[int],
+    kernel: Sequence[int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    output_padding: IntOrPair,
+    dilation: tuple[int, int],
+) -> tuple[int, int]:
+    """(size - 1) stride - 2 padding + dilation (kernel - 1) + output_padding + 1, for height and width."""
+    more = _pair(op, "output_padding", output_padding, 0)
+    out = []
+    for size, k, s, p, m, d, axis in zip(
+        in_size, kernel, stride, padding, more, dilation, ("height", "width"), strict=True
+    ):
+        if m >= max(s, d):  # (as in torch): from there on, the convolution makes another size of it
+            raise ValueError(
+                f"{op}: output_padding must be smaller than stride or dilation, got {m} in {axis} for stride {s} and "
+                f"dilation {d}"
+            )
+        if size < 1:
+            raise ShapeError(f"{op}: expected x with a height and a width of at least 1, got {size} in {axis}")
+        n = (size - 1) * s - 2 * p + d * (k - 1) + m + 1
+        if n < 1:
+            raise ShapeError(f"{op}: the output would have {n} in {axis}; use less padding or a larger kernel")
+        out.append(n)
+    return out[0], out[1]
+
+
+def conv_transpose2d(
+    x: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    output_padding: IntOrPair = 0,
+    groups: int = 1,
+    dilation: IntOrPair = 1,
+    *,
+    activation: Activation = None,
+    out: Array | None = None,
+) -> Array:
+    """Transposed 2-D convolution: the gradient of a convolution by its input, as a layer that enlarges.
+
+    y = activation(conv_transpose(x, weight) + bias): each element of x adds weight times itself to a window of y; the
+    windows are those with which a convolution (same weight, stride, padding, dilation) would read y.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, H, W)
+        C-contiguous and channels-last memory are both fast; anything else is copied first.
+    weight : array_like, (C, O / groups, kh, kw)
+        The channels in come first, unlike in `conv2d`.
+    bias : array_like (O,), optional
+    stride, padding, dilation : int or (int, int)
+        Those of the convolution that is transposed: padding makes the output smaller.
+    output_padding : int or (int, int)
+        Rows and columns that the output has more at its end, of the sizes that the convolution would make (H, W) of.
+    groups : int
+        Divides C and O.
+    activation : str or (str, float), optional
+        As in `conv2d`.
+    out : ndarray (N, O, OH, OW), optional
+        Must not overlap an input.
+
+    Returns
+    -------
+    ndarray (N, O, OH, OW)
+        OH = (H - 1) stride - 2 padding + dilation (kh - 1) + output_padding + 1; of x's memory format.
+
+    References
+    ----------
+    Zeiler et al., CVPR 2010; Dumoulin and Visin, arXiv 1603.07285, draw it.
+
+    Examples
+    --------
+    >>> conv_transpose2d(np.float32([[[[1, 2]]]]), np.ones((1, 1, 1, 2), np.float32), stride=2)[0, 0]
+    array([[1., 1., 2., 2.]], dtype=float32)
+    """
+    op = "conv_transpose2d"
+    name, alpha = _activation(op, activation)
+    array, channels_last = _image(op, "x", x)
+    w, s, p, d, size = _conv_transpose_geometry(op, array, weight, stride, padding, output_padding, groups, dilation)
+    array = _conv_transpose_source(op, array, w.shape[2:], s, p, d, size)
+    o = w.shape[1] * groups
+    biases = _vector(op, "bias", bias, o, "output channel")
+    array, w, biases = _same_dtype(array, w, biases)
+    shape = (array.shape[0], o, *size)
+    y = _out(op, out, shape, array.dtype, channels_last, array, w, biases)
+    if not y.size:
+        return y
+    if not array.size or not w.size:  # no channels to sum over: the specification does it
+        y[...] = reference.conv_transpose2d_forward(array, w, biases, s, p, d, int(groups), size, name, alpha)
+        return y
+    _K.conv_transpose2d_forward(array, w, biases, s, p, d, int(groups), size, name, alpha, y)
+    return y
+
+
+def conv_transpose2d_backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    weight: ArrayLike,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    output_padding: IntOrPair = 0,
+    groups: int = 1,
+    dilation: IntOrPair = 1,
+    *,
+    need_dx: bool = True,
+    into: tuple[Array, Array | None] | None = None,
+) -> tuple[Array | None, Array, Array | None]:
+    """Gradients of `conv_transpose2d`: dx is the convolution of dy, dweight that of a convolution from dy to x.
+
+    Parameters
+    ----------
+    dy : array_like, (N, O, OH, OW)
+    x : array_like, (N, C, H, W)
+    weight : array_like, (C, O / groups, kh, kw)
+    need_dx, into
+        As in `conv2d_backward`.
+
+    Returns
+    -------
+    dx : ndarray (N, C, H, W)
+        Of x's memory format.
+    dweight : ndarray (C, O / groups, kh, kw)
+    dbias : ndarray (O,)
+
+    Examples
+    --------
+    >>> x, w = np.float32([[[[1, 2]]]]), np.ones((1, 1, 1, 2), np.float32)
+    >>> dx, dweight, dbias = conv_transpose2d_backward(np.float32([[[[1, 1, 2, 2]]]]), x, w, stride=2)
+    >>> dx, dweight, dbias
+    (array([[[[2., 4.]]]], dtype=float32), array([[[[5., 5.]]]], dtype=float32), array([6.], dtype=float32))
+    """
+    op = "conv_transpose2d_backward"
+    array, channels_last = _image(op, "x", x)
+    w, s, p, d, size = _conv_transpose_geometry(op, array, weight, stride, padding, output_padding, groups, dilation)
+    o = w.shape[1] * groups
+    gradient, _ = _image(op, "dy", dy)
+    shape = (array.shape[0], o, *size)
+    if gradient.shape != shape:
+        raise ShapeError(f"{op}: expected dy of the output's shape {shape}, got {gradient.shape}")
+    gradient, array, w = _same_dtype(gradient, array, w)
+    gradient, _ = _image(op, "dy", gradient, channels_last)
+    if into is not None and not _takes(op, into, w.dtype, w.shape, (o,)):
+        dx, *found = conv_transpose2d_backward(gradient, array, w, s, p, output_padding, groups, d, need_dx=need_dx)
+        return dx, *_added(into, found)
+    in_size = array.shape[2:]
+    array = _conv_transpose_source(op, _image(op, "x", array, channels_last)[0], w.shape[2:], s, p, d, size)
+    dx = _K.empty(array.shape, array.dtype, channels_last) if need_dx else None
+    dweight, dbias = into or (_K.empty(w.shape, w.dtype), _K.empty((o,), w.dtype))
+    accumulate, groups = into is not None, int(groups)
+    if not gradient.size or not array.size or not w.size:  # sums over nothing: the specification does it
+        if dx is not None and dx.size:
+            dx[...] = reference.conv2d_im2col_forward(gradient, w, None, s, p, d, groups, None, None, None, 0.0)
+        results = reference.conv2d_backward(array, gradient, w, s, p, d, groups)[1], gradient.sum((0, 2, 3))
+        for target, result in zip((dweight, dbias), results, strict=True):
+            if target is not None:
+                target[...] = result + target if accumulate else result
+    else:
+        if dx is not None:
+            _K.conv2d_im2col_forward(gradient, w, None, s, p, d, groups, None, None, None, 0.0, dx)
+        _K.conv2d_backward(array, gradient, w, s, p, d, groups, accumulate, None, dweight, None)
+        if dbias is not None:  # of a convolution of one tap a channel, which has dy for its dy
+            like = dbias.reshape(o, 1, 1, 1)  # not read: it tells the number of outputs
+            _K.conv2d_backward(gradient, gradient, like, (1, 1), (0, 0), (1, 1), o, accumulate, None, None, dbias)
+    if dx is not None and dx.shape[2:] != in_size:
+        dx = _in_format(dx[:, :, : in_size[0], : in_size[1]], channels_last)
+    return dx, dweight, dbias
+
+
+def _conv_transpose_source(
+    op: str,
+    x: Array,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    size: tuple[int, int],
+) -> Array:
+    """x, with zeros at its end where the convolution would make more of an output of ``size``: output_padding may be
+    stride or more (if dilation is)."""
+    height, width = _output_size(op, size, kernel, stride, padding, dilation)
+    if (height, width) == x.shape[2:]:
+        return x
+    return pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
 
 
 def _columns_geometry(
@@ -2732,6 +3243,374 @@ def col2im(
     if x.size:
         _K.col2im_forward(array, size, k, s, p, d, x)
     return x
+
+
+# ---- interpolation and padding --------------------------------------------------------------------------------------
+
+Matrices: TypeAlias = "list[Matrix | None]"
+
+
+def _resample(op: str, name: str, x: ArrayLike, matrices: Matrices, value: float = 0.0) -> Array:
+    """A matrix for each axis of x, None where it stays as it is, one after the other; of x's memory format."""
+    array = _array(op, name, x)
+    channels_last = _prefers_channels_last(array)
+    if not channels_last and not array.flags.c_contiguous:
+        array = _contiguous(array)
+    shape = tuple(n if m is None else m.shape[0] for n, m in zip(array.shape, matrices, strict=True))
+    order = (0, 2, 3, 1) if channels_last else tuple(range(array.ndim))
+    in_memory = [matrices[axis] for axis in order]
+    axes = [axis for axis, matrix in enumerate(in_memory) if matrix is not None and not matrix.is_identity]
+    if not axes:
+        return _copied(array, channels_last)
+    source = array.transpose(order)
+    while axes:
+        axis = axes.pop(0)
+        rows, columns = in_memory[axis], None
+        before, sizes = source.shape[:axis], [source.shape[axis]]
+        if axes and axes[0] == axis + 1:  # two neighbours in one pass
+            columns = in_memory[axes.pop(0)]
+            sizes.append(source.shape[axis + 1])
+        assert rows is not None
+        behind = source.shape[axis + len(sizes) :]
+        outer, inner = math.prod(before), math.prod(behind)
+        out = tuple(m.shape[0] for m in (rows, columns) if m is not None)
+        view: tuple[int, ...]
+        out_view: tuple[int, ...]
+        if columns is not None and 1 < inner < 4:  # channels-last of few channels: they fill no vector of their own
+            columns = columns.times(inner)
+            view, out_view = (outer, sizes[0], sizes[1] * inner, 1), (outer, out[0], out[1] * inner, 1)
+        elif columns is not None:
+            view, out_view = (outer, *sizes, inner), (outer, *out, inner)
+        elif inner == 1:
+            rows, columns = None, rows
+            view, out_view = (1, outer, *sizes, 1), (1, outer, *out, 1)
+        else:
+            view, out_view = (outer, *sizes, inner, 1), (outer, *out, inner, 1)
+        last = not axes
+        y = _K.empty(shape, array.dtype, channels_last) if last else _K.empty((*before, *out, *behind), array.dtype)
+        target = y.transpose(order) if last else y
+        if y.size:
+            _K.resample(
+                source.reshape(view),
+                () if rows is None else rows.table(array.dtype),
+                () if columns is None else columns.table(array.dtype),
+                value,
+                target.reshape(out_view),
+            )
+        source = target
+    return y
+
+
+def _copied(x: Array, channels_last: bool) -> Array:
+    y = _K.empty(x.shape, x.dtype, channels_last)
+    _copy_into(y, x)
+    return y
+
+
+_INTERPOLATIONS = {
+    "nearest": (3, 4, 5),
+    "nearest-exact": (3, 4, 5),
+    "area": (3, 4, 5),
+    "linear": (3,),
+    "bilinear": (4,),
+    "bicubic": (4,),
+    "trilinear": (5,),
+}
+
+
+def _interpolation_size(
+    op: str,
+    shape: tuple[int, ...],
+    size: int | Sequence[int] | None,
+    scale_factor: float | Sequence[float] | None,
+) -> tuple[tuple[int, ...], tuple[float | None, ...]]:
+    """The output's size and the scale of each axis, None where it is what the sizes say."""
+    if len(shape) not in (3, 4, 5) or 0 in shape[2:]:
+        raise ShapeError(
+            f"{op}: expected x of shape (N, C, L), (N, C, H, W) or (N, C, D, H, W) with at least one element along "
+            f"each but N and C, got {shape}"
+        )
+    axes = len(shape) - 2
+    if (size is None) == (scale_factor is None):
+        raise ValueError(f"{op}: expected either size or scale_factor, got {size!r} and {scale_factor!r}")
+    if size is not None:
+        sizes = tuple(size) if isinstance(size, (Sequence, np.ndarray)) else (size,) * axes
+        if len(sizes) != axes or any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) for n in sizes):
+            raise TypeError(f"{op}: size must be a whole number or {axes} of them, got {size!r}")
+        if min(sizes) < 1:
+            raise ValueError(f"{op}: size must be at least 1, got {size!r}")
+        return tuple(int(n) for n in sizes), (None,) * axes
+    scales = tuple(scale_factor) if isinstance(scale_factor, (Sequence, np.ndarray)) else (scale_factor,) * axes
+    if len(scales) != axes or any(not isinstance(f, (int, float, np.number)) for f in scales):
+        raise TypeError(f"{op}: scale_factor must be a number or {axes} of them, got {scale_factor!r}")
+    factors = tuple(float(f) for f in scales)  # type: ignore[arg-type]
+    if not all(0 < f < np.inf for f in factors):
+        raise ValueError(f"{op}: scale_factor must be finite and above 0, got {scale_factor!r}")
+    sizes = tuple(math.floor(n * f) for n, f in zip(shape[2:], factors, strict=True))
+    if min(sizes) < 1:
+        raise ShapeError(f"{op}: scale_factor {scale_factor!r} leaves nothing of {shape}")
+    return sizes, factors
+
+
+def _interpolation_mode(
+    op: str,
+    mode: str,
+    align_corners: bool | None,
+    antialias: bool,
+    coordinates: str | None,
+    rounding: str | None,
+    exclude_outside: bool,
+) -> None:
+    """Raise where options do not go together."""
+    if not isinstance(mode, str) or mode not in _INTERPOLATIONS:
+        raise ValueError(f"{op}: unknown mode {mode!r}; expected one of {', '.join(_INTERPOLATIONS)}")
+    smooth = "linear, bilinear, bicubic and trilinear"
+    is_smooth = mode.endswith(("linear", "cubic"))
+    if align_corners is not None and not is_smooth:
+        raise ValueError(f"{op}: align_corners goes with {smooth}, not with {mode!r}")
+    if align_corners and (coordinates is not None or antialias):
+        raise ValueError(f"{op}: align_corners goes neither with coordinates nor with antialias")
+    if coordinates is not None and (coordinates not in COORDINATES or mode in ("nearest-exact", "area")):
+        raise ValueError(
+            f"{op}: coordinates must be one of {', '.join(COORDINATES)}, with nearest, {smooth}; "
+            f"got {coordinates!r} with {mode!r}"
+        )
+    if rounding is not None and (rounding not in ROUNDINGS or mode != "nearest" or coordinates is None):
+        raise ValueError(
+            f"{op}: rounding must be one of {', '.join(ROUNDINGS)}, with nearest and coordinates; "
+            f"got {rounding!r} with {mode!r} and {coordinates!r}"
+        )
+    if antialias and mode not in ("bilinear", "bicubic"):
+        raise ValueError(f"{op}: antialias goes with bilinear and bicubic, not with {mode!r}")
+    if exclude_outside and not is_smooth:
+        raise ValueError(f"{op}: exclude_outside goes with {smooth}, not with {mode!r}")
+
+
+def _interpolation(
+    op: str,
+    shape: tuple[int, ...],
+    size: int | Sequence[int] | None,
+    scale_factor: float | Sequence[float] | None,
+    mode: str,
+    align_corners: bool | None,
+    recompute_scale_factor: bool | None,
+    antialias: bool,
+    coordinates: str | None,
+    rounding: str | None,
+    cubic_coeff_a: float,
+    exclude_outside: bool,
+) -> Matrices:
+    """The matrices of an interpolation of arrays of ``shape``."""
+    _interpolation_mode(op, mode, align_corners, antialias, coordinates, rounding, exclude_outside)
+    sizes, scales = _interpolation_size(op, shape, size, scale_factor)
+    if len(shape) not in _INTERPOLATIONS[mode]:
+        fits = ", ".join(name for name, ranks in _INTERPOLATIONS.items() if len(shape) in ranks)
+        raise ShapeError(f"{op}: mode {mode!r} does not fit x of shape {shape}; for {len(shape)} dimensions: {fits}")
+    if recompute_scale_factor or align_corners:
+        scales = (None,) * len(sizes)
+    if antialias and coordinates is None:  # as torch and Pillow have it
+        exclude_outside, cubic_coeff_a = True, -0.5 if cubic_coeff_a == -0.75 else cubic_coeff_a
+    kind = next((name for name in ("linear", "cubic") if mode.endswith(name)), mode)
+    return [
+        None,
+        None,
+        *(
+            _resampling.interpolation(
+                n, out, scale, kind, "align_corners" if align_corners else coordinates, rounding,
+                _real(op, "cubic_coeff_a", cubic_coeff_a), bool(exclude_outside), bool(antialias),
+            )
+            for n, out, scale in zip(shape[2:], sizes, scales, strict=True)
+        ),
+    ]  # fmt: skip
+
+
+def interpolate(
+    x: ArrayLike,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+    *,
+    coordinates: str | None = None,
+    rounding: str | None = None,
+    cubic_coeff_a: float = -0.75,
+    exclude_outside: bool = False,
+) -> Array:
+    """Images of another size: each element of the output is a weighted sum of its neighbours in the input.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, L), (N, C, H, W) or (N, C, D, H, W)
+        C-contiguous and channels-last memory are both fast; anything else is copied first.
+    size : int or sequence of int, optional
+        Of the output, for each axis from the third on. Either this or scale_factor.
+    scale_factor : float or sequence of float, optional
+        The output has floor(factor * size) elements, which lie in the input as the factor says, not as the sizes do.
+    mode : str
+        "nearest", "nearest-exact", "area" for any of the shapes; "linear" for (N, C, L), "bilinear" and "bicubic" for
+        (N, C, H, W), "trilinear" for (N, C, D, H, W).
+    align_corners : bool, optional
+        Whether first and last elements are points that map on one another, or the elements are areas (None, False).
+    recompute_scale_factor : bool, optional
+        True takes the scale from the sizes even if scale_factor is given.
+    antialias : bool
+        With bilinear and bicubic: when shrinking, weigh as many more elements, as Pillow does.
+    coordinates : str, optional
+        The conventions of ONNX's Resize instead of torch's: "half_pixel", "pytorch_half_pixel", "half_pixel_symmetric",
+        "align_corners", "asymmetric".
+    rounding : str, optional
+        With mode "nearest" and coordinates: "round_prefer_floor" (the default then), "round_prefer_ceil", "floor",
+        "ceil".
+    cubic_coeff_a : float
+        Of bicubic: -0.75 as in torch, ONNX and OpenCV; Keys' own is -0.5, and that of torch's antialias.
+    exclude_outside : bool
+        Of the linear and cubic modes: leave out what lies outside instead of repeating the edge.
+
+    Returns
+    -------
+    ndarray (N, C, ...)
+        Of x's memory format. An element whose weight is 0 is not read: infinities spread no further than weights do.
+
+    Examples
+    --------
+    >>> interpolate(np.float32([[[[1, 2]]]]), scale_factor=2)[0, 0]
+    array([[1., 1., 2., 2.],
+           [1., 1., 2., 2.]], dtype=float32)
+    >>> interpolate(np.float32([[[1, 2]]]), 4, mode="linear")
+    array([[[1.  , 1.25, 1.75, 2.  ]]], dtype=float32)
+    """
+    op = "interpolate"
+    array = _array(op, "x", x)
+    matrices = _interpolation(
+        op, array.shape, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias,
+        coordinates, rounding, cubic_coeff_a, exclude_outside,
+    )  # fmt: skip
+    return _resample(op, "x", array, matrices)
+
+
+def interpolate_backward(
+    dy: ArrayLike,
+    in_shape: tuple[int, ...],
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+    *,
+    coordinates: str | None = None,
+    rounding: str | None = None,
+    cubic_coeff_a: float = -0.75,
+    exclude_outside: bool = False,
+) -> Array:
+    """Gradient of `interpolate` for an input of shape ``in_shape``: the same weights, transposed.
+
+    Examples
+    --------
+    >>> interpolate_backward(np.ones((1, 1, 4)), (1, 1, 2), 4)
+    array([[[2., 2.]]])
+    """
+    op = "interpolate_backward"
+    shape = _any_shape(op, in_shape)
+    matrices = _interpolation(
+        op, shape, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias,
+        coordinates, rounding, cubic_coeff_a, exclude_outside,
+    )  # fmt: skip
+    return _resample_backward(op, dy, shape, matrices)
+
+
+def _any_shape(op: str, value: Any) -> tuple[int, ...]:
+    try:
+        shape = tuple(size.__index__() for size in value)
+    except (AttributeError, TypeError):
+        raise TypeError(f"{op}: in_shape must be a shape, got {value!r}") from None
+    if min(shape, default=0) < 0:
+        raise ShapeError(f"{op}: expected in_shape without negative sizes, got {shape}")
+    return shape
+
+
+def _resample_backward(op: str, dy: ArrayLike, in_shape: tuple[int, ...], matrices: Matrices) -> Array:
+    gradient = _array(op, "dy", dy)
+    shape = tuple(n if m is None else m.shape[0] for n, m in zip(in_shape, matrices, strict=True))
+    if gradient.shape != shape:
+        raise ShapeError(f"{op}: expected dy of shape {shape} for an input of shape {in_shape}, got {gradient.shape}")
+    return _resample(op, "dy", gradient, [m if m is None else m.transposed for m in matrices])
+
+
+_PADDINGS = ("constant", "reflect", "replicate", "circular")
+
+
+def _padding(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str) -> Matrices:
+    """The matrices of a padding of arrays of ``shape``."""
+    if not isinstance(mode, str) or mode not in _PADDINGS:
+        raise ValueError(f"{op}: unknown mode {mode!r}; expected one of {', '.join(_PADDINGS)}")
+    whole = isinstance(pad, (Sequence, np.ndarray)) and all(isinstance(n, (int, np.integer)) for n in pad)
+    if not whole or isinstance(pad, str) or len(pad) % 2:
+        raise TypeError(f"{op}: pad must be pairs of whole numbers (before, after), the last axis first, got {pad!r}")
+    if len(pad) > 2 * len(shape):
+        raise ShapeError(f"{op}: pad has {len(pad) // 2} pairs, more than there are axes in x of shape {shape}")
+    matrices: Matrices = [None] * len(shape)
+    for axis, before, after in zip(reversed(range(len(shape))), pad[::2], pad[1::2], strict=False):
+        n, before, after = shape[axis], int(before), int(after)
+        if n + before + after < 0:
+            raise ShapeError(f"{op}: pad {before}, {after} takes more than there is of axis {axis} of {shape}")
+        if mode != "constant":
+            kept = n + min(before, 0) + min(after, 0)
+            most = {"reflect": n - 1, "replicate": np.inf if n else 0, "circular": kept}[mode]
+            if max(before, after) > max(most, 0):
+                raise ShapeError(
+                    f"{op}: mode {mode!r} has only {max(most, 0)} elements to pad with along axis {axis} of {shape}, "
+                    f"got {before}, {after}"
+                )
+        matrices[axis] = _resampling.padding(n, before, after, mode)
+    return matrices
+
+
+def pad(x: ArrayLike, pad: Sequence[int], mode: str = "constant", value: float = 0.0) -> Array:
+    """Arrays with a border, or with less of one.
+
+    Parameters
+    ----------
+    x : array_like, any shape
+        C-contiguous and channels-last memory are both fast; anything else is copied first.
+    pad : sequence of int
+        Pairs (before, after), the last axis first: (left, right, top, bottom) for (N, C, H, W). Negative numbers crop.
+    mode : str
+        "constant"; "reflect" (about the edge, which is not repeated: less than the axis has), "replicate" (the edge),
+        "circular" (from the other end, at most as much as the axis has). All for any axes.
+    value : float
+        Of mode "constant".
+
+    Returns
+    -------
+    ndarray
+        Of x's memory format.
+
+    Examples
+    --------
+    >>> pad(np.float32([[1, 2, 3]]), (1, 2))
+    array([[0., 1., 2., 3., 0., 0.]], dtype=float32)
+    >>> pad(np.float32([[1, 2, 3]]), (2, -1), "reflect")
+    array([[3., 2., 1., 2.]], dtype=float32)
+    """
+    op = "pad"
+    array = _array(op, "x", x)
+    return _resample(op, "x", array, _padding(op, array.shape, pad, mode), _real(op, "value", value))
+
+
+def pad_backward(dy: ArrayLike, in_shape: tuple[int, ...], pad: Sequence[int], mode: str = "constant") -> Array:
+    """Gradient of `pad` for an input of shape ``in_shape``: what was copied is added up, what was cropped is 0.
+
+    Examples
+    --------
+    >>> pad_backward(np.float32([[1, 2, 4, 8, 16, 32]]), (1, 3), (1, 2), "circular")
+    array([[18., 36.,  9.]], dtype=float32)
+    """
+    op = "pad_backward"
+    shape = _any_shape(op, in_shape)
+    return _resample_backward(op, dy, shape, _padding(op, shape, pad, mode))
 
 
 # ---- linear ---------------------------------------------------------------------------------------------------------

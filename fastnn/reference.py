@@ -28,6 +28,7 @@ import numpy.typing as npt
 
 Array: TypeAlias = npt.NDArray[Any]
 Size: TypeAlias = tuple[int, ...]  # (rows, columns)
+Table: TypeAlias = tuple[()] | tuple[Array, Array, Array, int, int]  # see `resample`
 BatchNorm: TypeAlias = tuple[Array | None, Array | None, Array, Array, float]  # gamma, beta, mean, var, eps
 
 _ieee = np.errstate(all="ignore")  # a decorator: infinity and NaN are results here, not accidents
@@ -931,6 +932,81 @@ def conv2d_backward(
         dcols.reshape(n, groups * cols.shape[2], cols.shape[3]), x.shape[2:], (kh, kw), stride, padding, dilation
     )
     return dx, dweight, _channel_sum(dy).astype(dy.dtype)
+
+
+@_ieee
+def conv_transpose2d_forward(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: Size,
+    padding: Size,
+    dilation: Size,
+    groups: int,
+    out_size: Size,
+    activation: str | None,
+    alpha: float,
+) -> Array:
+    """y = activation(col2im(weight^T @ x) + bias), group by group: what conv2d_backward gives as dx when x is dy.
+
+    Parameters
+    ----------
+    x : (n, c, h, w)
+    weight : (c, o / g, kh, kw)
+    bias : (o,), or None
+    out_size : (oh, ow), of which the convolution with this stride, padding and dilation makes (h, w)
+
+    Returns
+    -------
+    y : (n, o, oh, ow)
+    """
+    n, (c, o, kh, kw) = x.shape[0], weight.shape
+    pixels = _grouped(x.reshape(n, c, x.shape[2] * x.shape[3]), groups)
+    cols = weight.reshape(1, groups, c // groups, o * kh * kw).swapaxes(2, 3) @ pixels
+    cols = cols.reshape(n, groups * cols.shape[2], cols.shape[3])
+    y = col2im_forward(cols, out_size, (kh, kw), stride, padding, dilation)
+    return _activate(y if bias is None else y + _per_channel(bias), activation, alpha)
+
+
+# --- Interpolation and padding: a sparse matrix for each axis ---------------------------------------------------------
+
+
+@_ieee
+def resample(x: Array, rows: Table, columns: Table, value: float) -> Array:
+    """y[o, i, j, k] = sum over s, t of columns[j, t] rows[i, s] x[o, s, t, k], rows first.
+
+    A table is (begin, index, weight, first, last): row i of the matrix has weight[begin[i] : begin[i + 1]] in the
+    columns index[...] and nothing elsewhere, not even zeros that would make NaN of infinities. Where it has nothing at
+    all the output is `value`. (From first to last its rows are those of an identity, for who can use that.) An empty
+    table is the identity.
+
+    Parameters
+    ----------
+    x : (outer, h, w, inner)
+
+    Returns
+    -------
+    y : (outer, oh, ow, inner)
+    """
+    y = _sparse_product(columns, _sparse_product(rows, x, 1, value), 2, value)
+    if rows:  # a row without taps is `value`, whatever the columns' weights
+        y[:, np.diff(rows[0]) == 0] = value
+    return y
+
+
+def _sparse_product(table: Table, x: Array, axis: int, value: float) -> Array:
+    if not table:
+        return x.copy()
+    begin, index, weight, _, _ = table
+    y = np.full((*x.shape[:axis], begin.size - 1, *x.shape[axis + 1 :]), value, x.dtype)
+    counts = np.diff(begin)
+    before: Any = (slice(None),) * axis
+    for tap in range(counts.max(initial=0)):
+        rows = np.flatnonzero(counts > tap)
+        taps = begin[rows] + tap
+        terms = weight[taps].reshape(-1, *[1] * (x.ndim - axis - 1)) * x[(*before, index[taps])]
+        y[(*before, rows)] = terms if tap == 0 else y[(*before, rows)] + terms
+    return y
 
 
 # --- Linear -----------------------------------------------------------------------------------------------------------

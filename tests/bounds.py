@@ -15,6 +15,7 @@ The ingredients:
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -24,6 +25,7 @@ import numpy.typing as npt
 
 import fastnn.functional as F
 from engines import NUMPY
+from fastnn._resampling import Matrix
 
 Array = npt.NDArray[Any]
 Arrays = dict[str, Any]
@@ -535,10 +537,11 @@ def conv2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     """chain(k) for k = C / groups * kh * kw, then the epilogue's roundings of each of its terms."""
     geometry = {name: o[name] for name in ("stride", "padding", "dilation", "groups") if name in o}
     plain = {name: a[name] for name in ("x", "weight", "bias") if name in a}
+    conv = F.conv2d if a["x"].ndim == 4 else F.conv1d
     with np.errstate(all="ignore"), NUMPY.on():
-        size = F.conv2d(**_magnitudes(plain), **geometry)
+        size = conv(**_magnitudes(plain), **geometry)
         error = chain(math.prod(a["weight"].shape[1:])) * size
-        z = F.conv2d(**plain, **geometry)
+        z = conv(**plain, **geometry)
         if "mean" in a:
             scale = _channels(np.abs(a.get("gamma", 1.0)) / np.sqrt(a["var"] + o["eps"]), z)
             error = scale * (error + 4 * (size + _channels(np.abs(a["mean"]), z)))
@@ -553,12 +556,68 @@ def conv2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
 
 def conv2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     """dx sums over output channels and taps, dweight and dbias over images and pixels."""
+    backward = F.conv2d_backward if a["x"].ndim == 4 else F.conv1d_backward
     with np.errstate(all="ignore"), NUMPY.on():
-        dx, dweight, dbias = F.conv2d_backward(**_magnitudes(a), **o)
-    n, out, oh, ow = a["dy"].shape
+        dx, dweight, dbias = backward(**_magnitudes(a), **o)
+    n, out, *size = a["dy"].shape
     taps = math.prod(a["weight"].shape[2:])
-    pixels = chain(n * oh * ow)
+    pixels = chain(n * math.prod(size))
     return chain(out // o.get("groups", 1) * taps) * dx, pixels * dweight, pixels * dbias
+
+
+def conv_transpose2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """At most all taps of all channels of a group meet in an element; then bias and activation."""
+    geometry = {name: v for name, v in o.items() if name != "activation"}
+    with np.errstate(all="ignore"), NUMPY.on():
+        size, z = F.conv_transpose2d(**_magnitudes(a), **geometry), F.conv_transpose2d(**a, **geometry)
+    c, _, kh, kw = a["weight"].shape
+    return (activated(o, z, (chain(c // o.get("groups", 1) * kh * kw) + 1) * size, y[0]),)
+
+
+def conv_transpose2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """dx sums over output channels and taps, dweight over images and pixels of x, dbias over those of dy."""
+    with np.errstate(all="ignore"), NUMPY.on():
+        dx, dweight, dbias = F.conv_transpose2d_backward(**_magnitudes(a), **o)
+    n, _, h, w = a["x"].shape
+    taps = chain(math.prod(a["weight"].shape[1:]))
+    return taps * dx, chain(n * h * w) * dweight, chain(n * math.prod(a["dy"].shape[2:])) * dbias
+
+
+# ---- interpolation and padding --------------------------------------------------------------------------------------
+
+
+def _resampled(x: Array, matrices: list[Matrix | None], value: float = 0.0) -> Any:
+    """A chain for each axis, and the rounding of its weights, of the sum of the terms' magnitudes."""
+    sizes = [m if m is None else m.magnitude() for m in matrices]
+    factor = sum(chain(m.most_taps) + 1 for m in matrices if m is not None)
+    with np.errstate(all="ignore"), NUMPY.on():
+        return factor * F._resample("bound", "x", np.abs(x), sizes, abs(value))
+
+
+def resample(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return (_resampled(a["x"], [None, o["rows"], o["columns"], None], o["value"]),)
+
+
+def _matrices(shape: tuple[int, ...], o: Arrays) -> list[Matrix | None]:
+    given = inspect.signature(F.interpolate).bind(None, **{name: v for name, v in o.items() if name != "in_shape"})
+    given.apply_defaults()
+    del given.arguments["x"]
+    return F._interpolation("bound", shape, **given.arguments)
+
+
+def interpolate(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    if o.get("mode", "nearest").startswith("nearest"):
+        return (EXACT,)
+    return (_resampled(a["x"], _matrices(a["x"].shape, o)),)
+
+
+def interpolate_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    return (_resampled(a["dy"], [m and m.transposed for m in _matrices(o["in_shape"], o)]),)
+
+
+def pad_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    matrices = F._padding("bound", o["in_shape"], o["pad"], o.get("mode", "constant"))
+    return (_resampled(a["dy"], [m and m.transposed for m in matrices]),)
 
 
 def linear(a: Arrays, o: Arrays, y: Bounds) -> Bounds:

@@ -2,8 +2,9 @@
 test_registry.py fails where an op of fastnn is missing here.
 
 An `Op` names a kernel, the function through which it is reached (``call(**arrays, **options)``), a bound for its error
-(bounds.py) and its cases. A `Case` is arrays and options, made from a seed that is its own name. Arrays are float64
-and are cast to the dtype under test; labels, masks and keys stay as they are.
+(bounds.py) and its cases; or it is a public function that is made of other ops' kernels. A `Case` is arrays and
+options, made from a seed that is its own name. Arrays are float64 and are cast to the dtype under test; labels, masks
+and keys stay as they are.
 
 To add an op: a line in OPS with a list of cases, each (label, arrays, options); an array is written as its shape
 (normal numbers), as an ndarray, or as a function of a random generator. And, in DRAWS, how hypothesis draws shapes and
@@ -26,6 +27,7 @@ import bounds
 import fastnn.functional as F
 from engines import NUMPY
 from fastnn._backends import kernels as K
+from fastnn._resampling import COORDINATES, Matrix
 
 Array = npt.NDArray[Any]
 Spec = tuple[str, dict[str, Any], dict[str, Any]]
@@ -56,7 +58,7 @@ class Case:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """A kernel and how it is tested.
+    """A kernel, or a function made of several, and how it is tested.
 
     large : a case with work enough for several threads, for the tests of threads and memory
     strided : whether any strides are accepted, so that the layouts apply
@@ -325,6 +327,16 @@ def conv2d(x: Array, weight: Array, bias: Array | None = None, **more: Any) -> A
         parts = (more.pop(name, None) for name in ("gamma", "beta", "mean", "var", "eps"))
         more["batch_norm"] = tuple(parts)
     return F.conv2d(x, weight, bias, **more)
+
+
+def resample(x: Array, rows: Matrix | None, columns: Matrix | None, value: float) -> Array:
+    outer, h, w, inner = x.shape
+    y = np.empty(
+        (outer, h if rows is None else rows.shape[0], w if columns is None else columns.shape[0], inner), x.dtype
+    )
+    tables = (() if m is None else m.table(x.dtype) for m in (rows, columns))
+    K.resample(x, *tables, value, y)
+    return y
 
 
 def max_pool2d(x: Array, **options: Any) -> tuple[Array, Array]:
@@ -939,6 +951,252 @@ def _convolutions() -> list[Op]:
     ]  # fmt: skip
 
 
+#: (label, x, weight, options) of conv_transpose2d
+TRANSPOSED: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+    ("1x1", (2, 3, 4, 5), (3, 4, 1, 1), {}),
+    ("2x2s2", (2, 17, 5, 6), (17, 9, 2, 2), {"stride": 2}),
+    ("3x3p1", (1, 16, 7, 8), (16, 33, 3, 3), {"padding": 1}),
+    ("4x4s2p1", (2, 8, 7, 9), (8, 16, 4, 4), {"stride": 2, "padding": 1}),
+    ("3x3s2p1o1", (1, 5, 6, 5), (5, 18, 3, 3), {"stride": 2, "padding": 1, "output_padding": 1}),
+    ("5x3", (2, 4, 5, 7), (4, 3, 5, 3), {"stride": (2, 3), "padding": (1, 0), "output_padding": (0, 2)}),
+    ("dilated", (1, 3, 6, 7), (3, 4, 3, 2), {"dilation": (2, 3), "padding": 2, "output_padding": 1}),
+    ("dilated_s3", (1, 3, 4, 4), (3, 2, 2, 3), {"stride": 3, "dilation": 2, "output_padding": 2}),
+    ("stride_over_kernel", (1, 3, 4, 5), (3, 4, 2, 1), {"stride": 3}),
+    ("groups2", (2, 6, 5, 5), (6, 4, 3, 3), {"groups": 2, "stride": 2, "padding": 1}),
+    ("depthwise", (1, 19, 5, 6), (19, 1, 3, 3), {"groups": 19, "stride": 2, "padding": 1, "output_padding": 1}),
+    ("depthwise_plain", (2, 19, 5, 6), (19, 1, 3, 3), {"groups": 19}),
+    ("one_pixel", (1, 33, 1, 1), (33, 8, 4, 4), {}),
+    ("cropped", (1, 2, 3, 3), (2, 3, 3, 3), {"padding": 2}),
+    ("deep", (1, 130, 4, 4), (130, 7, 3, 3), {"stride": 2, "padding": 1}),
+    ("no_images", (0, 3, 5, 5), (3, 4, 3, 3), {"stride": 2}),
+    ("no_inputs", (2, 0, 5, 5), (0, 4, 3, 3), {}),
+    ("no_outputs", (2, 3, 5, 5), (3, 0, 3, 3), {}),
+]
+
+
+def _transposed() -> list[Op]:
+    def output(x: tuple[int, ...], w: tuple[int, ...], o: dict[str, Any]) -> tuple[int, ...]:
+        with NUMPY.on():
+            return F.conv_transpose2d(np.zeros(x), np.zeros(w), **o).shape
+
+    forward: list[Spec] = [
+        (label, {"x": x, "weight": w, "bias": (w[1] * o.get("groups", 1),)}, o) for label, x, w, o in TRANSPOSED
+    ]
+    plain: dict[str, Any] = {"x": (2, 5, 6, 7), "weight": (5, 18, 4, 4)}
+    o = {"stride": 2, "padding": 1}
+    forward += [("no_bias", plain, o), ("special", {**plain, "x": with_values([np.nan, np.inf], 2, 5, 6, 7)}, o)]
+    for f in ("relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"):
+        forward.append((_word(f), {**plain, "bias": (18,)}, {**o, "activation": f}))
+    backward: list[Spec] = [(label, {"dy": output(x, w, o), "x": x, "weight": w}, o) for label, x, w, o in TRANSPOSED]
+    backward += [("nan", {**plain, "dy": with_values([np.nan, np.inf], 2, 18, 12, 14)}, o)]
+    bx, bw = (4, 64, 14, 14), (64, 32, 4, 4)
+    return [
+        Op("conv_transpose2d_forward", F.conv_transpose2d, bounds.conv_transpose2d, forward,
+            ({"x": bx, "weight": bw, "bias": (32,)}, {**o, "activation": "relu"})),
+        Op("conv_transpose2d_backward", F.conv_transpose2d_backward, bounds.conv_transpose2d_backward, backward,
+            ({"dy": (4, 32, 28, 28), "x": bx, "weight": bw}, o)),
+    ]  # fmt: skip
+
+
+def _conv1d() -> list[Op]:
+    geometry: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ("1", (2, 3, 5), (4, 3, 1), {}),
+        ("3p1", (2, 17, 20), (9, 17, 3), {"padding": 1}),
+        ("5s2", (1, 4, 33), (18, 4, 5), {"stride": 2, "padding": (2,)}),
+        ("3d4", (2, 8, 40), (3, 8, 3), {"dilation": 4}),
+        ("groups", (1, 6, 19), (4, 3, 4), {"groups": 2, "stride": (3,)}),
+        ("depthwise", (2, 19, 12), (19, 1, 3), {"groups": 19, "padding": 1}),
+        ("long", (1, 2, 500), (3, 2, 7), {"padding": 3}),
+        ("no_images", (0, 3, 5), (4, 3, 3), {}),
+    ]
+
+    def output(x: tuple[int, ...], w: tuple[int, ...], o: dict[str, Any]) -> tuple[int, ...]:
+        with NUMPY.on():
+            return F.conv1d(np.zeros(x), np.zeros(w), **o).shape
+
+    forward: list[Spec] = [(label, {"x": x, "weight": w, "bias": (w[0],)}, o) for label, x, w, o in geometry]
+    forward += [("relu", {"x": (2, 3, 20), "weight": (5, 3, 3)}, {"activation": "relu"})]
+    backward: list[Spec] = [(label, {"dy": output(x, w, o), "x": x, "weight": w}, o) for label, x, w, o in geometry]
+    bx, bw, o = (8, 32, 512), (64, 32, 5), {"padding": 2}
+    return [
+        Op("conv1d", F.conv1d, bounds.conv2d, forward, ({"x": bx, "weight": bw, "bias": (64,)}, o)),
+        Op("conv1d_backward", F.conv1d_backward, bounds.conv2d_backward, backward,
+            ({"dy": (8, 64, 512), "x": bx, "weight": bw}, o)),
+    ]  # fmt: skip
+
+
+#: (label, x, options) of interpolate: every mode, larger and smaller, by size and by scale
+INTERPOLATIONS: Geometries = [
+    ("nearest", (2, 3, 5, 6), {"scale_factor": 2}),
+    ("nearest_size", (1, 17, 7, 9), {"size": (11, 4)}),
+    ("nearest_3d", (2, 3, 17), {"size": 40}),
+    ("nearest_exact", (1, 4, 7, 9), {"scale_factor": 1.7, "mode": "nearest-exact"}),
+    ("area", (1, 4, 7, 40), {"size": (3, 7), "mode": "area"}),
+    ("area_larger", (1, 4, 3, 4), {"size": 9, "mode": "area"}),
+    ("linear", (2, 9, 17), {"scale_factor": 2.5, "mode": "linear"}),
+    ("linear_rows", (3, 20, 9), {"size": 70, "mode": "linear"}),
+    ("bilinear", (2, 3, 5, 6), {"scale_factor": 2, "mode": "bilinear"}),
+    ("bilinear_corners", (2, 19, 5, 6), {"size": (9, 21), "mode": "bilinear", "align_corners": True}),
+    ("bilinear_smaller", (1, 33, 14, 15), {"scale_factor": 0.4, "mode": "bilinear"}),
+    ("bilinear_recomputed", (1, 2, 7, 9),
+     {"scale_factor": 1.3, "mode": "bilinear", "recompute_scale_factor": True}),
+    ("bilinear_height", (2, 3, 5, 40), {"size": (12, 40), "mode": "bilinear"}),
+    ("bilinear_width", (2, 3, 20, 5), {"size": (20, 12), "mode": "bilinear"}),
+    ("bilinear_same", (2, 3, 5, 6), {"scale_factor": 1, "mode": "bilinear"}),
+    ("bilinear_one", (1, 3, 5, 6), {"size": 1, "mode": "bilinear", "align_corners": True}),
+    ("bilinear_from_one", (1, 3, 1, 1), {"size": 4, "mode": "bilinear"}),
+    ("bilinear_antialias", (1, 3, 20, 33), {"size": (5, 8), "mode": "bilinear", "antialias": True}),
+    ("bilinear_wide", (1, 1, 20, 1500), {"size": (19, 2100), "mode": "bilinear"}),
+    ("bicubic", (2, 3, 5, 6), {"scale_factor": 2, "mode": "bicubic"}),
+    ("bicubic_corners", (2, 17, 7, 6), {"size": (9, 21), "mode": "bicubic", "align_corners": True}),
+    ("bicubic_antialias", (1, 3, 20, 33), {"size": (5, 8), "mode": "bicubic", "antialias": True}),
+    ("bicubic_inside", (1, 3, 5, 6), {"scale_factor": 2, "mode": "bicubic", "exclude_outside": True}),
+    ("trilinear", (1, 2, 3, 4, 5), {"size": (5, 4, 9), "mode": "trilinear"}),
+    ("nearest_5d", (1, 2, 3, 4, 5), {"scale_factor": (2, 1, 3)}),
+    *((f"{c}_{m}", (1, 3, 4, 5), {"size": (7, 3), "mode": m, "coordinates": c})
+      for c in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric")
+      for m in ("nearest", "bilinear", "bicubic")),
+    *((f"asymmetric_{r}", (1, 3, 4, 5), {"size": (10, 2), "coordinates": "asymmetric", "rounding": r})
+      for r in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")),
+    ("no_images", (0, 3, 5, 6), {"scale_factor": 2}),
+]  # fmt: skip
+
+#: (label, x, options) of pad
+PADS: Geometries = [
+    *((f"{m}_{_label}", _x, {"pad": _pad, "mode": m})
+      for m in ("constant", "reflect", "replicate", "circular")
+      for _label, _x, _pad in (
+          ("4d", (2, 3, 5, 20), (1, 2, 2, 1)), ("wide", (1, 2, 4, 700), (3, 1, 0, 2)),
+          ("crop", (1, 17, 7, 9), (-2, 3, 1, -1)), ("3d", (2, 9, 17), (2, 1)), ("vector", (9,), (3, 4)),
+          ("5d", (2, 2, 3, 4, 5), (1, 1, 0, 2, 2, -1)), ("channels", (2, 4, 3, 5), (1, 0, 0, 1, 2, 3)),
+          ("outer", (3, 4, 5, 6), (0, 0, 0, 0, 0, 0, 1, 2)), ("nothing", (2, 3, 4, 5), (0, 0, 0, 0)),
+          ("narrow", (20, 20, 3, 2), (1, 1, 1, 1)), ("no_images", (0, 3, 4, 5), (1, 1)),
+      )),
+    ("empty", (2, 0, 3), {"pad": (1, 1, 2, 0)}),
+    ("all_gone", (2, 3, 4), {"pad": (-2, -2)}),
+    ("most", (1, 2, 4, 5), {"pad": (4, 4, 3, 3), "mode": "reflect"}),
+    ("around", (1, 2, 4, 5), {"pad": (5, 5, 4, 4), "mode": "circular"}),
+    ("far", (1, 2, 4, 5), {"pad": (9, 8, 7, 6), "mode": "replicate"}),
+]  # fmt: skip
+
+
+def _resampling() -> list[Op]:
+    def random_matrix(out: int, n: int, most: int) -> Matrix:
+        """Rows of 0 to ``most`` taps, every fourth a copy."""
+        rng = np.random.default_rng(out * 1000 + n)
+        counts = np.where(np.arange(out) % 4 == 3, 1, rng.integers(0, most + 1, out))
+        row = np.repeat(np.arange(out), counts)
+        weight = np.where(row % 4 == 3, 1.0, rng.standard_normal(row.size))
+        return Matrix(out, n, row, rng.integers(0, n, row.size), weight)
+
+    def shape_of(function: Any, shape: tuple[int, ...], o: dict[str, Any]) -> tuple[int, ...]:
+        with NUMPY.on():
+            return function(np.zeros(shape), **o).shape
+
+    sizes = [
+        (outer, h, w, inner) for outer, h, w in ((1, 1, 1), (1, 5, 7), (3, 9, 8), (2, 17, 33), (1, 3, 70))
+        for inner in (1, 3, 16, 17, 70)
+    ]  # fmt: skip
+    raw: list[Spec] = []
+    for shape in sizes:
+        _, h, w, _ = shape
+        rows, columns = random_matrix(h + 3, h, 3), random_matrix(w + 8, w, 5)
+        for label, r, c in (("both", rows, columns), ("rows", rows, None), ("columns", None, columns)):
+            raw.append((f"{label}_{_word(shape)}", {"x": shape}, {"rows": r, "columns": c, "value": 0.5}))
+    raw += [
+        ("neither", {"x": (2, 3, 4, 5)}, {"rows": None, "columns": None, "value": 0.0}),
+        ("far_apart", {"x": (20, 2, 3000, 1)},
+         {"rows": None, "columns": random_matrix(2500, 3000, 3), "value": 0.0}),
+        ("special", {"x": with_values([np.nan, np.inf, -np.inf], 2, 17, 18, 1)},
+         {"rows": random_matrix(20, 17, 2), "columns": random_matrix(30, 18, 2), "value": np.inf}),
+    ]  # fmt: skip
+    last = LAYOUTS["channels_last"]
+    forward: list[Spec] = [(label, {"x": x}, o) for label, x, o in INTERPOLATIONS]
+    forward += [(f"{label}_last", {"x": _laid(last, *x)}, o) for label, x, o in INTERPOLATIONS if len(x) == 4]
+    forward += [
+        ("special", {"x": with_values([np.nan, np.inf, -np.inf], 2, 3, 9, 9)}, {"size": 13, "mode": "bilinear"}),
+        ("special_nearest", {"x": SPECIAL.reshape(1, 1, 4, 11)}, {"scale_factor": 2}),
+    ]
+    backward: list[Spec] = [
+        (label, {"dy": shape_of(F.interpolate, x, o)}, {"in_shape": x, **o}) for label, x, o in INTERPOLATIONS
+    ]
+    backward += [
+        (f"{label}_last", {"dy": _laid(last, *shape_of(F.interpolate, x, o))}, {"in_shape": x, **o})
+        for label, x, o in INTERPOLATIONS if len(x) == 4
+    ]  # fmt: skip
+    padded: list[Spec] = [(label, {"x": x}, o) for label, x, o in PADS]
+    padded += [(f"{label}_last", {"x": _laid(last, *x)}, o) for label, x, o in PADS if len(x) == 4]
+    padded += [
+        ("value", {"x": (2, 3, 4, 5)}, {"pad": (1, 2, 3, 4), "value": -7.5}),
+        ("special", {"x": SPECIAL.reshape(1, 1, 4, 11)}, {"pad": (1, 1, 1, 1), "value": np.nan}),
+    ]
+    padded_back: list[Spec] = [(label, {"dy": shape_of(F.pad, x, o)}, {"in_shape": x, **o}) for label, x, o in PADS]
+    padded_back += [
+        (f"{label}_last", {"dy": _laid(last, *shape_of(F.pad, x, o))}, {"in_shape": x, **o})
+        for label, x, o in PADS if len(x) == 4
+    ]  # fmt: skip
+    big, double = (4, 32, 28, 28), (4, 32, 56, 56)
+    o, around = {"scale_factor": 2, "mode": "bilinear"}, {"pad": (2, 2, 2, 2), "mode": "circular"}
+    matrix = random_matrix(56, 28, 4)
+    return [
+        Op("resample", resample, bounds.resample, raw,
+            ({"x": (128, 28, 28, 1)}, {"rows": matrix, "columns": matrix, "value": 0.0}), strided=False),
+        Op("interpolate", F.interpolate, bounds.interpolate, forward, ({"x": big}, o)),
+        Op("interpolate_backward", F.interpolate_backward, bounds.interpolate_backward, backward,
+            ({"dy": double}, {"in_shape": big, **o})),
+        Op("pad", F.pad, bounds.exact, padded, ({"x": double}, around)),
+        Op("pad_backward", F.pad_backward, bounds.pad_backward, padded_back,
+            ({"dy": (4, 32, 60, 60)}, {"in_shape": double, **around})),
+    ]  # fmt: skip
+
+
+def _moves() -> list[Op]:
+    """What only moves elements."""
+
+    def concat(axis: int, **arrays: Array) -> Array:
+        return F.concat(list(arrays.values()), axis)
+
+    def split(x: Array, sizes: Any, axis: int) -> tuple[Array, ...]:
+        return tuple(F.split(x, sizes, axis))
+
+    joined: list[Spec] = [
+        ("axis1", {"a": (2, 3, 4, 5), "b": (2, 1, 4, 5)}, {"axis": 1}),
+        ("axis0", {"a": (2, 3), "b": (4, 3), "c": (1, 3)}, {"axis": 0}),
+        ("last", {"a": (2, 3, 17), "b": (2, 3, 5)}, {"axis": -1}),
+        ("vector", {"a": (9,), "b": (30,)}, {"axis": 0}),
+        ("one", {"a": (2, 3, 4)}, {"axis": 1}),
+        ("empty_part", {"a": (2, 0, 4), "b": (2, 3, 4)}, {"axis": 1}),
+        ("five", {"a": (2, 3, 4, 5, 6), "b": (2, 3, 2, 5, 6)}, {"axis": 2}),
+        ("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {"axis": 0}),
+    ]
+    parts: list[Spec] = [
+        ("axis1", {"x": (2, 5, 4, 5)}, {"sizes": [1, 3, 1], "axis": 1}),
+        ("axis0", {"x": (5, 3)}, {"sizes": [2, 3], "axis": 0}),
+        ("last", {"x": (2, 3, 17)}, {"sizes": (16, 1), "axis": -1}),
+        ("chunks", {"x": (2, 7, 4)}, {"sizes": 3, "axis": 1}),
+        ("nothing", {"x": (2, 0, 4)}, {"sizes": 3, "axis": 1}),
+        ("empty_part", {"x": (2, 3)}, {"sizes": [0, 3, 0], "axis": 1}),
+        ("five", {"x": (2, 3, 4, 5, 6)}, {"sizes": [1, 3], "axis": 2}),
+        ("special", {"x": SPECIAL}, {"sizes": 20, "axis": 0}),
+    ]
+    ops = []
+    for name, factor, shapes in (
+        ("pixel_shuffle", "upscale_factor", ((2, 12, 3, 5), (1, 4, 17, 16), (2, 4, 1, 1), (0, 4, 3, 3))),
+        ("pixel_unshuffle", "downscale_factor", ((2, 3, 6, 10), (1, 17, 4, 34), (2, 1, 2, 2), (0, 4, 2, 2))),
+        ("channel_shuffle", "groups", ((2, 12, 3, 5), (3, 6), (2, 4, 17), (1, 34, 1, 1), (2, 4, 2, 3, 2))),
+    ):
+        specs: list[Spec] = [(_word(s), {"x": s}, {factor: 2}) for s in shapes]
+        specs += [("one", {"x": shapes[0]}, {factor: 1})]
+        specs += [("three", {"x": (2, 18, 6, 9)}, {factor: 3})]
+        ops.append(Op(name, getattr(F, name), bounds.exact, specs, ({"x": (8, 64, 32, 32)}, {factor: 2})))
+    big = (8, 32, 32, 32)
+    return [
+        *ops,
+        Op("concat", concat, bounds.exact, joined, ({"a": big, "b": big}, {"axis": 1})),
+        Op("split", split, bounds.exact, parts, ({"x": (8, 64, 32, 32)}, {"sizes": 32, "axis": 1})),
+    ]
+
+
 def _linear() -> list[Op]:
     sizes = [(1, 1, 1), (2, 3, 4), (1, 17, 33), (7, 64, 16), (5, 130, 9), (33, 31, 15), (16, 16, 129), (65, 8, 5)]
     empty = [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)]
@@ -1094,7 +1352,7 @@ OPS: dict[str, Op] = {
     op.kernel: op
     for family in (
         _activations, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _group_norm, _pools, _convolutions,
-        _linear, _optimizers, _regularization,
+        _conv1d, _transposed, _resampling, _moves, _linear, _optimizers, _regularization,
     )
     for op in family()
 }  # fmt: skip
@@ -1263,6 +1521,54 @@ def _draw_convolution(draw: st.DrawFn, op: Op) -> Drawn:
     return given, options | {"activation": draw(st.sampled_from([None, "relu", ("leaky_relu", 0.1)]))}
 
 
+def _draw_transposed(draw: st.DrawFn, op: Op) -> Drawn:
+    def pair(low: int, high: int) -> tuple[int, int]:
+        return draw(st.tuples(st.integers(low, high), st.integers(low, high)))
+
+    kernel, stride, dilation, padding, groups = pair(1, 4), pair(1, 4), pair(1, 3), pair(0, 3), draw(st.integers(1, 3))
+    more = tuple(draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True))
+    fixed = [d * (k - 1) + 1 - 2 * p + m for k, d, p, m in zip(kernel, dilation, padding, more, strict=True)]
+    # the least size of x of which something is left, and up to five more
+    size = [max(1, 1 + -(-(1 - f) // s)) + draw(st.integers(0, 5)) for f, s in zip(fixed, stride, strict=True)]
+    n, c, o = draw(st.integers(0, 3)), groups * draw(st.integers(1, 4)), draw(st.integers(1, 9))
+    geometry = {"stride": stride, "padding": padding, "output_padding": more, "groups": groups, "dilation": dilation}
+    given: dict[str, Any] = {"x": (n, c, *size), "weight": (c, o, *kernel)}
+    if op.kernel == "conv_transpose2d_backward":
+        out = ((m - 1) * s + f for m, s, f in zip(size, stride, fixed, strict=True))
+        given["dy"] = (n, o * groups, *out)
+    elif draw(st.booleans()):
+        given["bias"] = (o * groups,)
+    return given, geometry
+
+
+def _draw_resized(draw: st.DrawFn, op: Op) -> Drawn:
+    """Interpolations and paddings of any sizes; of the options those that change what is computed."""
+    shape = draw(st.tuples(st.integers(0, 3), *(st.integers(1, 9) for _ in range(draw(st.integers(2, 3))))))
+    if op.kernel.startswith("pad"):
+        mode = draw(st.sampled_from(("constant", "reflect", "replicate", "circular")))
+        sizes = [
+            draw(st.integers(1 - n if n else 0, {"reflect": n - 1, "circular": n}.get(mode, 5)))
+            for n in reversed(shape[1:]) for _ in "ba"
+        ]  # fmt: skip
+        pads = [
+            (b, a) if b >= 0 or a >= 0 else (b, 0) for b, a in zip(sizes[::2], sizes[1::2], strict=True)
+        ]  # fmt: skip
+        pads = [(max(b, 0), max(a, 0)) if mode == "circular" else (b, a) for b, a in pads]
+        options: dict[str, Any] = {"pad": [n for pair in pads for n in pair], "mode": mode}
+        out: tuple[int, ...] = (shape[0], *(n + b + a for n, (b, a) in zip(shape[1:], reversed(pads), strict=True)))
+    else:
+        size = [draw(st.integers(1, 12)) for _ in shape[2:]]
+        smooth = {3: ("linear",), 4: ("bilinear", "bicubic")}[len(shape)]
+        mode = draw(st.sampled_from(("nearest", "nearest-exact", "area", *smooth)))
+        options = {"size": size, "mode": mode}
+        if mode in smooth and draw(st.booleans()):
+            options["align_corners"] = draw(st.booleans())
+        elif mode in ("nearest", *smooth) and draw(st.booleans()):
+            options["coordinates"] = draw(st.sampled_from(COORDINATES))
+        out = (*shape[:2], *size)
+    return ({"dy": out}, {"in_shape": shape, **options}) if op.kernel.endswith("backward") else ({"x": shape}, options)
+
+
 def _draw_linear(draw: st.DrawFn, op: Op) -> Drawn:
     rows = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
     inputs, outputs = draw(st.integers(0, 20)), draw(st.integers(0, 20))
@@ -1317,6 +1623,8 @@ DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
     **dict.fromkeys(("adaptive_avg_pool2d_forward", "adaptive_avg_pool2d_backward"), _draw_adaptive),
     **dict.fromkeys(("sgd_step", "adagrad_step", "penalty", "square_sum"), _draw_buffer),
     **dict.fromkeys(("clip_norm", "clip_value", "max_norm"), _draw_buffer),
+    **dict.fromkeys(("conv_transpose2d_forward", "conv_transpose2d_backward"), _draw_transposed),
+    **dict.fromkeys(("interpolate", "interpolate_backward", "pad", "pad_backward"), _draw_resized),
     **dict.fromkeys(("linear_forward", "linear_backward"), _draw_linear),
 }
 

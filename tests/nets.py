@@ -16,9 +16,14 @@ from fastnn.layers import (
     AvgPool2d,
     BatchNorm1d,
     BatchNorm2d,
+    ChannelShuffle,
+    CircularPad2d,
     Concat,
     Constant,
+    ConstantPad2d,
+    Conv1d,
     Conv2d,
+    ConvTranspose2d,
     DropConnect,
     Dropout,
     Flatten,
@@ -39,7 +44,11 @@ from fastnn.layers import (
     Mul,
     Node,
     Parameter,
+    PixelShuffle,
+    PixelUnshuffle,
+    ReflectionPad2d,
     ReLU,
+    ReplicationPad2d,
     Reshape,
     Residual,
     Sequential,
@@ -48,6 +57,8 @@ from fastnn.layers import (
     Split,
     StochasticDepth,
     Tanh,
+    Upsample,
+    ZeroPad2d,
 )
 
 Shape = tuple[int, ...]
@@ -221,6 +232,49 @@ def sequence_net() -> Layer:
     )
 
 
+def generator() -> Layer:
+    """Everything that changes the size of images or the order of their elements, and transposed convolution."""
+    rng = np.random.default_rng(6)
+    return Sequential(
+        ReflectionPad2d(1),
+        Conv2d(4, 8, 3, rng=rng),
+        Tanh(),
+        ConvTranspose2d(8, 6, 4, stride=2, padding=1, bias=False, rng=rng),
+        BatchNorm2d(6),
+        LeakyReLU(0.1),
+        ConvTranspose2d(6, 8, 3, stride=2, padding=1, output_padding=1, groups=2, rng=rng),
+        BatchNorm2d(8),
+        GELU(),
+        PixelUnshuffle(2),
+        ChannelShuffle(4),
+        Conv2d(32, 8, 1, rng=rng),
+        PixelShuffle(2),
+        Upsample(size=(9, 10), mode="bilinear"),
+        ReplicationPad2d((1, 0, 0, 2)),
+        CircularPad2d(1),
+        ConstantPad2d((-1, 0, 0, 1), 0.5),
+        ZeroPad2d((0, 1, 0, 0)),
+        Upsample(scale_factor=0.5, mode="bicubic"),
+        Flatten(),
+        Linear(84, 5, rng=rng),
+    )
+
+
+def signal_net() -> Layer:
+    """Convolutions of one dimension."""
+    rng = np.random.default_rng(7)
+    return Sequential(
+        Conv1d(3, 8, 5, padding=2, bias=False, rng=rng),
+        BatchNorm1d(8),
+        Tanh(),
+        Conv1d(8, 8, 3, stride=2, padding=2, dilation=2, groups=2, rng=rng),
+        Sigmoid(),
+        Upsample(scale_factor=1.5, mode="linear"),
+        Flatten(),
+        Linear(120, 5, rng=rng),
+    )
+
+
 #: name -> (how to build it, the shape of its input)
 NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "residual": (residual_net, (4, 3, 12, 12)),
@@ -231,6 +285,8 @@ NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "wired": (wired, (3, 3, 12, 12)),
     "normalised": (normalised_net, (3, 3, 7, 6)),
     "sequence": (sequence_net, (3, 4, 22)),
+    "generator": (generator, (2, 4, 6, 6)),
+    "signal": (signal_net, (4, 3, 20)),
 }
 
 

@@ -197,6 +197,45 @@ def _conv2d() -> list[Gradient]:
     return [Gradient(F.conv2d, gradients, {"x": x, "weight": w, "bias": (w[0],)}, o) for x, w, o in geometry]
 
 
+def _conv1d() -> list[Gradient]:
+    def gradients(dy: Array, y: Array, x: Array, weight: Array, bias: Array, **o: Any) -> dict[str, Array]:
+        dx, dweight, dbias = F.conv1d_backward(dy, x, weight, **o)
+        return {"x": dx, "weight": dweight, "bias": dbias}  # type: ignore[dict-item]
+
+    geometry: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ((2, 3, 9), (4, 3, 3), {"padding": 1}),
+        ((1, 4, 12), (6, 2, 3), {"stride": 2, "padding": 2, "dilation": 2, "groups": 2}),
+    ]
+    return [Gradient(F.conv1d, gradients, {"x": x, "weight": w, "bias": (w[0],)}, o) for x, w, o in geometry]
+
+
+def _conv_transpose2d() -> list[Gradient]:
+    def gradients(dy: Array, y: Array, x: Array, weight: Array, bias: Array, **o: Any) -> dict[str, Array]:
+        dx, dweight, dbias = F.conv_transpose2d_backward(dy, x, weight, **o)
+        return {"x": dx, "weight": dweight, "bias": dbias}  # type: ignore[dict-item]
+
+    geometry: list[tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
+        ((2, 3, 4, 3), (3, 2, 3, 3), {}),
+        ((1, 3, 4, 3), (3, 4, 4, 4), {"stride": 2, "padding": 1}),
+        ((2, 4, 3, 4), (4, 3, 3, 2), {"stride": (2, 1), "padding": (1, 0), "output_padding": (1, 0), "groups": 2}),
+        ((1, 2, 3, 4), (2, 2, 2, 2), {"dilation": 3, "output_padding": 2, "stride": (1, 2)}),
+        ((1, 4, 3, 3), (4, 1, 3, 3), {"groups": 4, "stride": 2}),
+    ]
+    return [
+        Gradient(F.conv_transpose2d, gradients, {"x": x, "weight": w, "bias": (w[1] * o.get("groups", 1),)}, o)
+        for x, w, o in geometry
+    ]
+
+
+def _resampled(
+    function: Callable[..., Array], backward: Callable[..., Array], *cases: tuple[tuple[int, ...], dict[str, Any]]
+) -> list[Gradient]:
+    return [
+        Gradient(function, lambda dy, y, x, **o: {"x": backward(dy, x.shape, **o)}, {"x": shape}, o)
+        for shape, o in cases
+    ]
+
+
 def _linear() -> list[Gradient]:
     def gradients(dy: Array, y: Array, x: Array, weight: Array, bias: Array) -> dict[str, Array]:
         dx, dweight, dbias = F.linear_backward(dy, x, weight)
@@ -261,6 +300,58 @@ GRADIENTS: dict[str, list[Gradient]] = {
         )
     ],
     "conv2d_backward": _conv2d(),
+    "mul_backward": [
+        Gradient(F.mul, lambda dy, y, a, b: dict(zip("ab", F.mul_backward(dy, a, b), strict=True)), {"a": x, "b": b})
+        for x, b in (((3, 5), (3, 5)), ((2, 3, 4, 2), (2, 3, 1, 1)))
+    ],
+    "conv1d_backward": _conv1d(),
+    "conv_transpose2d_backward": _conv_transpose2d(),
+    "interpolate_backward": _resampled(
+        F.interpolate,
+        F.interpolate_backward,
+        ((2, 2, 3, 4), {"scale_factor": 2}),
+        ((1, 3, 5), {"size": 8, "mode": "linear"}),
+        ((2, 2, 3, 4), {"size": (7, 3), "mode": "bilinear"}),
+        ((1, 2, 3, 4), {"size": (7, 3), "mode": "bilinear", "align_corners": True}),
+        ((1, 2, 5, 7), {"size": 3, "mode": "bilinear", "antialias": True}),
+        ((1, 2, 3, 4), {"scale_factor": 1.7, "mode": "bicubic"}),
+        ((1, 2, 5, 4), {"size": (2, 6), "mode": "area"}),
+        ((1, 2, 2, 3, 2), {"size": (3, 2, 4), "mode": "trilinear"}),
+    ),
+    "pad_backward": _resampled(
+        F.pad,
+        F.pad_backward,
+        *(((2, 2, 3, 4), {"pad": (2, 1, -1, 2), "mode": mode}) for mode in ("constant", "reflect", "replicate")),
+        ((2, 2, 3, 4), {"pad": (2, 1, 3, 2), "mode": "circular"}),
+        ((2, 3, 2, 2, 2), {"pad": (1, 0, 0, 0, 1, -1, 0, 1), "mode": "replicate"}),
+    ),
+    "concat": [
+        Gradient(
+            lambda a, b, axis: F.concat([a, b], axis),
+            lambda dy, y, a, b, axis: dict(zip("ab", F.split(dy, [a.shape[axis], b.shape[axis]], axis), strict=True)),
+            {"a": (2, 3, 4), "b": (2, 3, 4)},
+            {"axis": axis},
+        )
+        for axis in (0, 1, -1)
+    ],
+    "split": [
+        Gradient(
+            lambda x: F.split(x, [1, 3])[1],
+            lambda dy, y, x: {"x": F.concat([np.zeros((2, 1, 3)), dy])},
+            {"x": (2, 4, 3)},
+        )
+    ],
+    "pixel_shuffle": [
+        Gradient(lambda x: F.pixel_shuffle(x, 2), lambda dy, y, x: {"x": F.pixel_unshuffle(dy, 2)}, {"x": (2, 8, 2, 3)})
+    ],
+    "pixel_unshuffle": [
+        Gradient(lambda x: F.pixel_unshuffle(x, 3), lambda dy, y, x: {"x": F.pixel_shuffle(dy, 3)}, {"x": (1, 2, 3, 6)})
+    ],
+    "channel_shuffle": [
+        Gradient(
+            lambda x: F.channel_shuffle(x, 2), lambda dy, y, x: {"x": F.channel_shuffle(dy, 3)}, {"x": (2, 6, 2, 3)}
+        )
+    ],
     "im2col_forward": [
         Gradient(F.im2col, lambda dy, y, x, **o: {"x": F.col2im(dy, x.shape[2:], **o)}, {"x": (2, 3, 5, 7)}, _COLUMNS)
     ],

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("numba", reason="numba is not installed, so the fallback that these tests are about cannot run")
 
 from fastnn import _backends, _numba, reference
+from fastnn._resampling import interpolation, padding
 
 KEY = np.array([1, 2], np.uint64)
 
@@ -78,6 +79,9 @@ def calls():
         yield "penalty", (flat, segments, slopes, np.ones(1))
     yield "square_sum", (flat, segments, np.ones(1))
     yield "max_norm", (np.array([[1, 7, 1, 3, 0.5], [7, 39957, 2, 47, 3.0]]), flat)
+    yield "conv_transpose2d_forward", (y, w, v, (2, 1), (1, 1), (1, 1), 2, (13, 9), "relu", 0.0)
+    rows, columns = interpolation(4, 9, None, "linear"), padding(7, -2, 3, "constant")
+    yield "resample", (x, rows.table(x.dtype), columns.table(x.dtype), 0.5)
 
 
 CALLS = [pytest.param(op, args, id=f"{op}-{i}") for i, (op, args) in enumerate(calls())]
@@ -121,7 +125,7 @@ def test_same_bits_for_any_number_of_threads(op, args):
             np.testing.assert_array_equal(one, many)
 
 
-@pytest.mark.parametrize(("op", "args"), [call for call in CALLS if "conv2d" in call.values[0]])
+@pytest.mark.parametrize(("op", "args"), [call for call in CALLS if "conv" in call.values[0]])
 def test_blocks_make_the_whole(op, args):
     """Convolutions in blocks of one to several output rows against the reference: 200 terms, of some units each."""
     for block in 1, 300, 1 << 20:

@@ -69,7 +69,7 @@ def test_numba_signature(kernel: str, numba_module: ModuleType) -> None:
 
 def test_numba_covers(numba_module: ModuleType) -> None:
     """What the fallback must have itself: convolution, activations, dropout, batch norm, pooling."""
-    families = ("relu", "sigmoid", "tanh", "elu", "gelu", "leaky_relu", "dropout", "batch_norm", "pool2d", "conv2d")
+    families = ("relu", "sigmoid", "tanh", "elu", "gelu", "leaky_relu", "dropout", "batch_norm", "pool2d", "conv")
     must = [kernel for kernel in OUTPUTS if any(family in kernel for family in families)]
     assert not [kernel for kernel in must if not hasattr(numba_module, kernel)]
 
@@ -81,7 +81,37 @@ def test_parity_cases(kernel: str) -> None:
 
 
 def test_no_case_without_kernel() -> None:
-    assert set(OPS) == set(OUTPUTS)
+    """What has cases is a kernel, or a public function of the same name that is made of others' kernels."""
+    assert set(OUTPUTS) <= set(OPS) <= set(OUTPUTS) | set(F.__all__)
+
+
+#: functions whose cases and gradients are among those of a kernel of another name
+SHARED = {
+    "gelu": "gelu_forward",
+    "conv2d": "conv2d_im2col_forward",
+    "mul_backward": "mul_forward",
+    **{
+        f"{name}{backward}": f"{kernel}{backward or '_forward'}"
+        for name, kernel in (
+            ("layer_norm", "group_norm"),
+            ("instance_norm", "group_norm"),
+            ("max_pool1d", "max_pool2d"),
+            ("avg_pool1d", "avg_pool2d"),
+        )
+        for backward in ("", "_backward")
+    },
+}
+
+
+@every_function
+def test_function_has_cases(name: str) -> None:
+    """Also those that have no kernel of their own."""
+    assert {name, f"{name}_forward", SHARED.get(name)} & set(OPS)
+
+
+@pytest.mark.parametrize("name", [name for name in F.__all__ if name.endswith("_backward")])
+def test_function_has_gradient_check(name: str) -> None:
+    assert {name, SHARED.get(name)} & set(GRADIENTS)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +138,7 @@ def test_benchmark(kernel: str) -> None:
 @every_kernel
 def test_reached_through_functional(kernel: str) -> None:
     """An op is one noun: its public function has the kernel's name. The others are machinery of layers and trainers."""
-    internal = {"scale_add", "fill", "copy", "random_bits"}
+    internal = {"scale_add", "fill", "copy", "random_bits", "resample"}
     noun = kernel.removesuffix("_forward").replace("gelu_tanh", "gelu").replace("conv2d_im2col", "conv2d")
     assert noun in F.__all__ or kernel in internal
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import fastnn.functional as F
-from cases import CONVOLUTIONS, Array, output_shape
+from cases import CONVOLUTIONS, INTERPOLATIONS, LAYOUTS, PADS, TRANSPOSED, Array, output_shape
 from engines import ENGINES, Engine
 
 torch = pytest.importorskip("torch", reason="torch, the oracle of these tests, is not installed")
@@ -47,6 +47,99 @@ def test_conv2d(case: Any, engine: Engine) -> None:
         same(F.conv2d(x, w, b, **options), y)
         for got, want in zip(F.conv2d_backward(dy, x, w, **options), leaves, strict=True):
             same(got, want.grad)
+
+
+@engines
+@pytest.mark.parametrize("case", [c for c in TRANSPOSED if min(*c[1], *c[2])], ids=lambda c: c[0])
+def test_conv_transpose2d(case: Any, engine: Engine) -> None:
+    _, x_shape, w_shape, options = case
+    x, w, b = draw(*x_shape), draw(*w_shape, seed=1), draw(w_shape[1] * options.get("groups", 1), seed=2)
+    leaves = [leaf(array) for array in (x, w, b)]
+    y = T.conv_transpose2d(*leaves, **options)
+    dy = draw(*y.shape, seed=3)
+    y.backward(torch.from_numpy(dy))
+    with engine.on():
+        same(F.conv_transpose2d(x, w, b, **options), y)
+        for got, want in zip(F.conv_transpose2d_backward(dy, x, w, **options), leaves, strict=True):
+            same(got, want.grad)
+
+
+@engines
+@pytest.mark.parametrize("options", [{}, {"stride": 2, "padding": 3}, {"dilation": (3,), "groups": 2}], ids=str)
+def test_conv1d(options: dict[str, Any], engine: Engine) -> None:
+    x, w, b = draw(2, 4, 30), draw(6, 4 // options.get("groups", 1), 5, seed=1), draw(6, seed=2)
+    leaves = [leaf(array) for array in (x, w, b)]
+    y = T.conv1d(*leaves, **options)
+    dy = draw(*y.shape, seed=3)
+    y.backward(torch.from_numpy(dy))
+    with engine.on():
+        same(F.conv1d(x, w, b, **options), y)
+        for got, want in zip(F.conv1d_backward(dy, x, w, **options), leaves, strict=True):
+            same(got, want.grad)
+
+
+#: those that torch has
+TORCH_INTERPOLATIONS = [c for c in INTERPOLATIONS if c[1][0] and not {"coordinates", "exclude_outside"} & {*c[2]}]
+
+
+@engines
+@pytest.mark.parametrize("case", TORCH_INTERPOLATIONS, ids=lambda c: c[0])
+def test_interpolate(case: Any, engine: Engine) -> None:
+    _, shape, options = case
+    x = draw(*shape)
+    given = leaf(x)
+    y = T.interpolate(given, **options)
+    dy = draw(*y.shape, seed=1)
+    y.backward(torch.from_numpy(dy))
+    with engine.on():
+        for change in (np.ascontiguousarray, LAYOUTS["channels_last"]):
+            same(F.interpolate(change(x), **options), y)
+            same(F.interpolate_backward(change(dy), shape, **options), given.grad)
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact"])
+def test_nearest_index(mode: str) -> None:
+    """torch finds neighbours in float32 arithmetic, which decides where a place lies between two of them."""
+    for n in range(1, 40):
+        x = np.arange(n, dtype=np.float32).reshape(1, 1, n)
+        given = torch.from_numpy(x)
+        for size in (*range(1, 80), 97, 250, 1001):
+            want = T.interpolate(given, size, mode=mode).numpy()
+            np.testing.assert_array_equal(F.interpolate(x, size, mode=mode), want, f"{n} -> {size}")
+        for scale in (0.1, 0.3, 0.6, 0.9, 1.1, 1.2, 1.7, 2.0, 2.3, 3.0, 3.7):
+            if int(n * scale):
+                want = T.interpolate(given, scale_factor=scale, mode=mode).numpy()
+                np.testing.assert_array_equal(F.interpolate(x, scale_factor=scale, mode=mode), want, f"{n} * {scale}")
+
+
+#: torch pads as many axes as an array has beyond N and C, but a constant any, and crops to nothing in no other mode
+TORCH_PADS = [c for c in PADS if c[2].get("mode", "constant") == "constant" or len(c[2]["pad"]) == 2 * (len(c[1]) - 2)]
+
+
+@engines
+@pytest.mark.parametrize("case", TORCH_PADS, ids=lambda c: c[0])
+def test_pad(case: Any, engine: Engine) -> None:
+    _, shape, options = case
+    x = draw(*shape)
+    given = leaf(x)
+    y = T.pad(given, options["pad"], options.get("mode", "constant"))
+    dy = draw(*y.shape, seed=1)
+    y.backward(torch.from_numpy(dy))
+    with engine.on():
+        for change in (np.ascontiguousarray, LAYOUTS["channels_last"]):
+            same(F.pad(change(x), **options), y)
+            same(F.pad_backward(change(dy), shape, **options), given.grad)
+
+
+@engines
+def test_shuffles(engine: Engine) -> None:
+    x = draw(2, 18, 6, 9)
+    given = torch.from_numpy(x)
+    with engine.on():
+        for change in (np.ascontiguousarray, LAYOUTS["channels_last"]):
+            same(F.pixel_shuffle(change(x), 3), T.pixel_shuffle(given, 3))
+            same(F.pixel_unshuffle(change(x), 3), T.pixel_unshuffle(given, 3))
+            same(F.channel_shuffle(change(x), 6), T.channel_shuffle(given, 6))
 
 
 @engines

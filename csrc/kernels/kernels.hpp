@@ -249,10 +249,33 @@ struct Conv2dBackwardArgs {  // dx, dweight, dbias may each be null. accumulate:
   int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
   int64_t channels_last, dtype, accumulate;
 };
+// y (n, o, oh, ow) = activation(transposed convolution of x (n, c, h, w) + bias): what a convolution from y to x has as
+// dx, from x as its dy. weight is (c, o / groups, kh, kw); bias (o) may be null.
+struct ConvTranspose2dArgs {
+  const void *x, *weight, *bias;
+  void* y;
+  int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
+  int64_t channels_last, dtype, activation;
+  double alpha;
+};
 struct Im2colArgs {  // im2col: x (n, c, h, w) -> y (n, c * kh * kw, oh * ow); col2im: the transpose, summing
   const void* x;
   void* y;
   int64_t n, c, h, w, oh, ow, kh, kw, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, dtype;
+};
+// A sparse matrix for each of two axes: y[o, i, j, k] = sum over the taps t of column j, of weight t times the sum over
+// the taps s of row i, of weight s times x[o, index s, index t, k]. The taps of i are begin[i] .. begin[i + 1]; a row
+// or a column without taps is `value`. Columns first .. last have one tap of weight 1 each, at neighbouring indices.
+// Null tables (all three): the identity. x (outer, h, w, inner), y (outer, oh, ow, inner).
+struct ResampleArgs {
+  const void* x;
+  const int64_t *row_begin, *row_index;
+  const void* row_weight;
+  const int64_t *column_begin, *column_index;
+  const void* column_weight;
+  void* y;
+  int64_t outer, h, w, inner, oh, ow, column_first, column_last, dtype;
+  double value;
 };
 struct LinearArgs {  // y (rows, out) = activation(x (rows, in) @ weight (out, in)^T + bias)
   const void *x, *weight, *bias;
@@ -374,8 +397,10 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(conv2d_im2col_forward, Conv2dArgs, 10)                     \
   X(conv2d_amx_forward, Conv2dArgs, 10)                        \
   X(conv2d_backward, Conv2dBackwardArgs, 6)                    \
+  X(conv_transpose2d_forward, ConvTranspose2dArgs, 4)          \
   X(im2col_forward, Im2colArgs, 2)                             \
   X(col2im_forward, Im2colArgs, 2)                             \
+  X(resample, ResampleArgs, 8)                                 \
   X(linear_forward, LinearArgs, 4)                             \
   X(linear_backward, LinearBackwardArgs, 6)                    \
   X(sgd_step, SgdArgs, 5)                                      \

@@ -11,14 +11,17 @@ from typing import Any
 import numpy as np
 
 from ..layers.activation import _Activation
+from ..layers.base import Array, Layer, Shape
 from ..layers.container import Identity
 from ..layers.dropout import Dropout, DropSamples
 from ..layers.function import Add
-from ..layers.linear import Conv2d, Linear
+from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import _BatchNorm
 from .graph import Fork, Graph, Node, Value
 
 __all__ = ["optimise"]
+
+_WEIGHTED = (Conv1d, Conv2d, ConvTranspose2d, Linear)
 
 
 def optimise(graph: Graph, dtype: np.dtype[Any]) -> Graph:
@@ -82,7 +85,7 @@ def _fold_batch_norm(node: Node, private: dict[Value, Node], order: dict[Value, 
     if not isinstance(node.layer, _BatchNorm):
         return None
     into = private.get(node.inputs[0])
-    if into is None or not isinstance(into.layer, (Conv2d, Linear)):
+    if into is None or not isinstance(into.layer, _WEIGHTED):
         return None
     weight, bias = into.arrays["weight"], into.arrays["bias"]
     mean, var = node.arrays["running_mean"], node.arrays["running_var"]
@@ -94,9 +97,17 @@ def _fold_batch_norm(node: Node, private: dict[Value, Node], order: dict[Value, 
     shift = -mean * scale if bias is None else (bias.astype(np.float64) - mean) * scale
     if beta is not None:
         shift += beta
-    into.arrays["weight"] = (weight * scale.reshape(-1, *[1] * (weight.ndim - 1))).astype(weight.dtype)
+    into.arrays["weight"] = (weight * _per_output(into.layer, scale, weight.shape)).astype(weight.dtype)
     into.arrays["bias"] = shift.astype(weight.dtype)
     return into
+
+
+def _per_output(layer: Layer, scale: Array, shape: Shape) -> Array:
+    """A number for each output as an array that multiplies the weight."""
+    if not isinstance(layer, ConvTranspose2d):
+        return scale.reshape(-1, *[1] * (len(shape) - 1))
+    c, o = shape[:2]  # in each group of the c inputs the same o outputs
+    return np.repeat(scale.reshape(layer.groups, o), c // layer.groups, axis=0).reshape(c, o, 1, 1)
 
 
 def _fuse_residual(node: Node, private: dict[Value, Node], order: dict[Value, int]) -> Node | None:
@@ -123,7 +134,7 @@ def _fuse_activation(node: Node, private: dict[Value, Node], order: dict[Value, 
     into = private.get(node.inputs[0])
     if into is None or into.activation is not None:
         return None
-    if not isinstance(into.layer, (Conv2d, Linear, Add, _BatchNorm)):
+    if not isinstance(into.layer, (*_WEIGHTED, Add, _BatchNorm)):
         return None
     into.activation = node.layer.fused()
     return into

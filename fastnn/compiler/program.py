@@ -16,7 +16,7 @@ from ..errors import ShapeError
 from ..layers.activation import Softmax
 from ..layers.base import shapes
 from ..layers.function import Add
-from ..layers.linear import Conv2d, Linear
+from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import _BatchNorm
 from .graph import Graph, Node, Value, trace
 from .passes import optimise
@@ -93,6 +93,15 @@ def _compute(node: Node, inputs: list[Array], residual: Array | None, out: Array
             activation=node.activation,
             out=out,
         )
+    if isinstance(layer, Conv1d):
+        weight, bias = arrays["weight"], arrays["bias"]
+        assert weight is not None
+        options = layer.stride, layer.padding, layer.dilation, layer.groups
+        return F.conv1d(inputs[0], weight, bias, *options, activation=node.activation)
+    if isinstance(layer, ConvTranspose2d):
+        weight, bias = arrays["weight"], arrays["bias"]
+        assert weight is not None
+        return F.conv_transpose2d(inputs[0], weight, bias, *layer._options(), activation=node.activation, out=out)
     if isinstance(layer, Linear):
         weight = arrays["weight"]
         assert weight is not None

@@ -6,7 +6,7 @@ from .container import Concat, Flatten, Identity, Residual, Sequential
 from .dropout import DropConnect, Dropout, StochasticDepth
 from .function import Add, Constant, Join, Mul, Parameter, Reshape, Split
 from .graph import Graph, Node
-from .linear import Conv2d, Linear
+from .linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from .norm import BatchNorm1d, BatchNorm2d, GroupNorm, InstanceNorm1d, InstanceNorm2d, LayerNorm
 from .pool import (
     AdaptiveAvgPool2d,
@@ -17,6 +17,17 @@ from .pool import (
     GlobalMaxPool2d,
     MaxPool1d,
     MaxPool2d,
+)
+from .resample import (
+    ChannelShuffle,
+    CircularPad2d,
+    ConstantPad2d,
+    PixelShuffle,
+    PixelUnshuffle,
+    ReflectionPad2d,
+    ReplicationPad2d,
+    Upsample,
+    ZeroPad2d,
 )
 
 __all__ = [
@@ -29,9 +40,14 @@ __all__ = [
     "AvgPool2d",
     "BatchNorm1d",
     "BatchNorm2d",
+    "ChannelShuffle",
+    "CircularPad2d",
     "Concat",
     "Constant",
+    "ConstantPad2d",
+    "Conv1d",
     "Conv2d",
+    "ConvTranspose2d",
     "DropConnect",
     "Dropout",
     "Flatten",
@@ -52,7 +68,11 @@ __all__ = [
     "Mul",
     "Node",
     "Parameter",
+    "PixelShuffle",
+    "PixelUnshuffle",
     "ReLU",
+    "ReflectionPad2d",
+    "ReplicationPad2d",
     "Reshape",
     "Residual",
     "Sequential",
@@ -61,4 +81,6 @@ __all__ = [
     "Split",
     "StochasticDepth",
     "Tanh",
+    "Upsample",
+    "ZeroPad2d",
 ]

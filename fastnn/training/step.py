@@ -15,7 +15,7 @@ import numpy as np
 from .. import functional as F
 from ..compiler.graph import Graph, Value
 from ..layers.base import Array, Layer
-from ..layers.linear import Conv2d, Linear
+from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..losses import Known
 from ..optim import Optimizer
 from ..random import Stream
@@ -96,7 +96,8 @@ def _forward(graph: Graph, xs: list[Array], stream: Stream) -> tuple[Array, list
     for node in graph.nodes:
         trained = any(getattr(node.layer, p) is not None for p in node.layer.parameters)
         upstream = any(value in needed for value in node.inputs)
-        options = {"need_dx": False} if trained and not upstream and isinstance(node.layer, (Conv2d, Linear)) else {}
+        knows = isinstance(node.layer, (Conv1d, Conv2d, ConvTranspose2d, Linear))
+        options = {"need_dx": False} if trained and not upstream and knows else {}
         # From here on the layer's forward says what is kept: the closure holds it, and nothing else does.
         forward: Callable[..., Any] = node.layer.forward
         y, backward = forward(*(values[v] for v in node.inputs), rng=stream, **options)

@@ -1,4 +1,5 @@
-// conv2d backward: dx, dweight, dbias, each only where asked for; any stride, padding, dilation and groups.
+// conv2d backward: dx, dweight, dbias, each only where asked for; any stride, padding, dilation and groups. And the
+// forward pass of conv_transpose2d, which is dx with a bias and an activation.
 //   dx       a convolution of dy with the flipped weights, one product per stride phase: the pixels (y, x) of dx with
 //            equal (y mod stride, x mod stride) meet the same taps. Gathers only, so nothing is summed in memory.
 //   dweight  transposed: columns(x) (rows = channel x tap, pixels) times dy (pixels, o). The pixels are cut into chunks
@@ -6,6 +7,7 @@
 //   dbias    dy summed over images and pixels
 // NCHW keeps rows in the order (channel, tap), channels-last in the order (tap, channel).
 #include "kernels/conv/depthwise.hpp"
+#include "kernels/conv/epilogue.hpp"
 #include "kernels/conv/product.hpp"
 #include "runtime/fp_state.hpp"
 
@@ -45,9 +47,13 @@ Phase phase_of(int64_t r, int64_t size, int64_t kernel, int64_t stride, int64_t 
 }
 
 template <class T>
-void backward_data(const Conv2dBackwardArgs& q) {
+void backward_data(const Conv2dBackwardArgs& q, const Epilogue<T>& epilogue) {
   const int64_t c = q.c / q.groups, m = q.o / q.groups, kernel_taps = q.kh * q.kw;
   const bool last = q.channels_last;
+  const auto finish = [&](T* y, int64_t ld, int64_t channel, int64_t rows, int64_t columns) {
+    last ? finish_columns(epilogue, y, ld, channel, rows, columns)
+         : finish_rows(epilogue, y, ld, channel, rows, columns);
+  };
   for (int64_t rh = 0; rh < smaller(q.stride_h, q.h); ++rh) {  // the other phases have no pixel
     for (int64_t rw = 0; rw < smaller(q.stride_w, q.w); ++rw) {
       const Phase ph = phase_of(rh, q.h, q.kh, q.stride_h, q.pad_h, q.dilation_h);
@@ -79,7 +85,6 @@ void backward_data(const Conv2dBackwardArgs& q) {
       r.y = static_cast<T*>(q.dx) + rh * (r.y_row / q.stride_h) + rw * (r.y_pixel / q.stride_w);
       r.images = q.n, r.groups = q.groups, r.m = c;
       r.x_image = q.o * q.oh * q.ow, r.x_group = last ? m : m * q.oh * q.ow, r.weights_group = m * c * kernel_taps;
-      const auto finish = [](T*, int64_t, int64_t, int64_t, int64_t) {};
       if (last && is_depthwise(r)) {
         T* packed = static_cast<T*>(
             runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(depthwise_weights_size(r)) * sizeof(T)));
@@ -275,13 +280,45 @@ void backward_bias(const Conv2dBackwardArgs& q) {
 template <class T>
 void conv2d_backward_of(const Conv2dBackwardArgs& q) {
   const runtime::FlushDenormals flush;
-  if (q.dx) backward_data<T>(q);
+  if (q.dx) backward_data<T>(q, {nullptr, nullptr, nullptr, nullptr, kIdentity, T(0)});
   if (q.dweight) backward_weight<T>(q);
   if (q.dbias) backward_bias<T>(q);
+}
+
+template <class T>
+void conv_transpose2d_forward_of(const ConvTranspose2dArgs& q) {
+  const runtime::FlushDenormals flush;
+  backward_data<T>({q.x,
+                    nullptr,
+                    q.weight,
+                    q.y,
+                    nullptr,
+                    nullptr,
+                    q.n,
+                    q.o,
+                    q.oh,
+                    q.ow,
+                    q.c,
+                    q.kh,
+                    q.kw,
+                    q.h,
+                    q.w,
+                    q.stride_h,
+                    q.stride_w,
+                    q.pad_h,
+                    q.pad_w,
+                    q.dilation_h,
+                    q.dilation_w,
+                    q.groups,
+                    q.channels_last,
+                    q.dtype,
+                    0},
+                   {nullptr, static_cast<const T*>(q.bias), nullptr, nullptr, q.activation, static_cast<T>(q.alpha)});
 }
 
 }  // namespace
 
 FASTNN_DEFINE(conv2d_backward, Conv2dBackwardArgs)
+FASTNN_DEFINE(conv_transpose2d_forward, ConvTranspose2dArgs)
 
 }  // namespace fastnn::FASTNN_ISA

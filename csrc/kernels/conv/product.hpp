@@ -39,7 +39,8 @@ void scatter_rows(const ConvProduct<T>& q, T* y, const T* c, int64_t ld, int64_t
   }
 }
 
-// NCHW. a: weights as rows (groups * m, rows of the columns). finish(y, ld, channel, rows, pixels) ends a part of y.
+// NCHW. a: weights as rows (groups * m, rows of the columns). finish(y, ld, channel, rows, pixels) ends a part of y,
+// before it is scattered where dx keeps the pixels of a phase.
 template <class T, class Finish>
 void product_rows(const ConvProduct<T>& q, const T* a, const Finish& finish) {
   const Columns& columns = q.columns;
@@ -75,7 +76,7 @@ void product_rows(const ConvProduct<T>& q, const T* a, const Finish& finish) {
         packer.pack(b, q.x + image * q.x_image + group * q.x_group, c0, c1 - c0);
         const PanelProduct<T> product = {
             a + channel * rows + c0 * taps, b, c, m, n, (c1 - c0) * taps, rows, ld, ldc, false, block > 0};
-        if (block == blocks - 1 && dense)
+        if (block == blocks - 1)
           multiply_tiles(product,
                          [&](int64_t row, int64_t count) { finish(c + row * ldc, ldc, channel + row, count, n); });
         else
@@ -145,7 +146,7 @@ void product_columns(const ConvProduct<T>& q, const T* weights, const Finish& fi
                                          ldc,
                                          false,
                                          block > 0};
-        if (block == blocks - 1 && dense)
+        if (block == blocks - 1)
           multiply_tiles(product, [&](int64_t row, int64_t count) {
             finish(product.c + row * ldc, ldc, group * q.m + j, count, product.n);
           });
