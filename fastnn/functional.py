@@ -732,7 +732,7 @@ def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
     first = arrays[0]
     axis = _axis(op, axis, first.shape)
     shapes = [a.shape for a in arrays]
-    if any(s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
+    if any(len(s) != first.ndim or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
         raise ShapeError(f"{op}: shapes must be equal but for axis {axis}, got {shapes}")
     sizes = [s[axis] for s in shapes]
     y = _K.empty((*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]), first.dtype, _prefers_channels_last(first))

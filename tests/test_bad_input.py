@@ -191,6 +191,7 @@ BAD = [
     shape("axis -3 is out of range for an array of shape (2, 3)", "concat", [ones(2, 3)], axis=-3),
     shape("axis 0 is out of range for an array of shape ()", "concat", [np.float32(1)], axis=0),
     shape("shapes must be equal but for axis 0", "concat", [ones(2, 3), ones(2, 3, 1)], axis=0),
+    shape("shapes must be equal but for axis 1", "concat", [ones(2, 3), ones(2)]),
     kind("xs[1] has dtype complex128", "concat", [ones(2, 3), ones(2, 3, dtype=complex)]),
     shape("axis 2 is out of range", "split", ones(2, 3), [3], axis=2),
     shape("sizes [4, -1] do not add up to axis 1 of (2, 3)", "split", ones(2, 3), [4, -1]),
