@@ -12,6 +12,7 @@ To add an op: a function here that checks, allocates with ``_K.empty`` and calls
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
@@ -1695,7 +1696,7 @@ def _channels(op: str, name: str, x: ArrayLike, least: int, channels_last: bool 
         return _image(op, name, array, channels_last)[0], array.shape
     array = array if array.flags.c_contiguous else _contiguous(array)
     shape = array.shape
-    return array.reshape(*shape[:2], int(np.prod(shape[2:])), 1), shape
+    return array.reshape(*shape[:2], math.prod(shape[2:]), 1), shape
 
 
 def _group_norm(
@@ -1920,26 +1921,30 @@ def instance_norm_backward(
 
 
 def _normalized(
-    op: str, x: ArrayLike, normalized_shape: int | Sequence[int], **vectors: ArrayLike | None
-) -> tuple[Array, Array, tuple[int, ...], list[Array | None]]:
-    """x as an array, as (rows, cols, 1, 1) in C order, the normalised shape, and the vectors as (cols,)."""
+    op: str, x: ArrayLike, normalized_shape: int | Sequence[int], weight: ArrayLike | None, bias: ArrayLike | None
+) -> tuple[Array, Array, tuple[int, ...], Array | None, Array | None]:
+    """x as an array, as (rows, cols, 1, 1) in C order, the normalised shape, and weight and bias as (cols,)."""
     array = _array(op, "x", x)
-    several = isinstance(normalized_shape, (tuple, list, np.ndarray))
-    sizes: tuple[Any, ...] = tuple(normalized_shape) if several else (normalized_shape,)  # type: ignore[arg-type]
-    if not all(isinstance(n, (int, np.integer)) for n in sizes):
-        raise TypeError(f"{op}: normalized_shape must be whole numbers, got {normalized_shape!r}")
-    shape = tuple(int(n) for n in sizes)
+    try:
+        sizes = (normalized_shape,) if isinstance(normalized_shape, (int, np.integer)) else normalized_shape
+        shape = tuple(map(operator.index, sizes))
+    except TypeError:
+        raise TypeError(f"{op}: normalized_shape must be whole numbers, got {normalized_shape!r}") from None
     if not shape or array.shape[-len(shape) :] != shape:
         raise ShapeError(f"{op}: expected x of shape (..., {', '.join(map(str, shape))}), got {array.shape}")
-    found: list[Array | None] = []
-    for name, vector in vectors.items():
-        v = None if vector is None else _rowmajor(op, name, vector)
-        if v is not None and v.shape != shape:
-            raise ShapeError(f"{op}: expected {name} of shape {shape}, the normalised shape, got {v.shape}")
-        found.append(None if v is None else v.reshape(-1))
+    cols = math.prod(shape)
+    flat = _affine_of(op, "weight", weight, shape, cols), _affine_of(op, "bias", bias, shape, cols)
     rows = array if array.flags.c_contiguous else _contiguous(array)
-    cols = int(np.prod(shape))
-    return array, rows.reshape(int(np.prod(array.shape[: -len(shape)])), cols, 1, 1), shape, found
+    return array, rows.reshape(math.prod(array.shape[: -len(shape)]), cols, 1, 1), shape, *flat
+
+
+def _affine_of(op: str, name: str, v: ArrayLike | None, shape: tuple[int, ...], cols: int) -> Array | None:
+    if v is None:
+        return None
+    array = _rowmajor(op, name, v)
+    if array.shape != shape:
+        raise ShapeError(f"{op}: expected {name} of shape {shape}, the normalised shape, got {array.shape}")
+    return array if array.ndim == 1 else array.reshape(cols)
 
 
 def _layer_norm(
@@ -1950,7 +1955,7 @@ def _layer_norm(
     bias: ArrayLike | None,
     eps: float,
 ) -> tuple[Array, Array]:
-    array, rows, _, (weights, biases) = _normalized(op, x, normalized_shape, weight=weight, bias=bias)
+    array, rows, _, weights, biases = _normalized(op, x, normalized_shape, weight, bias)
     y, statistics = _group_norm(op, rows, 1, weights, biases, eps)
     return _like(array, y.reshape(array.shape)), statistics
 
@@ -1965,7 +1970,7 @@ def _layer_norm_backward(
     eps: float,
     into: tuple[Array | None, Array | None] | None,
 ) -> tuple[Array, Array | None, Array | None]:
-    array, rows, shape, (weights,) = _normalized(op, x, normalized_shape, weight=weight)
+    array, rows, shape, weights, _ = _normalized(op, x, normalized_shape, weight, None)
     gradient = _rowmajor(op, "dy", dy)
     if gradient.shape != array.shape:
         raise ShapeError(f"{op}: dy and x must have the same shape, got {gradient.shape} and {array.shape}")
@@ -3713,7 +3718,7 @@ def linear_backward(
     dx = _K.empty(array.shape, array.dtype) if need_dx else None
     dweight, dbias = into or (_K.empty(w.shape, w.dtype), _K.empty((w.shape[0],), w.dtype))
     accumulate = into is not None
-    n = int(np.prod(array.shape[:-1]))
+    n = math.prod(array.shape[:-1])
     rows, drows = array.reshape(n, w.shape[1]), gradient.reshape(n, w.shape[0])
     if not rows.size or not drows.size:  # sums over nothing
         for target in (dx, None if accumulate else dweight, None if accumulate else dbias):

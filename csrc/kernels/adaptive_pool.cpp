@@ -19,12 +19,21 @@ struct Span {
 // The part of `in` elements that is number i of `out` parts.
 FASTNN_INLINE Span span_of(int64_t i, int64_t in, int64_t out) { return {i * in / out, ceil_div((i + 1) * in, out)}; }
 
-// The scratch of a task: a row of x's width, and for the maximum the row of x that each value came from.
+// The scratch of a task: a row of x's width, and for the maximum the row of x that each value came from; and the parts
+// of both axes, in which the divisions of span_of would cost more than the sums.
 template <class T>
 struct Line {
   T *value, *from;
-  FASTNN_MEMBER_INLINE Line(Place& place, int64_t width, bool has_from)
-      : value(place.take<T>(whole_vectors(width))), from(place.take<T>(has_from ? whole_vectors(width) : 0)) {}
+  Span *rows, *cols;
+  FASTNN_MEMBER_INLINE Line(Place& place, int64_t width, bool has_from, int64_t n_rows, int64_t n_cols)
+      : value(place.take<T>(whole_vectors(width))),
+        from(place.take<T>(has_from ? whole_vectors(width) : 0)),
+        rows(place.take<Span>(n_rows)),
+        cols(place.take<Span>(n_cols)) {}
+  FASTNN_MEMBER_INLINE void fill(int64_t n_rows, int64_t of_rows, int64_t n_cols, int64_t of_cols) {
+    for (int64_t i = 0; i < n_rows; ++i) rows[i] = span_of(i, of_rows, n_rows);
+    for (int64_t j = 0; j < n_cols; ++j) cols[j] = span_of(j, of_cols, n_cols);
+  }
 };
 
 // ---- forward ----
@@ -57,27 +66,27 @@ FASTNN_INLINE void max_down(const Line<T>& f, const T* x, Span rows, int64_t wid
 // Whether (v, row), further right, comes before (best, at): larger, or equal (or both NaN) and in an earlier row.
 template <class T>
 FASTNN_INLINE bool wins_over(T v, T row, T best, T at) {
-  const bool nan = v != v, best_nan = best != best;
-  return v > best || (nan && !best_nan) || ((v == best || (nan && best_nan)) && row < at);
+  const bool nan = v != v, best_nan = best != best;  // without branches: they would be guesses
+  return (v > best) | (nan & !best_nan) | (((v == best) | (nan & best_nan)) & (row < at));
 }
 template <class T>
 FASTNN_INLINE Mask<T> wins_over(Vec<T> v, Vec<T> row, Vec<T> best, Vec<T> at) {
   return beats(v, best) | ((eq(v, best) | (is_nan(v) & is_nan(best))) & lt(row, at));
 }
 
-// One pixel of y: `taps` pixels of the line.
-template <class T>
+// One pixel of y: the sum of `taps` pixels of the line, divided if `divides`.
+template <bool divides, class T>
 FASTNN_INLINE void sum_across(const T* value, int64_t taps, int64_t c, T divisor, T* y) {
   if (c == 1) {
     T total = value[0];
     for (int64_t k = 1; k < taps; ++k) total += value[k];
-    *y = total / divisor;
+    *y = divides ? total / divisor : total;
     return;
   }
   for (int64_t ch = 0; ch < c; ch += Vec<T>::lanes) {  // a line ends in whole vectors
     Vec<T> total = load_filled(value + ch, c - ch, zero<T>());
     for (int64_t k = 1; k < taps; ++k) total = total + load_filled(value + k * c + ch, c - ch, zero<T>());
-    store_first(y + ch, total / set1(divisor), c - ch);
+    store_first(y + ch, divides ? total / set1(divisor) : total, c - ch);
   }
 }
 
@@ -86,11 +95,16 @@ template <class T>
 FASTNN_INLINE void max_across(const T* value, const T* from, int64_t taps, int64_t c, int64_t w, int64_t column, T* y,
                               int64_t* argmax) {
   if (c == 1) {
+    T best = value[0], at = from[0];
     int64_t k = 0;
-    for (int64_t i = 1; i < taps; ++i)
-      if (wins_over(value[i], from[i], value[k], from[k])) k = i;
-    *y = value[k];
-    if (argmax) *argmax = static_cast<int64_t>(from[k]) * w + column + k;
+    for (int64_t i = 1; i < taps; ++i) {
+      const bool wins = wins_over(value[i], from[i], best, at);
+      best = wins ? value[i] : best;
+      at = wins ? from[i] : at;
+      k = wins ? i : k;
+    }
+    *y = best;
+    if (argmax) *argmax = static_cast<int64_t>(at) * w + column + k;
     return;
   }
   for (int64_t ch = 0; ch < c; ch += Vec<T>::lanes) {
@@ -119,21 +133,22 @@ static void adaptive_forward(const AdaptivePoolArgs& a) {
   const Images images = images_of(a);
   const int64_t c = images.c, width = a.w * c, larger = max_of(a.h * a.w, a.oh * a.ow) * c;
   for_bands(images.count, a.oh, larger, 600, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
-    const Line<T> f = buffers_of<Line<T>>(width, maximum);
+    Line<T> f = buffers_of<Line<T>>(width, maximum, a.oh, a.ow);
+    f.fill(a.oh, a.h, a.ow, a.w);
     for (; image < last; ++image) {
       const T* x = static_cast<const T*>(a.x) + image * a.h * width;
       for (int64_t oi = begin; oi < end; ++oi) {
-        const Span rows = span_of(oi, a.h, a.oh);
+        const Span rows = f.rows[oi];
         maximum ? max_down(f, x, rows, width) : sum_down(f, x, rows, width);
         for (int64_t oj = 0; oj < a.ow; ++oj) {
-          const Span cols = span_of(oj, a.w, a.ow);
+          const Span cols = f.cols[oj];
           const int64_t at = ((image * a.oh + oi) * a.ow + oj) * c, taps = cols.end - cols.begin;
           T* y = static_cast<T*>(a.y) + at;
           if (maximum)
             max_across(f.value + cols.begin * c, f.from + cols.begin * c, taps, c, a.w, cols.begin, y,
                        a.argmax ? a.argmax + at : nullptr);
           else
-            sum_across(f.value + cols.begin * c, taps, c, static_cast<T>((rows.end - rows.begin) * taps), y);
+            sum_across<true>(f.value + cols.begin * c, taps, c, static_cast<T>((rows.end - rows.begin) * taps), y);
         }
       }
     }
@@ -142,33 +157,24 @@ static void adaptive_forward(const AdaptivePoolArgs& a) {
 
 // ---- backward ----
 
-// One row of dx from the sum of dy over the windows of its row, each divided by its rows. value: that sum, a.ow pixels.
-template <class T>
-FASTNN_INLINE void spread_row(const AdaptivePoolBackwardArgs& a, T* value, int64_t c, T* dx) {
-  for (int64_t oj = 0; oj < a.ow; ++oj) {
-    const Span cols = span_of(oj, a.w, a.ow);
-    const T taps = static_cast<T>(cols.end - cols.begin);
-    for (int64_t ch = 0; ch < c; ++ch) value[oj * c + ch] /= taps;
-  }
-  for (int64_t j = 0; j < a.w; ++j) {
-    const Span windows = span_of(j, a.ow, a.w);
-    sum_across(value + windows.begin * c, windows.end - windows.begin, c, T(1), dx + j * c);
-  }
-}
-
 template <class T>
 static void adaptive_avg_pool2d_backward_of(const AdaptivePoolBackwardArgs& a) {
   constexpr int64_t lanes = Vec<T>::lanes;
   const Images images = images_of(a);
   const int64_t c = images.c, width = a.ow * c, larger = max_of(a.h * a.w, a.oh * a.ow) * c;
   for_bands(images.count, a.h, larger, 600, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
-    const Line<T> f = buffers_of<Line<T>>(width, false);
+    Line<T> f = buffers_of<Line<T>>(width, true, a.h, a.w);  // from: the columns of each window
+    f.fill(a.h, a.oh, a.w, a.ow);
+    for (int64_t oj = 0; oj < a.ow; ++oj) {
+      const Span cols = span_of(oj, a.w, a.ow);
+      f.from[oj] = static_cast<T>(cols.end - cols.begin);
+    }
     for (; image < last; ++image) {
       const T* dy = static_cast<const T*>(a.dy) + image * a.oh * width;
       T* dx = static_cast<T*>(a.dx) + image * a.h * a.w * c;
       Span before{-1, -1};
       for (int64_t i = begin; i < end; ++i) {
-        const Span windows = span_of(i, a.oh, a.h);
+        const Span windows = f.rows[i];
         T* to = dx + i * a.w * c;
         if (windows.begin == before.begin && windows.end == before.end) {
           std::memcpy(to, to - a.w * c, static_cast<size_t>(a.w * c) * sizeof(T));
@@ -183,7 +189,11 @@ static void adaptive_avg_pool2d_backward_of(const AdaptivePoolBackwardArgs& a) {
             store(f.value + j, oi == windows.begin ? v : load(f.value + j) + v);
           }
         }
-        spread_row(a, f.value, c, to);
+        for (int64_t oj = 0; oj < a.ow; ++oj) {
+          for (int64_t ch = 0; ch < c; ++ch) f.value[oj * c + ch] /= f.from[oj];
+        }
+        for (int64_t j = 0; j < a.w; ++j)
+          sum_across<false>(f.value + f.cols[j].begin * c, f.cols[j].end - f.cols[j].begin, c, T(1), to + j * c);
       }
     }
   });
@@ -201,8 +211,8 @@ static void adaptive_max_pool2d_backward_of(const AdaptivePoolBackwardArgs& a) {
       const T* dy = static_cast<const T*>(a.dy) + image * outs * c;
       const int64_t* argmax = a.argmax + image * outs * c;
       T* dx = static_cast<T*>(a.dx) + image * size * c;
-      for (int64_t i = 0; i < size; ++i)
-        for (int64_t ch = first; ch < last; ++ch) dx[i * c + ch] = T(0);
+      for (int64_t i = 0; i < (blocks > 1 ? size : 1); ++i)
+        std::memset(dx + i * c + first, 0, static_cast<size_t>(blocks > 1 ? last - first : size * c) * sizeof(T));
       for (int64_t o = 0; o < outs; ++o)
         for (int64_t ch = first; ch < last; ++ch) dx[argmax[o * c + ch] * c + ch] += dy[o * c + ch];
     }

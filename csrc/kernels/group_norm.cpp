@@ -142,26 +142,35 @@ FASTNN_INLINE bool streams_rows(const T* x, const T* y, int64_t k, int64_t size)
 template <bool backward, class T>
 FASTNN_INLINE void sum_row(const T* x, const T* dy, const T* weight, T shift, int64_t k, double& s, double& q) {
   const Vec<double> vshift = set1(static_cast<double>(shift)), zeros = zero<double>();
-  Sums total = no_sums();
+  Sums total = no_sums(), t = no_sums();
   Vec<double> x0, x1, g0 = zeros, g1 = zeros, w0, w1;
   for (int64_t begin = 0; begin < k; begin += kBlock) {
     const int64_t end = min_of(begin + kBlock, k);
-    Sums t = no_sums();
-    for (int64_t i = begin; i < end; i += kStep) {
+    int64_t i = begin;
+    for (; i + kStep <= end; i += kStep) {
+      load2(x + i, x0, x1);
+      if (backward) load2(dy + i, g0, g1);
+      if (backward && weight) {
+        load2(weight + i, w0, w1);
+        g0 = g0 * w0;
+        g1 = g1 * w1;
+      }
+      add_to<backward>(t, x0, x1, g0, g1, vshift, vshift);
+    }
+    if (i < end) {
       x0 = x1 = vshift;
-      i + kStep <= end ? load2(x + i, x0, x1) : load2_partial(x + i, end - i, x0, x1);
-      if (backward) {
-        g0 = g1 = w0 = w1 = zeros;
-        i + kStep <= end ? load2(dy + i, g0, g1) : load2_partial(dy + i, end - i, g0, g1);
-        if (weight) {
-          i + kStep <= end ? load2(weight + i, w0, w1) : load2_partial(weight + i, end - i, w0, w1);
-          g0 = g0 * w0;
-          g1 = g1 * w1;
-        }
+      g0 = g1 = w0 = w1 = zeros;
+      load2_partial(x + i, end - i, x0, x1);
+      if (backward) load2_partial(dy + i, end - i, g0, g1);
+      if (backward && weight) {
+        load2_partial(weight + i, end - i, w0, w1);
+        g0 = g0 * w0;
+        g1 = g1 * w1;
       }
       add_to<backward>(t, x0, x1, g0, g1, vshift, vshift);
     }
     join(total, t);
+    t = no_sums();
   }
   s = reduce_add(total.s0 + total.s1);
   q = reduce_add(total.q0 + total.q1);

@@ -6,6 +6,8 @@
 // add in the order of the windows.
 #include "kernels/pool.hpp"
 
+#include "kernels/stream.hpp"
+
 namespace fastnn::FASTNN_ISA {
 namespace {
 
@@ -326,11 +328,11 @@ struct Backward {
   int64_t *rows_o, *rows_k, *rows_begin;  // the holders of each row of the band
   Source<T>* sources;
   T *row_share, *col_divisor;                         // average: 1 / divisor of each of row_o; of each window
-  T* split;                                           // planes, stride above 2: a row of dx by phases
-  int64_t *tap, *tap_shift, *tap_begin, *row_source;  // planes: taps by phase; where a phase's sources begin
+  T *split, *band;                                    // planes: a row of dx by phases; the rows of an image
+  int64_t *tap, *tap_shift, *tap_begin, *row_source;  // planes: taps by phase; where sources of a row's phase begin
   int64_t *col_o, *col_k, *col_begin;                 // channels-last: the holders of each column
 
-  FASTNN_MEMBER_INLINE Backward(Place& place, const Axis& rows, const Axis& cols, int64_t c, int64_t band) {
+  FASTNN_MEMBER_INLINE Backward(Place& place, const Axis& rows, const Axis& cols, int64_t c, int64_t band_rows) {
     const bool planes = c == 1;
     ring = has_at ? power_of_two_from((rows.taps - 1) * rows.dilation / rows.stride + 2) : 1;
     left = planes ? max_of(0, shift_of(cols, cols.taps - 1)) : 0;
@@ -341,17 +343,21 @@ struct Backward {
     held = place.take<int64_t>(ring);
     row_o = place.take<int64_t>(rows.taps);
     row_k = place.take<int64_t>(rows.taps);
-    rows_o = place.take<int64_t>(min_of(band, rows.out) * rows.taps);
-    rows_k = place.take<int64_t>(min_of(band, rows.out) * rows.taps);
-    rows_begin = place.take<int64_t>(band + 1);
-    sources = place.take<Source<T>>((has_at ? rows.taps : 1) * cols.taps);
+    rows_o = place.take<int64_t>(min_of(band_rows, rows.out) * rows.taps);
+    rows_k = place.take<int64_t>(min_of(band_rows, rows.out) * rows.taps);
+    rows_begin = place.take<int64_t>(band_rows + 1);
+    sources = place.take<Source<T>>((!has_at  ? 1
+                                     : planes ? min_of(band_rows, rows.out) * rows.taps
+                                              : rows.taps) *
+                                    cols.taps);
     row_share = place.take<T>(has_at ? 0 : rows.taps);
     col_divisor = place.take<T>(has_at ? 0 : cols.out + kMaxLanes);
-    split = place.take<T>(planes && cols.stride > 2 ? cols.stride * pitch : 0);
+    split = place.take<T>(planes && cols.stride > 1 ? cols.stride * pitch : 0);
+    band = place.take<T>(planes ? band_rows * cols.in + 2 * kMaxLanes : 0);
     tap = place.take<int64_t>(planes ? cols.taps : 0);
     tap_shift = place.take<int64_t>(planes ? cols.taps : 0);
     tap_begin = place.take<int64_t>(planes ? cols.stride + 1 : 0);
-    row_source = place.take<int64_t>(planes ? cols.stride + 1 : 0);
+    row_source = place.take<int64_t>(planes ? (has_at ? band_rows : 1) * cols.stride + 1 : 0);
     col_o = place.take<int64_t>(planes ? 0 : cols.out * cols.taps);
     col_k = place.take<int64_t>(planes ? 0 : cols.out * cols.taps);
     col_begin = place.take<int64_t>(planes ? 0 : cols.in + 1);
@@ -381,23 +387,35 @@ struct Backward {
         }
     }
     tap_begin[cols.stride] = n;
+    // The average has one row of shares for every row of dx.
+    n = 0;
+    int64_t phase = 0;
+    for (int64_t i = 0; i < (has_at ? end - begin : 1); ++i)
+      for (int64_t p = 0; p < cols.stride; ++p) {
+        row_source[phase++] = n;
+        for (int64_t r = has_at ? rows_begin[i] : 0; r < (has_at ? rows_begin[i + 1] : 1); ++r)
+          for (int64_t k = tap_begin[p]; k < tap_begin[p + 1]; ++k) {
+            const int64_t at_row = has_at ? (rows_o[r] & (ring - 1)) * row : 0, ki = has_at ? rows_k[r] : 0;
+            sources[n++] = {at_row + left - tap_shift[k], static_cast<T>(ki * cols.taps + tap[k])};
+          }
+      }
+    row_source[phase] = n;
   }
 };
 
 // Row oi of dy and argmax of one plane into the ring; beyond the row dy is 0. Whole vectors, because what a masked
-// store wrote the shifted loads cannot be given before it is in the cache. Returns its offset there.
+// store wrote the shifted loads cannot be given before it is in the cache.
 template <class T>
-FASTNN_INLINE int64_t hold_row(const Pool2dBackwardArgs& a, const Backward<T, true>& f, int64_t image, int64_t oi) {
+FASTNN_INLINE void hold_row(const Pool2dBackwardArgs& a, const Backward<T, true>& f, int64_t image, int64_t oi) {
   constexpr int64_t lanes = Vec<T>::lanes;
   const int64_t slot = oi & (f.ring - 1), to = slot * f.row + f.left, from = (image * a.oh + oi) * a.ow;
-  if (f.held[slot] == oi) return to;
+  if (f.held[slot] == oi) return;
   f.held[slot] = oi;
   const T* dy = static_cast<const T*>(a.dy) + from;
   for (int64_t j = 0; j < a.ow; j += lanes) {
     store(f.dy + to + j, load_filled(dy + j, a.ow - j, zero<T>()));
     store(f.at + to + j, load_argmax<T>(a, from + j, a.ow - j));
   }
-  return to;
 }
 
 // f.dy = the sum of dy / divisor over `count` rows of windows, row_o, of one image.
@@ -422,35 +440,71 @@ FASTNN_INLINE void sum_shares(const Pool2dBackwardArgs& a, const Backward<T, fal
   }
 }
 
-// A row of dx of planes, from sources that are offsets in f.dy and f.at.
+// Vectors of one phase of a row of dx of planes, to put(t, vector). taps: how many sources there are, or 0 for any.
+template <int taps, class T, bool has_at, class Put>
+FASTNN_INLINE void gather_taps(const Backward<T, has_at>& f, const Source<T>* sources, int64_t count, int64_t dealt,
+                               Put put) {
+  constexpr int n = taps > 0 ? taps : 1;
+  const T *dy[n], *at[n];
+  Vec<T> code[n];
+  for (int k = 0; k < taps; ++k) {
+    dy[k] = f.dy + sources[k].i;
+    at[k] = f.at + sources[k].i;
+    code[k] = set1(sources[k].code);
+  }
+  for (int64_t t = 0; t < dealt; t += Vec<T>::lanes) {
+    Vec<T> acc = zero<T>();
+    if constexpr (taps > 0) {
+#pragma GCC unroll 4
+      for (int k = 0; k < taps; ++k) {
+        Vec<T> v = load(dy[k] + t);
+        if constexpr (has_at) v = select(eq(load(at[k] + t), code[k]), v, zero<T>());
+        acc = acc + v;
+      }
+    } else {
+      for (const Source<T>* s = sources; s < sources + count; ++s) {
+        Vec<T> v = load(f.dy + s->i + t);
+        if constexpr (has_at) v = select(eq(load(f.at + s->i + t), load1(&s->code)), v, zero<T>());
+        acc = acc + v;
+      }
+    }
+    put(t, acc);
+  }
+}
+
+template <class T, bool has_at, class Put>
+FASTNN_INLINE void gather_phase(const Backward<T, has_at>& f, int64_t phase, int64_t dealt, Put put) {
+  const Source<T>* sources = f.sources + f.row_source[phase];
+  const int64_t count = f.row_source[phase + 1] - f.row_source[phase];
+  if (count == 1)
+    gather_taps<1>(f, sources, count, dealt, put);
+  else if (count == 2)
+    gather_taps<2>(f, sources, count, dealt, put);
+  else if (count == 4)
+    gather_taps<4>(f, sources, count, dealt, put);
+  else
+    gather_taps<0>(f, sources, count, dealt, put);
+}
+
+// A row of dx of planes, its phases from `phase` on. Whole vectors: what they write beyond the row the next one does.
 template <class T, bool has_at>
-FASTNN_INLINE void gather_row(const Backward<T, has_at>& f, const Axis& cols, T* dx) {
+FASTNN_INLINE void gather_row(const Backward<T, has_at>& f, const Axis& cols, int64_t phase, T* dx) {
   constexpr int64_t lanes = Vec<T>::lanes;
   const int64_t dealt = ceil_div(cols.in, cols.stride);
-  const T *dy = f.dy, *at = f.at;
-  const auto phase_at = [&](int64_t phase, int64_t t) FASTNN_INLINED {
-    Vec<T> acc = zero<T>();
-    for (const Source<T>*s = f.sources + f.row_source[phase], *end = f.sources + f.row_source[phase + 1]; s < end;
-         ++s) {
-      Vec<T> v = load(dy + s->i + t);
-      if constexpr (has_at) v = select(eq(load(at + s->i + t), load1(&s->code)), v, zero<T>());
-      acc = acc + v;
-    }
-    return acc;
-  };
   if (cols.stride == 1) {
-    for (int64_t t = 0; t < cols.in; t += lanes) store_first(dx + t, phase_at(0, t), cols.in - t);
+    gather_phase(f, phase, dealt, [&](int64_t t, Vec<T> v) FASTNN_INLINED { store(dx + t, v); });
   } else if (cols.stride == 2) {
-    for (int64_t t = 0; t < dealt; t += lanes) {
+    gather_phase(f, phase, dealt, [&](int64_t t, Vec<T> v) FASTNN_INLINED { store(f.split + t, v); });
+    gather_phase(f, phase + 1, dealt, [&](int64_t t, Vec<T> v) FASTNN_INLINED {
       Vec<T> low, high;
-      interleave(phase_at(0, t), phase_at(1, t), low, high);
-      store_first(dx + 2 * t, low, cols.in - 2 * t);
-      store_first(dx + 2 * t + lanes, high, cols.in - 2 * t - lanes);
-    }
+      interleave(load(f.split + t), v, low, high);
+      store(dx + 2 * t, low);
+      if (2 * t + lanes < cols.in) store(dx + 2 * t + lanes, high);
+    });
   } else {
     for (int64_t p = 0; p < min_of(cols.stride, cols.in); ++p) {
       T* split = f.split + p * f.pitch;
-      for (int64_t t = 0; t < dealt; t += lanes) store(split + t, phase_at(p, t));
+      gather_phase(f, phase + p, dealt, [&](int64_t t, Vec<T> v) FASTNN_INLINED { store(split + t, v); });
       for (int64_t j = p, t = 0; j < cols.in; j += cols.stride, ++t) dx[j] = split[t];
     }
   }
@@ -471,12 +525,24 @@ FASTNN_INLINE void gather_pixel(const Pool2dBackwardArgs& a, const Source<T>* so
   }
 }
 
-// Row i of dx of one image.
+// y = x, past the caches if streaming; x has whole vectors.
+template <class T>
+FASTNN_INLINE void copy_out(T* y, const T* x, int64_t n, bool streaming) {
+  constexpr int64_t lanes = Vec<T>::lanes;
+  int64_t i = 0;
+  if (streaming) {
+    i = before_aligned(y, n);
+    store_partial(y, load(x), static_cast<int>(i));
+    for (; i + lanes <= n; i += lanes) stream(y + i, load(x + i));
+  }
+  for (; i < n; i += lanes) store_first(y + i, load(x + i), n - i);
+}
+
+// Row i of dx of one image; of planes to f.band.
 template <class T, bool has_at>
 FASTNN_INLINE void pool_row_backward(const Pool2dBackwardArgs& a, const Backward<T, has_at>& f, int64_t c,
                                      int64_t image, int64_t begin, int64_t i) {
   const Axis cols = cols_of(a);
-  T* dx = static_cast<T*>(a.dx) + (image * a.h + i) * a.w * c;
   const int64_t from = f.rows_begin[i - begin];
   int64_t count = f.rows_begin[i - begin + 1] - from;
   for (int64_t r = 0; r < count; ++r) f.row_o[r] = f.rows_o[from + r], f.row_k[r] = f.rows_k[from + r];
@@ -487,19 +553,10 @@ FASTNN_INLINE void pool_row_backward(const Pool2dBackwardArgs& a, const Backward
   }
   if (c == 1) {
     if constexpr (has_at)
-      for (int64_t r = 0; r < count; ++r) f.row_o[r] = hold_row(a, f, image, f.row_o[r]);
-    else
-      f.row_o[0] = f.left;
-    int64_t n = 0;
-    for (int64_t p = 0; p < cols.stride; ++p) {
-      f.row_source[p] = n;
-      for (int64_t r = 0; r < count; ++r)
-        for (int64_t k = f.tap_begin[p]; k < f.tap_begin[p + 1]; ++k)
-          f.sources[n++] = {f.row_o[r] - f.tap_shift[k], static_cast<T>(f.row_k[r] * a.kw + f.tap[k])};
-    }
-    f.row_source[cols.stride] = n;
-    gather_row(f, cols, dx);
+      for (int64_t r = 0; r < count; ++r) hold_row(a, f, image, f.row_o[r]);
+    gather_row(f, cols, has_at ? (i - begin) * cols.stride : 0, f.band + (i - begin) * a.w);
   } else {
+    T* dx = static_cast<T*>(a.dx) + (image * a.h + i) * a.w * c;
     for (int64_t j = 0; j < a.w; ++j, dx += c) {
       int64_t n = 0;
       for (int64_t r = 0; r < count; ++r)
@@ -516,13 +573,17 @@ template <class T, bool has_at>
 static void pool_gather(const Pool2dBackwardArgs& a) {
   const Axis rows = rows_of(a), cols = cols_of(a);
   const Images images = images_of(a);
+  T* dx = static_cast<T*>(a.dx);
+  const bool streaming = images.c == 1 && streams(dx, a.n * a.c * a.h * a.w);
   for_bands(images.count, a.h, a.h * a.w * images.c, 400, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
     Backward<T, has_at> f = buffers_of<Backward<T, has_at>>(rows, cols, images.c, end - begin);
     f.fill(a, images.c, begin, end);
     for (; image < last; ++image) {
       for (int64_t r = 0; r < f.ring; ++r) f.held[r] = -1;
       for (int64_t i = begin; i < end; ++i) pool_row_backward<T, has_at>(a, f, images.c, image, begin, i);
+      if (images.c == 1) copy_out(dx + (image * a.h + begin) * a.w, f.band, (end - begin) * a.w, streaming);
     }
+    if (streaming) stream_fence();
   });
 }
 
