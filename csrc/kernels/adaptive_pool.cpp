@@ -48,8 +48,8 @@ FASTNN_INLINE void sum_down(const Line<T>& f, const T* x, Span rows, int64_t wid
     }
 }
 
-// f.value = the maximum, f.from = the row that it is in.
-template <class T>
+// f.value = the maximum, and with_at f.from = the row that it is in.
+template <bool with_at, class T>
 FASTNN_INLINE void max_down(const Line<T>& f, const T* x, Span rows, int64_t width) {
   const Vec<T> low = set1(static_cast<T>(-__builtin_inf()));
   for (int64_t i = rows.begin; i < rows.end; ++i) {
@@ -58,7 +58,7 @@ FASTNN_INLINE void max_down(const Line<T>& f, const T* x, Span rows, int64_t wid
       const Vec<T> v = load_filled(x + i * width + j, width - j, low), best = i == rows.begin ? v : load(f.value + j);
       const Mask<T> wins = beats(v, best);
       store(f.value + j, select(wins, v, best));
-      store(f.from + j, i == rows.begin ? row : select(wins, row, load(f.from + j)));
+      if constexpr (with_at) store(f.from + j, i == rows.begin ? row : select(wins, row, load(f.from + j)));
     }
   }
 }
@@ -90,36 +90,40 @@ FASTNN_INLINE void sum_across(const T* value, int64_t taps, int64_t c, T divisor
   }
 }
 
-// The same for the maximum; `w` and `column` make the position of the first pixel.
-template <class T>
+// The same for the maximum; with_at, `w` and `column` make the position of the first pixel.
+template <bool with_at, class T>
 FASTNN_INLINE void max_across(const T* value, const T* from, int64_t taps, int64_t c, int64_t w, int64_t column, T* y,
                               int64_t* argmax) {
   if (c == 1) {
-    T best = value[0], at = from[0];
+    T best = value[0], at = with_at ? from[0] : T(0);
     int64_t k = 0;
     for (int64_t i = 1; i < taps; ++i) {
-      const bool wins = wins_over(value[i], from[i], best, at);
+      const bool wins = wins_over(value[i], with_at ? from[i] : T(0), best, at);
       best = wins ? value[i] : best;
-      at = wins ? from[i] : at;
+      at = wins && with_at ? from[i] : at;
       k = wins ? i : k;
     }
     *y = best;
-    if (argmax) *argmax = static_cast<int64_t>(at) * w + column + k;
+    if (with_at) *argmax = static_cast<int64_t>(at) * w + column + k;
     return;
   }
   for (int64_t ch = 0; ch < c; ch += Vec<T>::lanes) {
-    Vec<T> best = load_filled(value + ch, c - ch, zero<T>()), at = load_filled(from + ch, c - ch, zero<T>());
-    Vec<T> tap = zero<T>();
+    Vec<T> best = load_filled(value + ch, c - ch, zero<T>()), at = zero<T>(), tap = zero<T>();
+    if constexpr (with_at) at = load_filled(from + ch, c - ch, zero<T>());
     for (int64_t k = 1; k < taps; ++k) {
       const Vec<T> v = load_filled(value + k * c + ch, c - ch, zero<T>());
-      const Vec<T> row = load_filled(from + k * c + ch, c - ch, zero<T>());
-      const Mask<T> wins = wins_over(v, row, best, at);
-      best = select(wins, v, best);
-      at = select(wins, row, at);
-      tap = select(wins, set1(static_cast<T>(k)), tap);
+      if constexpr (with_at) {
+        const Vec<T> row = load_filled(from + k * c + ch, c - ch, zero<T>());
+        const Mask<T> wins = wins_over(v, row, best, at);
+        best = select(wins, v, best);
+        at = select(wins, row, at);
+        tap = select(wins, set1(static_cast<T>(k)), tap);
+      } else {
+        best = select(beats(v, best), v, best);
+      }
     }
     store_first(y + ch, best, c - ch);
-    if (!argmax) continue;
+    if (!with_at) continue;
     T rows[kMaxLanes], taps_of[kMaxLanes];
     store(rows, at);
     store(taps_of, tap);
@@ -128,25 +132,25 @@ FASTNN_INLINE void max_across(const T* value, const T* from, int64_t taps, int64
   }
 }
 
-template <bool maximum, class T>
+template <bool maximum, bool with_at, class T>
 static void adaptive_forward(const AdaptivePoolArgs& a) {
   const Images images = images_of(a);
   const int64_t c = images.c, width = a.w * c, larger = max_of(a.h * a.w, a.oh * a.ow) * c;
   for_bands(images.count, a.oh, larger, 600, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
-    Line<T> f = buffers_of<Line<T>>(width, maximum, a.oh, a.ow);
+    Line<T> f = buffers_of<Line<T>>(width, with_at, a.oh, a.ow);
     f.fill(a.oh, a.h, a.ow, a.w);
     for (; image < last; ++image) {
       const T* x = static_cast<const T*>(a.x) + image * a.h * width;
       for (int64_t oi = begin; oi < end; ++oi) {
         const Span rows = f.rows[oi];
-        maximum ? max_down(f, x, rows, width) : sum_down(f, x, rows, width);
+        maximum ? max_down<with_at>(f, x, rows, width) : sum_down(f, x, rows, width);
         for (int64_t oj = 0; oj < a.ow; ++oj) {
           const Span cols = f.cols[oj];
           const int64_t at = ((image * a.oh + oi) * a.ow + oj) * c, taps = cols.end - cols.begin;
           T* y = static_cast<T*>(a.y) + at;
           if (maximum)
-            max_across(f.value + cols.begin * c, f.from + cols.begin * c, taps, c, a.w, cols.begin, y,
-                       a.argmax ? a.argmax + at : nullptr);
+            max_across<with_at>(f.value + cols.begin * c, f.from + cols.begin * c, taps, c, a.w, cols.begin, y,
+                                with_at ? a.argmax + at : nullptr);
           else
             sum_across<true>(f.value + cols.begin * c, taps, c, static_cast<T>((rows.end - rows.begin) * taps), y);
         }
@@ -223,11 +227,11 @@ static void adaptive_max_pool2d_backward_of(const AdaptivePoolBackwardArgs& a) {
 
 template <class T>
 static void adaptive_max_pool2d_forward_of(const AdaptivePoolArgs& a) {
-  adaptive_forward<true, T>(a);
+  a.argmax ? adaptive_forward<true, true, T>(a) : adaptive_forward<true, false, T>(a);
 }
 template <class T>
 static void adaptive_avg_pool2d_forward_of(const AdaptivePoolArgs& a) {
-  adaptive_forward<false, T>(a);
+  adaptive_forward<false, false, T>(a);
 }
 
 }  // namespace

@@ -2,9 +2,11 @@
 // and so does the first NaN; padding never does. Saved for backward: argmax, ki * kw + kj. Sums in T; no aliasing.
 // Forward in two steps: along each row of x over kj, once, into a ring of rows; then down the ring over ki. Vectors lie
 // along the columns of planes (rows are dealt to phases first, so that strided taps are runs) or along the channels.
-// Backward gathers: each row of dx from the windows that hold it; with many taps it scatters by argmax instead. Both
-// add in the order of the windows.
+// Backward of the average, and of the maximum with vectors along the channels, gathers: each row of dx from the windows
+// that hold it. The maximum over planes, or over many taps, scatters by argmax. Both add in the order of the windows.
 #include "kernels/pool.hpp"
+
+#include <cstring>
 
 #include "kernels/stream.hpp"
 
@@ -317,47 +319,37 @@ FASTNN_INLINE Vec<T> load_argmax(const Pool2dBackwardArgs& a, int64_t i, int64_t
   return load(r);
 }
 
-// The scratch of a task. For planes rows of dy stand with zeros on both sides, so that shifted loads know no edge: for
-// the maximum in a ring together with argmax; for the average one row, the sum of what the windows over a row of dx
-// give.
+// The scratch of a task. For planes, which are averages, the sum of what the windows over a row of dx give stands with
+// zeros on both sides, so that shifted loads know no edge.
 template <class T, bool has_at>
 struct Backward {
-  int64_t ring, left, row, pitch;
-  T *dy, *at;
-  int64_t *held, *row_o, *row_k;
+  int64_t left, row, pitch;
+  T* dy;
+  int64_t *row_o, *row_k;
   int64_t *rows_o, *rows_k, *rows_begin;  // the holders of each row of the band
-  Source<T>* sources;
-  T *row_share, *col_divisor;                         // average: 1 / divisor of each of row_o; of each window
-  T *split, *band;                                    // planes: a row of dx by phases; the rows of an image
-  int64_t *tap, *tap_shift, *tap_begin, *row_source;  // planes: taps by phase; where sources of a row's phase begin
-  int64_t *col_o, *col_k, *col_begin;                 // channels-last: the holders of each column
+  Source<T>* sources;                     // planes: of a row, by phases; channels-last: of a pixel
+  T *row_share, *col_divisor;             // average: 1 / divisor of each of row_o; of each window
+  T *split, *band;                        // planes: a row of dx by phases; the rows of an image
+  int64_t* phase_begin;                   // planes: where a phase's sources begin
+  int64_t *col_o, *col_k, *col_begin;     // channels-last: the holders of each column
 
   FASTNN_MEMBER_INLINE Backward(Place& place, const Axis& rows, const Axis& cols, int64_t c, int64_t band_rows) {
     const bool planes = c == 1;
-    ring = has_at ? power_of_two_from((rows.taps - 1) * rows.dilation / rows.stride + 2) : 1;
     left = planes ? max_of(0, shift_of(cols, cols.taps - 1)) : 0;
     pitch = ceil_div(cols.in, cols.stride) + kMaxLanes;
     row = (planes ? left + max_of(cols.out, pitch - shift_of(cols, 0)) : cols.out * c) + kMaxLanes;
-    dy = place.take<T>(planes || !has_at ? ring * row : 0);
-    at = place.take<T>(planes && has_at ? ring * row : 0);
-    held = place.take<int64_t>(ring);
+    dy = place.take<T>(has_at ? 0 : row);
     row_o = place.take<int64_t>(rows.taps);
     row_k = place.take<int64_t>(rows.taps);
     rows_o = place.take<int64_t>(min_of(band_rows, rows.out) * rows.taps);
     rows_k = place.take<int64_t>(min_of(band_rows, rows.out) * rows.taps);
     rows_begin = place.take<int64_t>(band_rows + 1);
-    sources = place.take<Source<T>>((!has_at  ? 1
-                                     : planes ? min_of(band_rows, rows.out) * rows.taps
-                                              : rows.taps) *
-                                    cols.taps);
+    sources = place.take<Source<T>>((has_at ? rows.taps : 1) * cols.taps);
     row_share = place.take<T>(has_at ? 0 : rows.taps);
     col_divisor = place.take<T>(has_at ? 0 : cols.out + kMaxLanes);
     split = place.take<T>(planes && cols.stride > 1 ? cols.stride * pitch : 0);
     band = place.take<T>(planes ? band_rows * cols.in + 2 * kMaxLanes : 0);
-    tap = place.take<int64_t>(planes ? cols.taps : 0);
-    tap_shift = place.take<int64_t>(planes ? cols.taps : 0);
-    tap_begin = place.take<int64_t>(planes ? cols.stride + 1 : 0);
-    row_source = place.take<int64_t>(planes ? (has_at ? band_rows : 1) * cols.stride + 1 : 0);
+    phase_begin = place.take<int64_t>(planes ? cols.stride + 1 : 0);
     col_o = place.take<int64_t>(planes ? 0 : cols.out * cols.taps);
     col_k = place.take<int64_t>(planes ? 0 : cols.out * cols.taps);
     col_begin = place.take<int64_t>(planes ? 0 : cols.in + 1);
@@ -375,48 +367,16 @@ struct Backward {
         col_begin[j + 1] = col_begin[j] + holders(cols, j, col_o + col_begin[j], col_k + col_begin[j]);
       return;
     }
-    for (int64_t i = 0; i < ring * row; ++i) dy[i] = T(0);
-    for (int64_t i = 0; has_at && i < ring * row; ++i) at[i] = T(-1);
+    for (int64_t i = 0; !has_at && i < row; ++i) dy[i] = T(0);
     int64_t n = 0;
     for (int64_t p = 0; p < cols.stride; ++p) {
-      tap_begin[p] = n;
+      phase_begin[p] = n;
       for (int64_t k = cols.taps - 1; k >= 0; --k)  // later taps are earlier windows
-        if (phase_of(cols, k) == p) {
-          tap[n] = k;
-          tap_shift[n++] = shift_of(cols, k);
-        }
+        if (phase_of(cols, k) == p) sources[n++] = {left - shift_of(cols, k), T(0)};
     }
-    tap_begin[cols.stride] = n;
-    // The average has one row of shares for every row of dx.
-    n = 0;
-    int64_t phase = 0;
-    for (int64_t i = 0; i < (has_at ? end - begin : 1); ++i)
-      for (int64_t p = 0; p < cols.stride; ++p) {
-        row_source[phase++] = n;
-        for (int64_t r = has_at ? rows_begin[i] : 0; r < (has_at ? rows_begin[i + 1] : 1); ++r)
-          for (int64_t k = tap_begin[p]; k < tap_begin[p + 1]; ++k) {
-            const int64_t at_row = has_at ? (rows_o[r] & (ring - 1)) * row : 0, ki = has_at ? rows_k[r] : 0;
-            sources[n++] = {at_row + left - tap_shift[k], static_cast<T>(ki * cols.taps + tap[k])};
-          }
-      }
-    row_source[phase] = n;
+    phase_begin[cols.stride] = n;
   }
 };
-
-// Row oi of dy and argmax of one plane into the ring; beyond the row dy is 0. Whole vectors, because what a masked
-// store wrote the shifted loads cannot be given before it is in the cache.
-template <class T>
-FASTNN_INLINE void hold_row(const Pool2dBackwardArgs& a, const Backward<T, true>& f, int64_t image, int64_t oi) {
-  constexpr int64_t lanes = Vec<T>::lanes;
-  const int64_t slot = oi & (f.ring - 1), to = slot * f.row + f.left, from = (image * a.oh + oi) * a.ow;
-  if (f.held[slot] == oi) return;
-  f.held[slot] = oi;
-  const T* dy = static_cast<const T*>(a.dy) + from;
-  for (int64_t j = 0; j < a.ow; j += lanes) {
-    store(f.dy + to + j, load_filled(dy + j, a.ow - j, zero<T>()));
-    store(f.at + to + j, load_argmax<T>(a, from + j, a.ow - j));
-  }
-}
 
 // f.dy = the sum of dy / divisor over `count` rows of windows, row_o, of one image.
 template <class T>
@@ -440,71 +400,31 @@ FASTNN_INLINE void sum_shares(const Pool2dBackwardArgs& a, const Backward<T, fal
   }
 }
 
-// Vectors of one phase of a row of dx of planes, to put(t, vector). taps: how many sources there are, or 0 for any.
-template <int taps, class T, bool has_at, class Put>
-FASTNN_INLINE void gather_taps(const Backward<T, has_at>& f, const Source<T>* sources, int64_t count, int64_t dealt,
-                               Put put) {
-  constexpr int n = taps > 0 ? taps : 1;
-  const T *dy[n], *at[n];
-  Vec<T> code[n];
-  for (int k = 0; k < taps; ++k) {
-    dy[k] = f.dy + sources[k].i;
-    at[k] = f.at + sources[k].i;
-    code[k] = set1(sources[k].code);
-  }
-  for (int64_t t = 0; t < dealt; t += Vec<T>::lanes) {
-    Vec<T> acc = zero<T>();
-    if constexpr (taps > 0) {
-#pragma GCC unroll 4
-      for (int k = 0; k < taps; ++k) {
-        Vec<T> v = load(dy[k] + t);
-        if constexpr (has_at) v = select(eq(load(at[k] + t), code[k]), v, zero<T>());
-        acc = acc + v;
-      }
-    } else {
-      for (const Source<T>* s = sources; s < sources + count; ++s) {
-        Vec<T> v = load(f.dy + s->i + t);
-        if constexpr (has_at) v = select(eq(load(f.at + s->i + t), load1(&s->code)), v, zero<T>());
-        acc = acc + v;
-      }
-    }
-    put(t, acc);
-  }
-}
-
-template <class T, bool has_at, class Put>
-FASTNN_INLINE void gather_phase(const Backward<T, has_at>& f, int64_t phase, int64_t dealt, Put put) {
-  const Source<T>* sources = f.sources + f.row_source[phase];
-  const int64_t count = f.row_source[phase + 1] - f.row_source[phase];
-  if (count == 1)
-    gather_taps<1>(f, sources, count, dealt, put);
-  else if (count == 2)
-    gather_taps<2>(f, sources, count, dealt, put);
-  else if (count == 4)
-    gather_taps<4>(f, sources, count, dealt, put);
-  else
-    gather_taps<0>(f, sources, count, dealt, put);
-}
-
-// A row of dx of planes, its phases from `phase` on. Whole vectors: what they write beyond the row the next one does.
-template <class T, bool has_at>
-FASTNN_INLINE void gather_row(const Backward<T, has_at>& f, const Axis& cols, int64_t phase, T* dx) {
+// A row of dx of planes, which takes whole vectors: what they write beyond the row the next one does again.
+template <class T>
+FASTNN_INLINE void gather_row(const Backward<T, false>& f, const Axis& cols, T* dx) {
   constexpr int64_t lanes = Vec<T>::lanes;
   const int64_t dealt = ceil_div(cols.in, cols.stride);
+  const auto phase_at = [&](int64_t phase, int64_t t) FASTNN_INLINED {
+    Vec<T> acc = zero<T>();
+    for (const Source<T>*s = f.sources + f.phase_begin[phase], *end = f.sources + f.phase_begin[phase + 1]; s < end;
+         ++s)
+      acc = acc + load(f.dy + s->i + t);
+    return acc;
+  };
   if (cols.stride == 1) {
-    gather_phase(f, phase, dealt, [&](int64_t t, Vec<T> v) FASTNN_INLINED { store(dx + t, v); });
+    for (int64_t t = 0; t < cols.in; t += lanes) store(dx + t, phase_at(0, t));
   } else if (cols.stride == 2) {
-    gather_phase(f, phase, dealt, [&](int64_t t, Vec<T> v) FASTNN_INLINED { store(f.split + t, v); });
-    gather_phase(f, phase + 1, dealt, [&](int64_t t, Vec<T> v) FASTNN_INLINED {
+    for (int64_t t = 0; t < dealt; t += lanes) {
       Vec<T> low, high;
-      interleave(load(f.split + t), v, low, high);
+      interleave(phase_at(0, t), phase_at(1, t), low, high);
       store(dx + 2 * t, low);
       if (2 * t + lanes < cols.in) store(dx + 2 * t + lanes, high);
-    });
+    }
   } else {
     for (int64_t p = 0; p < min_of(cols.stride, cols.in); ++p) {
       T* split = f.split + p * f.pitch;
-      gather_phase(f, phase + p, dealt, [&](int64_t t, Vec<T> v) FASTNN_INLINED { store(split + t, v); });
+      for (int64_t t = 0; t < dealt; t += lanes) store(split + t, phase_at(p, t));
       for (int64_t j = p, t = 0; j < cols.in; j += cols.stride, ++t) dx[j] = split[t];
     }
   }
@@ -552,9 +472,7 @@ FASTNN_INLINE void pool_row_backward(const Pool2dBackwardArgs& a, const Backward
     f.row_o[0] = f.row_k[0] = 0;
   }
   if (c == 1) {
-    if constexpr (has_at)
-      for (int64_t r = 0; r < count; ++r) hold_row(a, f, image, f.row_o[r]);
-    gather_row(f, cols, has_at ? (i - begin) * cols.stride : 0, f.band + (i - begin) * a.w);
+    if constexpr (!has_at) gather_row(f, cols, f.band + (i - begin) * a.w);
   } else {
     T* dx = static_cast<T*>(a.dx) + (image * a.h + i) * a.w * c;
     for (int64_t j = 0; j < a.w; ++j, dx += c) {
@@ -579,7 +497,6 @@ static void pool_gather(const Pool2dBackwardArgs& a) {
     Backward<T, has_at> f = buffers_of<Backward<T, has_at>>(rows, cols, images.c, end - begin);
     f.fill(a, images.c, begin, end);
     for (; image < last; ++image) {
-      for (int64_t r = 0; r < f.ring; ++r) f.held[r] = -1;
       for (int64_t i = begin; i < end; ++i) pool_row_backward<T, has_at>(a, f, images.c, image, begin, i);
       if (images.c == 1) copy_out(dx + (image * a.h + begin) * a.w, f.band, (end - begin) * a.w, streaming);
     }
@@ -587,45 +504,59 @@ static void pool_gather(const Pool2dBackwardArgs& a) {
   });
 }
 
-// ---- backward by scattering: one image, or some channels of it, at a time ----
+// ---- backward by scattering: some planes at a time, or some channels of an image ----
 
 struct Offsets {
   int64_t *tap, *col;  // from a window's first cell to each tap; of the columns with a tap inside
   FASTNN_MEMBER_INLINE Offsets(Place& place, int64_t taps, int64_t cols)
       : tap(place.take<int64_t>(taps)), col(place.take<int64_t>(cols)) {}
 };
+template <class T>
+struct Scatter : Offsets {
+  T* band;  // a plane on its way past the caches
+  FASTNN_MEMBER_INLINE Scatter(Place& place, int64_t taps, int64_t cols, int64_t size)
+      : Offsets(place, taps, cols), band(place.take<T>(size)) {}
+};
 
 template <class T, class Index>
 static void pool_scatter(const Pool2dBackwardArgs& a) {
   const Axis rows = rows_of(a), cols = cols_of(a);
   const Images images = images_of(a);
-  const int64_t c = images.c, block = min_of(c, 64), blocks = ceil_div(c, block);
-  runtime::parallel_for(images.count * blocks, a.n * a.c * a.oh * a.ow * 2, [&](int64_t task) {
-    const int64_t image = task / blocks, first = task % blocks * block, last = min_of(first + block, c);
-    const Offsets f = buffers_of<Offsets>(a.kh * a.kw, a.ow);
+  const int64_t c = images.c, block = min_of(c, 64), blocks = ceil_div(c, block), size = a.h * a.w;
+  const int64_t group = c == 1 ? max_of(1, kTaskElements / size) : 1;
+  const bool streaming = c == 1 && size <= kTaskElements && streams(static_cast<T*>(a.dx), a.n * a.c * size);
+  const int64_t work = a.n * a.c * (a.oh * a.ow * 2 + size / 8);
+  runtime::parallel_for(ceil_div(images.count, group) * blocks, work, [&](int64_t task) {
+    const int64_t first = task % blocks * block, last = min_of(first + block, c);
+    const Scatter<T> f = buffers_of<Scatter<T>>(a.kh * a.kw, a.ow, streaming ? size + kMaxLanes : 0);
     const int64_t *tap = f.tap, *col = f.col;
     for (int64_t ki = 0; ki < a.kh; ++ki)
       for (int64_t kj = 0; kj < a.kw; ++kj) f.tap[ki * a.kw + kj] = (ki * a.dilation_h * a.w + kj * a.dilation_w) * c;
     int64_t count = 0;  // windows of padding alone have no winner
     for (int64_t oj = 0; oj < a.ow; ++oj)
       if (cols.first(oj) < cols.last(oj)) f.col[count++] = oj;
-    T* dx = static_cast<T*>(a.dx) + image * a.h * a.w * c;
-    for (int64_t i = 0; i < a.h * a.w; ++i)
-      for (int64_t ch = first; ch < last; ++ch) dx[i * c + ch] = T(0);
-    for (int64_t oi = 0; oi < a.oh; ++oi) {
-      if (rows.first(oi) == rows.last(oi)) continue;
-      const int64_t i = (image * a.oh + oi) * a.ow * c;
-      const T* dy = static_cast<const T*>(a.dy) + i;
-      const Index* argmax = static_cast<const Index*>(a.argmax) + i;
-      const int64_t corner = (rows.at(oi, 0) * a.w - a.pad_w) * c;
-      if (c == 1) {
-        for (int64_t k = 0; k < count; ++k) dx[corner + col[k] * a.stride_w + tap[argmax[col[k]]]] += dy[col[k]];
-      } else {
+    const int64_t begin = task / blocks * group;
+    for (int64_t image = begin; image < min_of(begin + group, images.count); ++image) {
+      T *to = static_cast<T*>(a.dx) + image * size * c, *dx = streaming ? f.band : to;
+      for (int64_t i = 0; i < (blocks > 1 ? size : 1); ++i)
+        std::memset(dx + i * c + first, 0, static_cast<size_t>(blocks > 1 ? last - first : size * c) * sizeof(T));
+      for (int64_t oi = 0; oi < a.oh; ++oi) {
+        if (rows.first(oi) == rows.last(oi)) continue;
+        const int64_t i = (image * a.oh + oi) * a.ow * c;
+        const T* dy = static_cast<const T*>(a.dy) + i;
+        const Index* argmax = static_cast<const Index*>(a.argmax) + i;
+        const int64_t corner = (rows.at(oi, 0) * a.w - a.pad_w) * c;
+        if (count == a.ow && c == 1) {
+          for (int64_t j = 0; j < a.ow; ++j) dx[corner + j * a.stride_w + tap[argmax[j]]] += dy[j];
+          continue;
+        }
         for (int64_t k = 0; k < count; ++k)
           for (int64_t ch = first, j = col[k]; ch < last; ++ch)
             dx[corner + j * a.stride_w * c + tap[argmax[j * c + ch]] + ch] += dy[j * c + ch];
       }
+      if (streaming) copy_out(to, dx, size, true);
     }
+    if (streaming) stream_fence();
   });
 }
 
@@ -637,9 +568,9 @@ static void max_pool2d_forward_of(const Pool2dArgs& a) {
 }
 template <class T>
 static void max_pool2d_backward_of(const Pool2dBackwardArgs& a) {
-  // A scattered element takes about 4 cycles, a tap of a gathered vector 2-3.
-  const int64_t taps = a.kh * a.kw;
-  if (taps <= 2 * Vec<T>::lanes) return pool_gather<T, true>(a);
+  // A scattered element takes about 4 cycles, a tap of a gathered vector 2-3; but a gathered row of planes takes 60
+  // more.
+  if (images_of(a).c > 1 && a.kh * a.kw <= 2 * Vec<T>::lanes) return pool_gather<T, true>(a);
   a.argmax_bytes == 1 ? pool_scatter<T, uint8_t>(a) : pool_scatter<T, int32_t>(a);
 }
 template <class T>
