@@ -116,9 +116,10 @@ FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift,
   const Vec<double> zeros = zero<double>(), vshift = set1(static_cast<double>(shift));
   Sums total = no_sums(), t = no_sums();
   Vec<double> x0, x1, dy0 = zeros, dy1 = zeros;
-  const int64_t pieces = (l.s + kBlock - 1) / kBlock, longest = l.s > 0 ? (l.s + pieces - 1) / pieces : 0;
-  const int64_t planes_ahead = l.s > 0 ? (kBlock + l.s - 1) / l.s : 0;
-  int64_t plane = l.s > 0 ? begin / l.s : 0, first = begin - plane * l.s, in_block = 0;
+  // Divisions only where they are needed: they cost as much as a small plane.
+  const int64_t pieces = (l.s + kBlock - 1) / kBlock, longest = pieces > 1 ? (l.s + pieces - 1) / pieces : l.s;
+  const int64_t planes_ahead = l.n > 1 && l.s > 0 ? (kBlock + l.s - 1) / l.s : 1;
+  int64_t plane = begin > 0 ? begin / l.s : 0, first = begin - plane * l.s, in_block = 0;
   for (int64_t left = end - begin; left > 0;) {
     const int64_t count = min_of(min_of(l.s - first, left), longest), offset = plane * l.c * l.s + first;
     int64_t ahead = first + count < l.s ? count : planes_ahead * l.c * l.s - first;
@@ -258,10 +259,11 @@ template <Pass pass, Activation kind, class T>
 FASTNN_INLINE void write_planes(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, T alpha,
                                 bool streaming, int64_t begin, int64_t end) {
   const Vec<T> valpha = set1(alpha);
-  for (int64_t at = begin; at < end;) {
-    const int64_t plane = at / l.s, count = min_of((plane + 1) * l.s, end) - at;
-    write_run<pass, kind>(x + at, dy + at, y + at, count, entry_of(table, plane % l.c), valpha, streaming);
-    at += count;
+  int64_t channel = begin / l.s, left = (channel + 1) * l.s - begin;  // of the plane at `at`
+  channel %= l.c;
+  for (int64_t at = begin; at < end; at += left, left = l.s) {
+    write_run<pass, kind>(x + at, dy + at, y + at, min_of(left, end - at), entry_of(table, channel), valpha, streaming);
+    if (++channel == l.c) channel = 0;
   }
   if (streaming) stream_fence();
 }
