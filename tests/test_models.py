@@ -92,7 +92,7 @@ def test_twin_in_torch(name: str) -> None:
 
 def test_gradients_of_the_shortcut_without_weights() -> None:
     models = module("models")
-    layer = models.Subsample(2, 6)
+    layer = models.subsample(2, 6)
     x = np.random.default_rng(0).standard_normal((2, 2, 4, 4))
     y, backward = layer.forward(x)
     np.testing.assert_array_equal(y[:, 2:4], x[:, :, ::2, ::2])
@@ -102,6 +102,18 @@ def test_gradients_of_the_shortcut_without_weights() -> None:
     dx[:, :, ::2, ::2] = dy[:, 2:4]
     np.testing.assert_array_equal(backward(dy), dx)
     assert not layer.params and not layer.grads
+
+
+def test_resnet20_trains() -> None:
+    """A step by program and by closures, whose losses are the same bits."""
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((4, 3, 32, 32), np.float32), rng.integers(0, 10, 4)
+    losses = []
+    for program in (True, False):
+        model = module("models").build("resnet20", 0)
+        trainer = fnn.Trainer(model, optimizer=fnn.optim.SGD(lr=0.01), rng=0, program=program)
+        losses.append([trainer.step(x, y) for _ in range(3)])
+    assert losses[0] == losses[1] and losses[0][-1] < losses[0][0]
 
 
 def test_resnet20_on_cifar10(data_folder: Path, monkeypatch: Any) -> None:
