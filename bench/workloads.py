@@ -79,14 +79,33 @@ _TORCH_ACTIVATIONS: dict[str, Callable[[Any], Callable[[Any], Any]]] = {
     "tanh": lambda t: t.tanh,
     "elu": lambda t: t.nn.functional.elu,
     "gelu": lambda t: t.nn.functional.gelu,
+    "relu6": lambda t: t.nn.functional.relu6,
+    "hardtanh": lambda t: t.nn.functional.hardtanh,
+    "hardsigmoid": lambda t: t.nn.functional.hardsigmoid,
+    "hardswish": lambda t: t.nn.functional.hardswish,
+    "softsign": lambda t: t.nn.functional.softsign,
+    "selu": lambda t: t.nn.functional.selu,
+    "celu": lambda t: t.nn.functional.celu,
+    "silu": lambda t: t.nn.functional.silu,
+    "mish": lambda t: t.nn.functional.mish,
+    "softplus": lambda t: t.nn.functional.softplus,
+    "threshold": lambda t: lambda x: t.nn.functional.threshold(x, 0.5, 0.0),
+    "prelu": lambda t: lambda x: t.nn.functional.prelu(x, t.full((x.shape[1],), 0.25)),
+    "maxout": lambda t: lambda x: t.maximum(*x.chunk(2, 1)),
+}
+#: what a function takes after x
+_MORE: dict[str, tuple[Any, ...]] = {
+    "threshold": (0.5, 0.0),
+    "prelu": (np.full(64, 0.25, np.float32),),
 }
 
 
 def activation(name: str, shape: tuple[int, ...], in_place_output: bool) -> dict[str, Call]:
     x = _normal(*shape)
-    function = getattr(F, name)
-    out = np.empty_like(x) if in_place_output else None
-    calls = everywhere(lambda: function(x, out=out))
+    function = partial(getattr(F, name), x, *_MORE.get(name, ()))
+    if in_place_output:
+        function = partial(function, out=np.empty_like(x))
+    calls = everywhere(function)
     if torch := _torch():
         peer, xt = _TORCH_ACTIVATIONS[name](torch), torch.from_numpy(x)
         calls["torch"] = lambda: peer(xt)
@@ -431,8 +450,9 @@ def small_cnn_step() -> dict[str, Call]:
 
 
 def _activation_row(name: str, kind: str) -> Workload:
-    shape, reuse = (LARGE, False) if kind == "25.7 MB" else ((16, 1024), True)
-    return Workload(f"{name} {kind}", name, lambda: activation(name, shape, reuse), 0.0, 8.0 * math.prod(shape),
+    shape, reuse = (LARGE, False) if kind == "25.7 MB" else ((4, 64, 8, 8), True)
+    bytes = (6.0 if name == "maxout" else 8.0) * math.prod(shape)
+    return Workload(f"{name} {kind}", name, lambda: activation(name, shape, reuse), 0.0, bytes,
                     kernels=(f"{name}_forward",))  # fmt: skip
 
 
@@ -533,9 +553,14 @@ _POOL = (3, 2, 1)
 #: kernel -> a function that makes the arrays and returns the call
 _SMALL: dict[str, Callable[[], Call]] = {
     **{
-        f"{name}_backward": partial(lambda f: partial(f, _flat(0), _flat(1)), getattr(F, f"{name}_backward"))
+        f"{name}_backward": partial(
+            lambda f, more: partial(f, _flat(0), _flat(1), *more), getattr(F, f"{name}_backward"), _MORE.get(name, ())
+        )
         for name in _TORCH_ACTIVATIONS
+        if name not in ("prelu", "maxout", "relu6")
     },
+    "prelu_backward": lambda: partial(_first, partial(F.prelu_backward, _images(0), _images(1), *_MORE["prelu"])),
+    "maxout_backward": lambda: partial(F.maxout_backward, _normal(16, 32, 32, 32), _images(0), 2),
     "gelu_tanh_forward": lambda: partial(F.gelu, _flat(0), "tanh"),
     "gelu_tanh_backward": lambda: partial(F.gelu_backward, _flat(0), _flat(1), "tanh"),
     "exp_forward": lambda: partial(F.exp, _flat(0)),
@@ -647,7 +672,8 @@ WORKLOADS: tuple[Workload, ...] = (
     *(
         _activation_row(name, kind)
         for kind in ("25.7 MB", "64 KB")
-        for name in ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu")
+        for name in _TORCH_ACTIVATIONS
+        if (name, kind) != ("maxout", "64 KB")  # it has no out=
     ),
     Workload("dropout 25.7 MB", "dropout", dropout, 0.0, 8.0 * math.prod(LARGE), math.inf, ("dropout_forward",)),
     Workload("softmax 4096 x 1000", "softmax", softmax, bytes=8.0 * 4096 * 1000, kernels=("softmax_forward",)),

@@ -25,14 +25,39 @@ __all__ = ["BACKENDS", "OUTPUTS", "kernels", "use"]
 
 BACKENDS = ("compiled", "numba", "numpy")
 
+#: Element-wise functions with kernels of their own, which other ops can end in; their parameters' usual values.
+ACTIVATIONS: dict[str, tuple[float, ...]] = {
+    "relu": (),
+    "hardtanh": (-1.0, 1.0),
+    "threshold": (0.0, 0.0),
+    "hardsigmoid": (),
+    "hardswish": (),
+    "leaky_relu": (0.01,),
+    "softsign": (),
+    "sigmoid": (),
+    "tanh": (),
+    "elu": (1.0,),
+    "selu": (),
+    "celu": (1.0,),
+    "gelu": (),
+    "gelu_tanh": (),
+    "silu": (),
+    "mish": (),
+    "softplus": (1.0, 20.0),
+}
+
 #: Every op of a backend and the outputs that it writes, in order. No outputs: it works in place. An output whose name
 #: begins with "d" and is a parameter's gradient is added to, not written, when the op is called with accumulate.
 OUTPUTS: dict[str, tuple[str, ...]] = {
     **{
         f"{op}_{direction}": (output,)
-        for op in ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "gelu_tanh")
+        for op in ACTIVATIONS
         for direction, output in (("forward", "y"), ("backward", "dx"))
     },
+    "prelu_forward": ("y",),
+    "prelu_backward": ("dx", "dweight"),
+    "maxout_forward": ("y",),
+    "maxout_backward": ("dx",),
     "exp_forward": ("y",),
     "add_forward": ("y",),
     "mul_forward": ("y",),

@@ -27,23 +27,47 @@ cdef extern from "numpy/arrayobject.h":
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
 
 cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
+    ctypedef struct Then:
+        int64_t activation
+        double alpha, beta
     ctypedef struct UnaryArgs:
         const void* x
         void* y
         int64_t size, dtype
-        double alpha
+        double alpha, beta
     ctypedef struct UnaryBackwardArgs:
         const void* dy
         const void* x
         void* dx
         int64_t size, dtype
-        double alpha
+        double alpha, beta
+    ctypedef struct PreluArgs:
+        const void* x
+        const void* weight
+        void* y
+        int64_t n, c, s, dtype
+    ctypedef struct PreluBackwardArgs:
+        const void* dy
+        const void* x
+        const void* weight
+        void* dx
+        void* dweight
+        int64_t n, c, s, dtype, accumulate
+    ctypedef struct MaxoutArgs:
+        const void* x
+        void* y
+        int64_t n, pieces, s, dtype
+    ctypedef struct MaxoutBackwardArgs:
+        const void* dy
+        const void* x
+        void* dx
+        int64_t n, pieces, s, dtype
     ctypedef struct AddArgs:
         const void* a
         const void* b
         void* y
-        int64_t size, dtype, activation
-        double alpha
+        int64_t size, dtype
+        Then then
     ctypedef struct MulArgs:
         const void *a
         const void *b
@@ -140,8 +164,9 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* weight
         const void* bias
         void* y
-        int64_t n, c, h, w, channels_last, dtype, activation
-        double eps, alpha
+        int64_t n, c, h, w, channels_last, dtype
+        double eps
+        Then then
     ctypedef struct BatchNormTrainArgs:
         const void* x
         const void* weight
@@ -218,8 +243,9 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* packed
         void* y
         int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
-        int64_t channels_last, dtype, activation
-        double eps, alpha
+        int64_t channels_last, dtype
+        double eps
+        Then then
     ctypedef struct Conv2dBackwardArgs:
         const void* dy
         const void* x
@@ -235,8 +261,8 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* bias
         void* y
         int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
-        int64_t channels_last, dtype, activation
-        double alpha
+        int64_t channels_last, dtype
+        Then then
     ctypedef struct Im2colArgs:
         const void* x
         void* y
@@ -257,8 +283,8 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* weight
         const void* bias
         void* y
-        int64_t rows, in_ "in", out, dtype, activation
-        double alpha
+        int64_t rows, in_ "in", out, dtype
+        Then then
     ctypedef struct LinearBackwardArgs:
         const void* dy
         const void* x
@@ -327,27 +353,10 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const char* isa
     int kKernelCount
     int kIdentity
-    int k_relu
-    int k_leaky_relu
-    int k_sigmoid
-    int k_tanh
-    int k_elu
-    int k_gelu
-    int k_gelu_tanh
-    int kKernel_relu_forward
-    int kKernel_relu_backward
-    int kKernel_leaky_relu_forward
-    int kKernel_leaky_relu_backward
-    int kKernel_sigmoid_forward
-    int kKernel_sigmoid_backward
-    int kKernel_tanh_forward
-    int kKernel_tanh_backward
-    int kKernel_elu_forward
-    int kKernel_elu_backward
-    int kKernel_gelu_forward
-    int kKernel_gelu_backward
-    int kKernel_gelu_tanh_forward
-    int kKernel_gelu_tanh_backward
+    int kKernel_prelu_forward
+    int kKernel_prelu_backward
+    int kKernel_maxout_forward
+    int kKernel_maxout_backward
     int kKernel_exp_forward
     int kKernel_add_forward
     int kKernel_mul_forward
@@ -412,6 +421,9 @@ cdef extern from "runtime/dispatch.hpp" namespace "fastnn::runtime" nogil:
     void set_active_table(const KernelTable*)
     AnyKernel kernel_call(int)
     const char* kernel_name(int)
+    int activation_count()
+    const char* activation_name(int)
+    int activation_parameters(int)
 
 cdef extern from "runtime/cpu.hpp" namespace "fastnn::runtime" nogil:
     const char* cpu_lacks(const char*)
@@ -462,10 +474,7 @@ cdef extern from *:
 
 # A tuple of (name, id): what the registry of tests and benchmarks is compared with.
 KERNELS = tuple(kernel_name(i).decode() for i in range(kKernelCount))
-cdef dict ACTIVATIONS = {
-    None: kIdentity, "relu": k_relu, "leaky_relu": k_leaky_relu, "sigmoid": k_sigmoid, "tanh": k_tanh, "elu": k_elu,
-    "gelu": k_gelu, "gelu_tanh": k_gelu_tanh,
-}
+cdef dict ACTIVATIONS = {None: kIdentity, **{activation_name(i).decode(): i for i in range(1, activation_count())}}
 
 
 # ---- memory ----
@@ -629,82 +638,103 @@ cdef int call(int kernel, const void* args) except -1:
 
 # ---- kernels: inputs, options, outputs ----
 
-cdef int unary(int kernel, x, y, double alpha) except -1:
+cdef int unary(int kernel, x, y, double alpha=0, double beta=0) except -1:
     cdef UnaryArgs a
-    a.x, a.y, a.size, a.dtype, a.alpha = data(x), data(y), size(x), code(x), alpha
+    a.x, a.y, a.size, a.dtype, a.alpha, a.beta = data(x), data(y), size(x), code(x), alpha, beta
     return call(kernel, &a)
 
 
-cdef int unary_backward(int kernel, dy, x, dx, double alpha) except -1:
+cdef int unary_backward(int kernel, dy, x, dx, double alpha=0, double beta=0) except -1:
     cdef UnaryBackwardArgs a
-    a.dy, a.x, a.dx, a.size, a.dtype, a.alpha = data(dy), data(x), data(dx), size(x), code(x), alpha
+    a.dy, a.x, a.dx, a.size, a.dtype = data(dy), data(x), data(dx), size(x), code(x)
+    a.alpha, a.beta = alpha, beta
     return call(kernel, &a)
 
 
-def relu_forward(x, y):
-    unary(kKernel_relu_forward, x, y, 0.0)
+def _forward(int kernel, int parameters):
+    """The function of an activation's forward kernel."""
+    def none(x, y):
+        unary(kernel, x, y)
+
+    def one(x, double alpha, y):
+        unary(kernel, x, y, alpha)
+
+    def two(x, double alpha, double beta, y):
+        unary(kernel, x, y, alpha, beta)
+
+    return (none, one, two)[parameters]
 
 
-def relu_backward(dy, x, dx):
-    unary_backward(kKernel_relu_backward, dy, x, dx, 0.0)
+def _backward(int kernel, int parameters):
+    """The function of an activation's backward kernel."""
+    def none(dy, x, dx):
+        unary_backward(kernel, dy, x, dx)
+
+    def one(dy, x, double alpha, dx):
+        unary_backward(kernel, dy, x, dx, alpha)
+
+    def two(dy, x, double alpha, double beta, dx):
+        unary_backward(kernel, dy, x, dx, alpha, beta)
+
+    return (none, one, two)[parameters]
 
 
-def leaky_relu_forward(x, double alpha, y):
-    unary(kKernel_leaky_relu_forward, x, y, alpha)
+for _name, _i in ACTIVATIONS.items():  # relu_forward, relu_backward, ...: all that the list of activations has
+    if _name is not None:
+        for _pass, _make in (("forward", _forward), ("backward", _backward)):
+            globals()[f"{_name}_{_pass}"] = _make(KERNELS.index(f"{_name}_{_pass}"), activation_parameters(_i))
 
 
-def leaky_relu_backward(dy, x, double alpha, dx):
-    unary_backward(kKernel_leaky_relu_backward, dy, x, dx, alpha)
-
-
-def sigmoid_forward(x, y):
-    unary(kKernel_sigmoid_forward, x, y, 0.0)
-
-
-def sigmoid_backward(dy, x, dx):
-    unary_backward(kKernel_sigmoid_backward, dy, x, dx, 0.0)
-
-
-def tanh_forward(x, y):
-    unary(kKernel_tanh_forward, x, y, 0.0)
-
-
-def tanh_backward(dy, x, dx):
-    unary_backward(kKernel_tanh_backward, dy, x, dx, 0.0)
-
-
-def elu_forward(x, double alpha, y):
-    unary(kKernel_elu_forward, x, y, alpha)
-
-
-def elu_backward(dy, x, double alpha, dx):
-    unary_backward(kKernel_elu_backward, dy, x, dx, alpha)
-
-
-def gelu_forward(x, y):
-    unary(kKernel_gelu_forward, x, y, 0.0)
-
-
-def gelu_backward(dy, x, dx):
-    unary_backward(kKernel_gelu_backward, dy, x, dx, 0.0)
-
-
-def gelu_tanh_forward(x, y):
-    unary(kKernel_gelu_tanh_forward, x, y, 0.0)
-
-
-def gelu_tanh_backward(dy, x, dx):
-    unary_backward(kKernel_gelu_tanh_backward, dy, x, dx, 0.0)
+cdef Then ending(activation) except *:
+    """What a fused op ends in, from None or (name, parameters...)."""
+    cdef Then then
+    then.activation, then.alpha, then.beta = kIdentity, 0, 0
+    if activation is not None:
+        then.activation = ACTIVATIONS[activation[0]]
+        if len(activation) > 1:
+            then.alpha = activation[1]
+        if len(activation) > 2:
+            then.beta = activation[2]
+    return then
 
 
 def exp_forward(x, y):
-    unary(kKernel_exp_forward, x, y, 0.0)
+    unary(kKernel_exp_forward, x, y)
 
 
-def add_forward(a, b, activation, double alpha, y):
+def prelu_forward(x, weight, y):
+    """x of shape (n, c, s), in memory C-contiguous."""
+    cdef PreluArgs a
+    a.x, a.weight, a.y, a.dtype = data(x), data(weight), data(y), code(x)
+    a.n, a.c, a.s = dims(x)[0], dims(x)[1], dims(x)[2]
+    call(kKernel_prelu_forward, &a)
+
+
+def prelu_backward(dy, x, weight, bint accumulate, dx, dweight):
+    cdef PreluBackwardArgs a
+    a.dy, a.x, a.weight, a.dx, a.dweight = data(dy), data(x), data(weight), data(dx), data(dweight)
+    a.n, a.c, a.s, a.dtype, a.accumulate = dims(x)[0], dims(x)[1], dims(x)[2], code(x), accumulate
+    call(kKernel_prelu_backward, &a)
+
+
+def maxout_forward(x, y):
+    """x of shape (n, pieces, s)."""
+    cdef MaxoutArgs a
+    a.x, a.y, a.n, a.pieces, a.s, a.dtype = data(x), data(y), dims(x)[0], dims(x)[1], dims(x)[2], code(x)
+    call(kKernel_maxout_forward, &a)
+
+
+def maxout_backward(dy, x, dx):
+    cdef MaxoutBackwardArgs a
+    a.dy, a.x, a.dx, a.n, a.pieces, a.s = data(dy), data(x), data(dx), dims(x)[0], dims(x)[1], dims(x)[2]
+    a.dtype = code(x)
+    call(kKernel_maxout_backward, &a)
+
+
+def add_forward(a, b, activation, y):
     cdef AddArgs args
     args.a, args.b, args.y, args.size, args.dtype = data(a), data(b), data(y), size(y), code(y)
-    args.activation, args.alpha = ACTIVATIONS[activation], alpha
+    args.then = ending(activation)
     call(kKernel_add_forward, &args)
 
 
@@ -849,12 +879,12 @@ def random_bits(key, int64_t size, out):
     call(kKernel_random_bits, &a)
 
 
-def batch_norm_forward(x, mean, var, weight, bias, double eps, activation, double alpha, y):
+def batch_norm_forward(x, mean, var, weight, bias, double eps, activation, y):
     cdef BatchNormArgs a
     a.x, a.mean, a.var, a.weight, a.bias, a.y = data(x), data(mean), data(var), data(weight), data(bias), data(y)
     a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
     a.channels_last, a.dtype = last(x, y), code(x)
-    a.activation, a.alpha, a.eps = ACTIVATIONS[activation], alpha, eps
+    a.then, a.eps = ending(activation), eps
     call(kKernel_batch_norm_forward, &a)
 
 
@@ -988,7 +1018,7 @@ def global_avg_pool2d_backward(dy, tuple in_size, dx):
 
 
 cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
-                residual, activation, double alpha, y) except -1:
+                residual, activation, y) except -1:
     cdef Conv2dArgs a
     a.x, a.weight, a.bias, a.residual, a.y = data(x), data(weight), data(bias), data(residual), data(y)
     a.gamma = a.beta = a.mean = a.var = a.packed = NULL
@@ -1002,20 +1032,20 @@ cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple 
     a.pad_h, a.pad_w = padding
     a.dilation_h, a.dilation_w = dilation
     a.groups, a.channels_last, a.dtype = groups, last(x, y), code(x)
-    a.activation, a.alpha = ACTIVATIONS[activation], alpha
+    a.then = ending(activation)
     return call(kernel, &a)
 
 
 def conv2d_im2col_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
-                          residual, activation, double alpha, y):
+                          residual, activation, y):
     conv2d(kKernel_conv2d_im2col_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
-           activation, alpha, y)
+           activation, y)
 
 
 def conv2d_amx_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
-                       residual, activation, double alpha, y):
+                       residual, activation, y):
     conv2d(kKernel_conv2d_amx_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
-           activation, alpha, y)
+           activation, y)
 
 
 def conv2d_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, int64_t groups, bint accumulate,
@@ -1033,7 +1063,7 @@ def conv2d_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, 
 
 
 def conv_transpose2d_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups,
-                             tuple out_size, activation, double alpha, y):
+                             tuple out_size, activation, y):
     cdef ConvTranspose2dArgs a
     a.x, a.weight, a.bias, a.y = data(x), data(weight), data(bias), data(y)
     a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
@@ -1042,7 +1072,7 @@ def conv_transpose2d_forward(x, weight, bias, tuple stride, tuple padding, tuple
     a.pad_h, a.pad_w = padding
     a.dilation_h, a.dilation_w = dilation
     a.groups, a.channels_last, a.dtype = groups, last(x, y), code(x)
-    a.activation, a.alpha = ACTIVATIONS[activation], alpha
+    a.then = ending(activation)
     call(kKernel_conv_transpose2d_forward, &a)
 
 
@@ -1086,11 +1116,11 @@ def resample(x, tuple rows, tuple columns, double value, y):
     call(kKernel_resample, &a)
 
 
-def linear_forward(x, weight, bias, activation, double alpha, y):
+def linear_forward(x, weight, bias, activation, y):
     cdef LinearArgs a
     a.x, a.weight, a.bias, a.y = data(x), data(weight), data(bias), data(y)
     a.rows, a.in_, a.out, a.dtype = dims(x)[0], dims(x)[1], dims(weight)[0], code(x)
-    a.activation, a.alpha = ACTIVATIONS[activation], alpha
+    a.then = ending(activation)
     call(kKernel_linear_forward, &a)
 
 

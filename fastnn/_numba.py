@@ -26,7 +26,8 @@ from typing import Any, TypeAlias
 import numba
 import numpy as np
 
-from .reference import Array, BatchNorm, Size, Table, _out_size
+from ._backends import ACTIVATIONS
+from .reference import Activation, Array, BatchNorm, Size, Table, _out_size
 
 Window: TypeAlias = tuple[Size, Size, Size, Size]  # kernel_size, stride, padding, dilation
 
@@ -211,33 +212,46 @@ def _expm1(x: float) -> float:
 
 # --- Activations ------------------------------------------------------------------------------------------------------
 
-_RELU, _LEAKY_RELU, _SIGMOID, _TANH, _ELU, _GELU, _GELU_TANH, _EXP = range(8)
-_CODES = {
-    None: -1,
-    "relu": _RELU,
-    "leaky_relu": _LEAKY_RELU,
-    "sigmoid": _SIGMOID,
-    "tanh": _TANH,
-    "elu": _ELU,
-    "gelu": _GELU,
-    "gelu_tanh": _GELU_TANH,
-}
+_RELU, _HARDTANH, _THRESHOLD, _HARDSIGMOID, _HARDSWISH, _LEAKY_RELU, _SOFTSIGN, _SIGMOID, _TANH = range(9)
+_ELU, _SELU, _CELU, _GELU, _GELU_TANH, _SILU, _MISH, _SOFTPLUS, _EXP = range(9, 18)
+_CODES = {name: code for code, name in enumerate((*ACTIVATIONS, "exp"))}
 _SQRT_2 = math.sqrt(2)
 _DENSITY = 1 / math.sqrt(2 * math.pi)
+_SELU_SCALE = 1.0507009873554804934193349852946
+_SELU_ALPHA = _SELU_SCALE * 1.6732632423543772848170429916717
 _GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715 * _GELU_LINEAR
 
 
 @_jit
-def _activation(lo: int, hi: int, x: Array, y: Array, code: int, alpha: float) -> None:
+def _activation(lo: int, hi: int, x: Array, y: Array, code: int, alpha: float, beta: float) -> None:
     """y = f(x), f by its code; one loop each, so that each becomes vector instructions (but gelu: erfc is a call)."""
     x, y = x[lo:hi], y[lo:hi]  # indices from 0 are known not to be negative: else Python's wrap-around forbids vectors
     if code == _RELU:
         for i in range(x.size):
             y[i] = 0 if x[i] <= 0 else x[i]
+    elif code == _HARDTANH:
+        for i in range(x.size):
+            v = alpha if x[i] < alpha else x[i]
+            y[i] = beta if v > beta else v
+    elif code == _THRESHOLD:
+        for i in range(x.size):
+            y[i] = beta if x[i] <= alpha else x[i]
+    elif code == _HARDSIGMOID:
+        for i in range(x.size):
+            v = np.float64(x[i]) + 3
+            y[i] = (0 if v < 0 else 6 if v > 6 else v) / 6
+    elif code == _HARDSWISH:
+        for i in range(x.size):
+            v = np.float64(x[i]) + 3
+            y[i] = x[i] * ((0 if v < 0 else 6 if v > 6 else v) / 6)
     elif code == _LEAKY_RELU:
         for i in range(x.size):
             y[i] = x[i] if x[i] > 0 else alpha * x[i]
+    elif code == _SOFTSIGN:
+        for i in range(x.size):
+            v = np.float64(x[i])
+            y[i] = v / (1 + abs(v))
     elif code == _SIGMOID:
         for i in range(x.size):
             y[i] = 1 / (1 + _exp(-np.float64(x[i])))
@@ -250,6 +264,14 @@ def _activation(lo: int, hi: int, x: Array, y: Array, code: int, alpha: float) -
         for i in range(x.size):
             t = alpha * _expm1(np.float64(x[i]))
             y[i] = x[i] if x[i] > 0 else t
+    elif code == _SELU:
+        for i in range(x.size):
+            t = _SELU_ALPHA * _expm1(np.float64(x[i]))
+            y[i] = _SELU_SCALE * x[i] if x[i] > 0 else t
+    elif code == _CELU:
+        for i in range(x.size):
+            t = alpha * _expm1(np.float64(x[i]) / alpha)
+            y[i] = x[i] if x[i] > 0 else t
     elif code == _GELU:
         for i in range(x.size):
             v = np.float64(x[i])
@@ -258,21 +280,55 @@ def _activation(lo: int, hi: int, x: Array, y: Array, code: int, alpha: float) -
         for i in range(x.size):
             v = np.float64(x[i])
             y[i] = v / (1 + _exp(-v * (_GELU_LINEAR + _GELU_CUBIC * (v * v))))
+    elif code == _SILU:
+        for i in range(x.size):
+            v = np.float64(x[i])
+            y[i] = v / (1 + _exp(-v))
+    elif code == _MISH:  # tanh(log(1 + e)) = n / (n + 2), n = e (e + 2), is 1 from 40 on
+        for i in range(x.size):
+            v = np.float64(x[i])
+            e = _exp(min(v, 40.0))
+            n = e * (e + 2)
+            y[i] = v * (n / (n + 2))
+    elif code == _SOFTPLUS:
+        for i in range(x.size):
+            v = alpha * np.float64(x[i])
+            t = (max(v, 0.0) + math.log1p(_exp(-abs(v)))) / alpha
+            y[i] = x[i] if v > beta else t if v == v else v
     elif code == _EXP:
         for i in range(x.size):
             y[i] = _exp(np.float64(x[i]))
 
 
 @_jit
-def _activation_backward(lo: int, hi: int, dy: Array, x: Array, dx: Array, code: int, alpha: float) -> None:
+def _activation_backward(
+    lo: int, hi: int, dy: Array, x: Array, dx: Array, code: int, alpha: float, beta: float
+) -> None:
     """dx = dy * f'(x). s(x) * s(-x) is e / (1 + e)^2 with e = exp(-|x|)."""
     dy, x, dx = dy[lo:hi], x[lo:hi], dx[lo:hi]
     if code == _RELU:
         for i in range(x.size):
             dx[i] = dy[i] if x[i] > 0 else 0
+    elif code == _HARDTANH:
+        for i in range(x.size):
+            dx[i] = dy[i] if alpha < x[i] < beta else 0
+    elif code == _THRESHOLD:
+        for i in range(x.size):
+            dx[i] = dy[i] if x[i] > alpha else 0
+    elif code == _HARDSIGMOID:
+        for i in range(x.size):
+            dx[i] = dy[i] / 6 if -3 < x[i] < 3 else 0
+    elif code == _HARDSWISH:
+        for i in range(x.size):
+            t = dy[i] * (np.float64(x[i]) / 3 + 0.5)
+            dx[i] = dy[i] if x[i] >= 3 else t if x[i] > -3 else 0
     elif code == _LEAKY_RELU:
         for i in range(x.size):
             dx[i] = dy[i] if x[i] > 0 else alpha * dy[i]
+    elif code == _SOFTSIGN:
+        for i in range(x.size):
+            s = 1 / (1 + abs(np.float64(x[i])))
+            dx[i] = dy[i] * (s * s)
     elif code == _SIGMOID:
         for i in range(x.size):
             e = _exp(-abs(np.float64(x[i])))
@@ -284,6 +340,14 @@ def _activation_backward(lo: int, hi: int, dy: Array, x: Array, dx: Array, code:
     elif code == _ELU:
         for i in range(x.size):
             t = dy[i] * (alpha * _exp(np.float64(x[i])))
+            dx[i] = dy[i] if x[i] > 0 else t
+    elif code == _SELU:
+        for i in range(x.size):
+            t = dy[i] * (_SELU_ALPHA * _exp(np.float64(x[i])))
+            dx[i] = _SELU_SCALE * dy[i] if x[i] > 0 else t
+    elif code == _CELU:
+        for i in range(x.size):
+            t = dy[i] * _exp(np.float64(x[i]) / alpha)
             dx[i] = dy[i] if x[i] > 0 else t
     elif code == _GELU:
         for i in range(x.size):
@@ -297,81 +361,108 @@ def _activation_backward(lo: int, hi: int, dy: Array, x: Array, dx: Array, code:
             e = _exp(-abs(u))
             s = (1 if u > 0 else e) / (1 + e)
             dx[i] = dy[i] * (s + v * (e / ((1 + e) * (1 + e))) * slope)
+    elif code == _SILU:
+        for i in range(x.size):
+            v = np.float64(x[i])
+            e = _exp(-abs(v))
+            s = (1 if v > 0 else e) / (1 + e)
+            dx[i] = dy[i] * (s + v * (e / ((1 + e) * (1 + e))))
+    elif code == _MISH:  # (n (n + 2) + 4 v e (1 + e)) / (n + 2)^2 with e = exp(-|v|), for v > 0 times e^4
+        for i in range(x.size):
+            v = np.float64(x[i])
+            e = _exp(-abs(v))
+            q = 1 + e
+            d = q * q + (e * e if v > 0 else 1)
+            t = 4 * v * (e * e if v > 0 else e) * (q / d)
+            dx[i] = dy[i] * (((q + e if v > 0 else e * (e + 2)) + t) / d)
+    elif code == _SOFTPLUS:
+        for i in range(x.size):
+            v = alpha * np.float64(x[i])
+            t = dy[i] / (1 + _exp(-v))
+            dx[i] = dy[i] if v > beta else t
 
 
-def _run_activation(x: Array, y: Array, code: int, alpha: float) -> None:
+def _run_activation(code: int, x: Array, parameters: tuple[float, ...], y: Array) -> None:
     y, x = _in_memory_order(y, x)
     with _output(y) as out:
         flat = _input(x).reshape(x.size)
-        _parallel(_activation, x.size, x.size, flat, out.reshape(x.size), code, float(x.dtype.type(alpha)))
+        _parallel(_activation, x.size, x.size, flat, out.reshape(x.size), code, *_two(parameters, x.dtype))
 
 
-def _run_activation_backward(dy: Array, x: Array, dx: Array, code: int, alpha: float) -> None:
+def _run_activation_backward(code: int, dy: Array, x: Array, parameters: tuple[float, ...], dx: Array) -> None:
     dx, dy, x = _in_memory_order(dx, dy, x)
     with _output(dx) as out:
-        flat_dy, flat_x = _input(dy).reshape(x.size), _input(x).reshape(x.size)
-        alpha = float(x.dtype.type(alpha))
-        _parallel(_activation_backward, x.size, x.size, flat_dy, flat_x, out.reshape(x.size), code, alpha)
+        flat_dy, flat_x, flat_dx = _input(dy).reshape(x.size), _input(x).reshape(x.size), out.reshape(x.size)
+        _parallel(_activation_backward, x.size, x.size, flat_dy, flat_x, flat_dx, code, *_two(parameters, x.dtype))
 
 
-def relu_forward(x: Array, y: Array) -> None:
-    _run_activation(x, y, _RELU, 0.0)
+def _two(parameters: tuple[float, ...], dtype: np.dtype[Any]) -> tuple[float, float]:
+    """alpha and beta, rounded to the dtype; 0 for those that the activation does not have."""
+    alpha, beta = (*parameters, 0.0, 0.0)[:2]
+    return float(dtype.type(alpha)), float(dtype.type(beta))
 
 
-def relu_backward(dy: Array, x: Array, dx: Array) -> None:
-    _run_activation_backward(dy, x, dx, _RELU, 0.0)
+def _bind(code: int, parameters: int) -> tuple[Callable[..., None], Callable[..., None]]:
+    """The forward and the backward function of an activation with so many parameters, as in reference.py."""
+    if parameters == 0:
+        return (
+            lambda x, y: _run_activation(code, x, (), y),
+            lambda dy, x, dx: _run_activation_backward(code, dy, x, (), dx),
+        )
+    if parameters == 1:
+        return (
+            lambda x, alpha, y: _run_activation(code, x, (alpha,), y),
+            lambda dy, x, alpha, dx: _run_activation_backward(code, dy, x, (alpha,), dx),
+        )
+    return (
+        lambda x, alpha, beta, y: _run_activation(code, x, (alpha, beta), y),
+        lambda dy, x, alpha, beta, dx: _run_activation_backward(code, dy, x, (alpha, beta), dx),
+    )
 
 
-def leaky_relu_forward(x: Array, alpha: float, y: Array) -> None:
-    _run_activation(x, y, _LEAKY_RELU, alpha)
-
-
-def leaky_relu_backward(dy: Array, x: Array, alpha: float, dx: Array) -> None:
-    _run_activation_backward(dy, x, dx, _LEAKY_RELU, alpha)
-
-
-def sigmoid_forward(x: Array, y: Array) -> None:
-    _run_activation(x, y, _SIGMOID, 0.0)
-
-
-def sigmoid_backward(dy: Array, x: Array, dx: Array) -> None:
-    _run_activation_backward(dy, x, dx, _SIGMOID, 0.0)
-
-
-def tanh_forward(x: Array, y: Array) -> None:
-    _run_activation(x, y, _TANH, 0.0)
-
-
-def tanh_backward(dy: Array, x: Array, dx: Array) -> None:
-    _run_activation_backward(dy, x, dx, _TANH, 0.0)
-
-
-def elu_forward(x: Array, alpha: float, y: Array) -> None:
-    _run_activation(x, y, _ELU, alpha)
-
-
-def elu_backward(dy: Array, x: Array, alpha: float, dx: Array) -> None:
-    _run_activation_backward(dy, x, dx, _ELU, alpha)
-
-
-def gelu_forward(x: Array, y: Array) -> None:
-    _run_activation(x, y, _GELU, 0.0)
-
-
-def gelu_backward(dy: Array, x: Array, dx: Array) -> None:
-    _run_activation_backward(dy, x, dx, _GELU, 0.0)
-
-
-def gelu_tanh_forward(x: Array, y: Array) -> None:
-    _run_activation(x, y, _GELU_TANH, 0.0)
-
-
-def gelu_tanh_backward(dy: Array, x: Array, dx: Array) -> None:
-    _run_activation_backward(dy, x, dx, _GELU_TANH, 0.0)
+for _name, _defaults in ACTIVATIONS.items():
+    globals()[f"{_name}_forward"], globals()[f"{_name}_backward"] = _bind(_CODES[_name], len(_defaults))
 
 
 def exp_forward(x: Array, y: Array) -> None:
-    _run_activation(x, y, _EXP, 0.0)
+    _run_activation(_EXP, x, (), y)
+
+
+@_jit
+def _prelu(lo: int, hi: int, x: Array, weight: Array, y: Array) -> None:
+    for plane in range(lo, hi):
+        w = weight[plane % weight.size]
+        for i in range(x.shape[1]):
+            y[plane, i] = x[plane, i] if x[plane, i] > 0 else w * x[plane, i]
+
+
+@_jit
+def _prelu_backward(lo: int, hi: int, dy: Array, x: Array, weight: Array, dx: Array, sums: Array) -> None:
+    """The sum of each plane's part of dweight goes to sums (planes,)."""
+    for plane in range(lo, hi):
+        w = weight[plane % weight.size]
+        total = 0.0
+        for i in range(x.shape[1]):
+            dx[plane, i] = dy[plane, i] if x[plane, i] > 0 else w * dy[plane, i]
+            total += 0.0 if x[plane, i] > 0 else np.float64(dy[plane, i] * x[plane, i])
+        sums[plane] = total
+
+
+def prelu_forward(x: Array, weight: Array, y: Array) -> None:
+    n, c, s = x.shape
+    with _output(y) as out:
+        planes = _input(x).reshape(n * c, s)
+        _parallel(_prelu, n * c, x.size, planes, _input(weight), out.reshape(n * c, s))
+
+
+def prelu_backward(dy: Array, x: Array, weight: Array, accumulate: bool, dx: Array, dweight: Array) -> None:
+    n, c, s = x.shape
+    sums = np.empty(n * c)
+    with _output(dx) as out:
+        planes = (_input(a).reshape(n * c, s) for a in (dy, x))
+        _parallel(_prelu_backward, n * c, x.size, *planes, _input(weight), out.reshape(n * c, s), sums)
+    total = sums.reshape(n, c).sum(0)
+    dweight[...] = total + dweight if accumulate else total
 
 
 # --- Dropout ----------------------------------------------------------------------------------------------------------
@@ -549,7 +640,7 @@ def _channel_gradients(
 @_jit
 def _affine(
     lo: int, hi: int, x: Array, bias: Array, mean: Array, scale: Array, shift: Array, residual: Array, add: bool,
-    code: int, alpha: float, y: Array,
+    code: int, alpha: float, beta: float, y: Array,
 ) -> None:  # fmt: skip
     """y = activation(((x + bias) - mean) * scale + shift + residual), x and y (planes, size); `add`: with residual."""
     for plane in range(lo, hi):
@@ -559,7 +650,7 @@ def _affine(
         if add:
             for i in range(x.shape[1]):
                 y[plane, i] += residual[plane, i]
-        _activation(0, x.shape[1], y[plane], y[plane], code, alpha)
+        _activation(0, x.shape[1], y[plane], y[plane], code, alpha, beta)
 
 
 def _run_affine(
@@ -567,8 +658,7 @@ def _run_affine(
     bias: Array | None,
     batch_norm: BatchNorm | None,
     residual: Array | None,
-    activation: str | None,
-    alpha: float,
+    activation: Activation,
     y: Array,
 ) -> None:
     """_affine of (n, c, h, w) arrays; y is C-contiguous and may be x. What is None leaves the values as they are."""
@@ -578,10 +668,11 @@ def _run_affine(
     scale = (1 if gamma is None else gamma) / np.sqrt(var + eps)
     vectors = [zeros if bias is None else bias, mean, scale, zeros if beta is None else beta]
     shape = (n * c, h * w)
+    code, parameters = (-1, ()) if activation is None else (_CODES[activation[0]], activation[1:])
     _parallel(
         _affine, n * c, 2 * x.size, _input(x).reshape(shape), *(_input(v.astype(x.dtype)) for v in vectors),
         _input(x if residual is None else residual).reshape(shape), residual is not None,
-        _CODES[activation], float(x.dtype.type(alpha)), y.reshape(shape),
+        code, *_two(parameters, x.dtype), y.reshape(shape),
     )  # fmt: skip
 
 
@@ -593,12 +684,11 @@ def batch_norm_forward(
     weight: Array | None,
     bias: Array | None,
     eps: float,
-    activation: str | None,
-    alpha: float,
+    activation: Activation,
     y: Array,
 ) -> None:
     with _output(y) as out:
-        _run_affine(x, None, (weight, bias, mean, var, eps), None, activation, alpha, out)
+        _run_affine(x, None, (weight, bias, mean, var, eps), None, activation, out)
 
 
 @_ieee
@@ -610,7 +700,7 @@ def batch_norm_train_forward(
     mean64, var64 = np.empty(c), np.empty(c)
     _parallel(_channel_moments, c, 4 * x.size, x.reshape(n, c, h * w), mean64, var64)
     mean[...], var[...] = mean64, var64
-    batch_norm_forward(x, mean, var, weight, bias, eps, None, 0.0, y)
+    batch_norm_forward(x, mean, var, weight, bias, eps, None, y)
 
 
 @_jit
@@ -1130,8 +1220,7 @@ def conv2d_im2col_forward(
     groups: int,
     batch_norm: BatchNorm | None,
     residual: Array | None,
-    activation: str | None,
-    alpha: float,
+    activation: Activation,
     y: Array,
 ) -> None:
     x = _input(x)
@@ -1152,7 +1241,7 @@ def conv2d_im2col_forward(
                 part = slice(first * ow, end * ow)
                 np.matmul(w, cols.reshape(groups, k, (end - first) * ow), out=matrix[i, :, :, part])
         if bias is not None or batch_norm is not None or residual is not None or activation is not None:
-            _run_affine(out, bias, batch_norm, residual, activation, alpha, out)
+            _run_affine(out, bias, batch_norm, residual, activation, out)
 
 
 @_ieee
@@ -1362,8 +1451,7 @@ def conv_transpose2d_forward(
     dilation: Size,
     groups: int,
     out_size: Size,
-    activation: str | None,
-    alpha: float,
+    activation: Activation,
     y: Array,
 ) -> None:
     with _output(y) as out:
@@ -1371,7 +1459,7 @@ def conv_transpose2d_forward(
             x, np.empty(y.shape, x.dtype), weight, stride, padding, dilation, groups, False, out, None, None
         )
         if bias is not None or activation is not None:
-            _run_affine(out, bias, None, None, activation, alpha, out)
+            _run_affine(out, bias, None, None, activation, out)
 
 
 # --- Interpolation and padding ----------------------------------------------------------------------------------------

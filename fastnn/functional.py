@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _resampling, reference
+from ._backends import ACTIVATIONS
 from ._backends import kernels as _K
 from ._resampling import COORDINATES, ROUNDINGS, Matrix
 from .errors import ShapeError
@@ -28,7 +29,7 @@ from .random import RNG, Stream, draw_seed
 Array: TypeAlias = np.ndarray
 IntOrPair: TypeAlias = "int | Sequence[int]"
 IntOrSingle: TypeAlias = "int | Sequence[int]"
-Activation: TypeAlias = "str | tuple[str, float] | None"
+Activation: TypeAlias = "str | tuple[str, float] | tuple[str, float, float] | None"
 BatchNormStatistics: TypeAlias = "tuple[ArrayLike | None, ArrayLike | None, ArrayLike, ArrayLike, float]"
 
 __all__ = [
@@ -47,6 +48,8 @@ __all__ = [
     "batch_norm_backward",
     "batch_norm_train",
     "binary_cross_entropy_with_logits",
+    "celu",
+    "celu_backward",
     "channel_shuffle",
     "clip_norm",
     "clip_value",
@@ -70,6 +73,12 @@ __all__ = [
     "global_avg_pool2d_backward",
     "group_norm",
     "group_norm_backward",
+    "hardsigmoid",
+    "hardsigmoid_backward",
+    "hardswish",
+    "hardswish_backward",
+    "hardtanh",
+    "hardtanh_backward",
     "hinge",
     "huber",
     "im2col",
@@ -91,6 +100,10 @@ __all__ = [
     "max_pool1d_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "maxout",
+    "maxout_backward",
+    "mish",
+    "mish_backward",
     "mse",
     "mul",
     "mul_backward",
@@ -99,20 +112,34 @@ __all__ = [
     "penalty",
     "pixel_shuffle",
     "pixel_unshuffle",
+    "prelu",
+    "prelu_backward",
     "relu",
+    "relu6",
+    "relu6_backward",
     "relu_backward",
     "rmsprop_step",
+    "selu",
+    "selu_backward",
     "sgd_step",
     "sigmoid",
     "sigmoid_backward",
+    "silu",
+    "silu_backward",
     "softmax",
     "softmax_backward",
+    "softplus",
+    "softplus_backward",
+    "softsign",
+    "softsign_backward",
     "split",
     "square_sum",
     "stochastic_depth",
     "stochastic_depth_backward",
     "tanh",
     "tanh_backward",
+    "threshold",
+    "threshold_backward",
 ]
 
 _FLOAT32 = np.dtype(np.float32)
@@ -299,25 +326,43 @@ def _output_size(
     return out[0], out[1]
 
 
-_ACTIVATIONS = {
-    "relu": 0.0,
-    "leaky_relu": 0.01,
-    "sigmoid": 0.0,
-    "tanh": 0.0,
-    "elu": 1.0,
-    "gelu": 0.0,
-    "gelu_tanh": 0.0,
-}
-
-
-def _activation(op: str, activation: Activation) -> tuple[str | None, float]:
-    """The name and the parameter of a fused activation."""
+def _activation(op: str, activation: Activation) -> tuple[Any, ...] | None:
+    """The name and all parameters of a fused activation."""
     if activation is None:
-        return None, 0.0
-    name, alpha = activation if isinstance(activation, tuple) and len(activation) == 2 else (activation, None)
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"{op}: unknown activation {activation!r}; expected one of {', '.join(_ACTIVATIONS)}")
-    return str(name), _ACTIVATIONS[str(name)] if alpha is None else _real(op, "the activation's parameter", alpha)
+        return None
+    name, *given = activation if isinstance(activation, tuple) and activation else (activation,)
+    if name == "relu6" and not given:
+        return "hardtanh", 0.0, 6.0
+    if name not in ACTIVATIONS or len(given) > len(ACTIVATIONS[name]):
+        raise ValueError(f"{op}: unknown activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}, relu6")
+    parameters = (
+        *(_real(op, "the activation's parameter", value) for value in given),
+        *ACTIVATIONS[name][len(given) :],
+    )
+    check = _PARAMETER_CHECKS.get(name)
+    if check is not None:
+        check(op, *parameters)
+    return name, *parameters
+
+
+def _check_range(op: str, low: float, high: float) -> None:
+    if not low <= high:
+        raise ValueError(f"{op}: min_val must not be above max_val, got {low} and {high}")
+
+
+def _check_scale(op: str, scale: float, threshold: float = 0.0) -> None:
+    if not scale > 0:
+        raise ValueError(
+            f"{op}: the scale ({'beta' if 'softplus' in op.lower() else 'alpha'}) must be above 0, got {scale}"
+        )
+
+
+#: activations that are not defined for all values of their parameters
+_PARAMETER_CHECKS: dict[str, Callable[..., None]] = {
+    "hardtanh": _check_range,
+    "celu": _check_scale,
+    "softplus": _check_scale,
+}
 
 
 def _out(
@@ -465,6 +510,146 @@ def relu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
     return dx
 
 
+def relu6(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Rectified linear unit up to 6, min(max(x, 0), 6); any shape.
+
+    Its range suits arithmetic of few bits (Howard et al., MobileNets, arXiv 1704.04861).
+
+    Examples
+    --------
+    >>> relu6(np.float32([-1, 2, 9]))
+    array([0., 2., 6.], dtype=float32)
+    """
+    x, y = _elementwise("relu6", x, out)
+    _K.hardtanh_forward(x, 0.0, 6.0, y)
+    return y
+
+
+def relu6_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `relu6`: dy where 0 < x < 6, else 0.
+
+    Examples
+    --------
+    >>> relu6_backward(np.float32([1, 1, 1]), np.float32([-1, 2, 9]))
+    array([0., 1., 0.], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("relu6_backward", dy, x)
+    _K.hardtanh_backward(dy, x, 0.0, 6.0, dx)
+    return dx
+
+
+def hardtanh(x: ArrayLike, min_val: float = -1.0, max_val: float = 1.0, *, out: Array | None = None) -> Array:
+    """Clip, min(max(x, min_val), max_val); any shape. The bounds may be infinite.
+
+    Raises ValueError where min_val is above max_val.
+
+    Examples
+    --------
+    >>> hardtanh(np.float32([-3, 0.5, 3]))
+    array([-1. ,  0.5,  1. ], dtype=float32)
+    """
+    low, high = _real("hardtanh", "min_val", min_val), _real("hardtanh", "max_val", max_val)
+    _check_range("hardtanh", low, high)
+    x, y = _elementwise("hardtanh", x, out)
+    _K.hardtanh_forward(x, low, high, y)
+    return y
+
+
+def hardtanh_backward(dy: ArrayLike, x: ArrayLike, min_val: float = -1.0, max_val: float = 1.0) -> Array:
+    """Gradient of `hardtanh`: dy where min_val < x < max_val, else 0.
+
+    Examples
+    --------
+    >>> hardtanh_backward(np.float32([1, 1]), np.float32([-3, 0.5]))
+    array([0., 1.], dtype=float32)
+    """
+    low, high = _real("hardtanh_backward", "min_val", min_val), _real("hardtanh_backward", "max_val", max_val)
+    _check_range("hardtanh_backward", low, high)
+    dy, x, dx = _elementwise_backward("hardtanh_backward", dy, x)
+    _K.hardtanh_backward(dy, x, low, high, dx)
+    return dx
+
+
+def threshold(x: ArrayLike, threshold: float, value: float, *, out: Array | None = None) -> Array:
+    """x where it is above the threshold, value elsewhere; any shape. NaN stays NaN.
+
+    Examples
+    --------
+    >>> threshold(np.float32([0.5, 2]), 1, -7)
+    array([-7.,  2.], dtype=float32)
+    """
+    x, y = _elementwise("threshold", x, out)
+    _K.threshold_forward(x, _real("threshold", "threshold", threshold), _real("threshold", "value", value), y)
+    return y
+
+
+def threshold_backward(dy: ArrayLike, x: ArrayLike, threshold: float, value: float) -> Array:
+    """Gradient of `threshold`: dy where x is above the threshold, else 0.
+
+    Examples
+    --------
+    >>> threshold_backward(np.float32([1, 1]), np.float32([0.5, 2]), 1, -7)
+    array([0., 1.], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("threshold_backward", dy, x)
+    _K.threshold_backward(
+        dy, x, _real("threshold_backward", "threshold", threshold), _real("threshold_backward", "value", value), dx
+    )
+    return dx
+
+
+def hardsigmoid(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Piecewise linear sigmoid, min(max(x + 3, 0), 6) / 6; any shape.
+
+    Examples
+    --------
+    >>> hardsigmoid(np.float32([-9, 0, 9]))
+    array([0. , 0.5, 1. ], dtype=float32)
+    """
+    x, y = _elementwise("hardsigmoid", x, out)
+    _K.hardsigmoid_forward(x, y)
+    return y
+
+
+def hardsigmoid_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `hardsigmoid`: dy / 6 where -3 < x < 3, else 0.
+
+    Examples
+    --------
+    >>> hardsigmoid_backward(np.float32([6, 6]), np.float32([0, 9]))
+    array([1., 0.], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("hardsigmoid_backward", dy, x)
+    _K.hardsigmoid_backward(dy, x, dx)
+    return dx
+
+
+def hardswish(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """x hardsigmoid(x); any shape (Howard et al., MobileNetV3, ICCV 2019). -inf gives NaN, as the formula does.
+
+    Examples
+    --------
+    >>> hardswish(np.float32([-9, 0, 9]))
+    array([-0.,  0.,  9.], dtype=float32)
+    """
+    x, y = _elementwise("hardswish", x, out)
+    _K.hardswish_forward(x, y)
+    return y
+
+
+def hardswish_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `hardswish`: dy (x / 3 + 1/2) where -3 < x < 3, dy from there on, else 0.
+
+    Examples
+    --------
+    >>> hardswish_backward(np.float32([1, 1, 1]), np.float32([-9, 0, 9]))
+    array([0. , 0.5, 1. ], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("hardswish_backward", dy, x)
+    _K.hardswish_backward(dy, x, dx)
+    return dx
+
+
 def leaky_relu(x: ArrayLike, negative_slope: float = 0.01, *, out: Array | None = None) -> Array:
     """Leaky rectified linear unit: x for x > 0, negative_slope * x otherwise; any shape.
 
@@ -490,6 +675,32 @@ def leaky_relu_backward(dy: ArrayLike, x: ArrayLike, negative_slope: float = 0.0
     """
     dy, x, dx = _elementwise_backward("leaky_relu_backward", dy, x)
     _K.leaky_relu_backward(dy, x, _real("leaky_relu_backward", "negative_slope", negative_slope), dx)
+    return dx
+
+
+def softsign(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """x / (1 + |x|); any shape. Saturates more slowly than tanh; infinities give NaN, as the formula does.
+
+    Examples
+    --------
+    >>> softsign(np.float32([-1, 0, 3]))
+    array([-0.5 ,  0.  ,  0.75], dtype=float32)
+    """
+    x, y = _elementwise("softsign", x, out)
+    _K.softsign_forward(x, y)
+    return y
+
+
+def softsign_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `softsign`: dy / (1 + |x|)^2.
+
+    Examples
+    --------
+    >>> softsign_backward(np.float32([1]), np.float32([-1]))
+    array([0.25], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("softsign_backward", dy, x)
+    _K.softsign_backward(dy, x, dx)
     return dx
 
 
@@ -573,6 +784,66 @@ def elu_backward(dy: ArrayLike, x: ArrayLike, alpha: float = 1.0) -> Array:
     return dx
 
 
+def selu(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Scaled exponential linear unit, 1.0507 elu(x, 1.6733); any shape.
+
+    The constants keep mean 0 and variance 1 from layer to layer (Klambauer et al., NeurIPS 2017).
+
+    Examples
+    --------
+    >>> selu(np.float32([-1e9, 0, 1]))
+    array([-1.7580993,  0.       ,  1.050701 ], dtype=float32)
+    """
+    x, y = _elementwise("selu", x, out)
+    _K.selu_forward(x, y)
+    return y
+
+
+def selu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `selu`: 1.0507 dy for x > 0, 1.7581 dy exp(x) otherwise.
+
+    Examples
+    --------
+    >>> selu_backward(np.float32([1, 1]), np.float32([-1e9, 1]))
+    array([0.      , 1.050701], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("selu_backward", dy, x)
+    _K.selu_backward(dy, x, dx)
+    return dx
+
+
+def celu(x: ArrayLike, alpha: float = 1.0, *, out: Array | None = None) -> Array:
+    """Continuously differentiable `elu`: x for x > 0, alpha (exp(x / alpha) - 1) otherwise; any shape.
+
+    alpha is above 0, or ValueError is raised (Barron, arXiv 1704.07483).
+
+    Examples
+    --------
+    >>> celu(np.float32([-1e9, 0, 2]), 0.5)
+    array([-0.5,  0. ,  2. ], dtype=float32)
+    """
+    a = _real("celu", "alpha", alpha)
+    _check_scale("celu", a)
+    x, y = _elementwise("celu", x, out)
+    _K.celu_forward(x, a, y)
+    return y
+
+
+def celu_backward(dy: ArrayLike, x: ArrayLike, alpha: float = 1.0) -> Array:
+    """Gradient of `celu`: dy for x > 0, dy exp(x / alpha) otherwise.
+
+    Examples
+    --------
+    >>> celu_backward(np.float32([1, 1]), np.float32([-1e9, 2]), 0.5)
+    array([0., 1.], dtype=float32)
+    """
+    a = _real("celu_backward", "alpha", alpha)
+    _check_scale("celu_backward", a)
+    dy, x, dx = _elementwise_backward("celu_backward", dy, x)
+    _K.celu_backward(dy, x, a, dx)
+    return dx
+
+
 def _gelu_kernel(op: str, approximate: str) -> str:
     if approximate not in ("none", "tanh"):
         raise ValueError(f"{op}: approximate must be 'none' or 'tanh', got {approximate!r}")
@@ -609,6 +880,261 @@ def gelu_backward(dy: ArrayLike, x: ArrayLike, approximate: str = "none") -> Arr
     return dx
 
 
+def silu(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Sigmoid linear unit or swish, x sigmoid(x); any shape (Elfwing et al., arXiv 1702.03118).
+
+    -inf gives NaN, as the formula does.
+
+    Examples
+    --------
+    >>> silu(np.float32([-100, 0, 100]))
+    array([ -0.,   0., 100.], dtype=float32)
+    """
+    x, y = _elementwise("silu", x, out)
+    _K.silu_forward(x, y)
+    return y
+
+
+def silu_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `silu`: dy s (1 + x (1 - s)) with s = sigmoid(x).
+
+    Examples
+    --------
+    >>> silu_backward(np.float32([1]), np.float32([0]))
+    array([0.5], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("silu_backward", dy, x)
+    _K.silu_backward(dy, x, dx)
+    return dx
+
+
+def mish(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """x tanh(softplus(x)); any shape (Misra, arXiv 1908.08681). -inf gives NaN, as the formula does.
+
+    Examples
+    --------
+    >>> mish(np.float32([-200, 0, 100]))
+    array([ -0.,   0., 100.], dtype=float32)
+    """
+    x, y = _elementwise("mish", x, out)
+    _K.mish_forward(x, y)
+    return y
+
+
+def mish_backward(dy: ArrayLike, x: ArrayLike) -> Array:
+    """Gradient of `mish`: dy (t + x (1 - t^2) sigmoid(x)) with t = tanh(softplus(x)).
+
+    Examples
+    --------
+    >>> mish_backward(np.float32([5]), np.float32([0])).round(5)
+    array([3.], dtype=float32)
+    """
+    dy, x, dx = _elementwise_backward("mish_backward", dy, x)
+    _K.mish_backward(dy, x, dx)
+    return dx
+
+
+def softplus(x: ArrayLike, beta: float = 1.0, threshold: float = 20.0, *, out: Array | None = None) -> Array:
+    """log(1 + exp(beta x)) / beta, and x itself where beta x is above the threshold; any shape.
+
+    beta is above 0, or ValueError is raised. The smooth `relu` (Glorot et al., AISTATS 2011).
+
+    Examples
+    --------
+    >>> softplus(np.float32([-1e9, 0, 50]))
+    array([ 0.       ,  0.6931472, 50.       ], dtype=float32)
+    """
+    scale = _real("softplus", "beta", beta)
+    _check_scale("softplus", scale)
+    x, y = _elementwise("softplus", x, out)
+    _K.softplus_forward(x, scale, _real("softplus", "threshold", threshold), y)
+    return y
+
+
+def softplus_backward(dy: ArrayLike, x: ArrayLike, beta: float = 1.0, threshold: float = 20.0) -> Array:
+    """Gradient of `softplus`: dy sigmoid(beta x), and dy where beta x is above the threshold.
+
+    Examples
+    --------
+    >>> softplus_backward(np.float32([1, 1]), np.float32([0, 50]))
+    array([0.5, 1. ], dtype=float32)
+    """
+    scale = _real("softplus_backward", "beta", beta)
+    _check_scale("softplus_backward", scale)
+    dy, x, dx = _elementwise_backward("softplus_backward", dy, x)
+    _K.softplus_backward(dy, x, scale, _real("softplus_backward", "threshold", threshold), dx)
+    return dx
+
+
+def _prelu_arrays(op: str, x: ArrayLike, weight: ArrayLike) -> tuple[Array, Array, bool]:
+    """x in either memory format, the weights in its dtype, and whether x is channels-last."""
+    array, w = _array(op, "x", x), _rowmajor(op, "weight", weight)
+    channels = array.shape[1] if array.ndim > 1 else 1
+    if w.shape not in ((1,), (channels,)):
+        raise ShapeError(f"{op}: expected weight of shape (1,) or ({channels},), one for each channel, got {w.shape}")
+    array, w = _same_dtype(array, w)
+    layout = _K.layout(array)
+    return (array, w, layout == 1) if layout < 2 else (_contiguous(array), w, False)
+
+
+def _planes(x: Array, channels: int, channels_last: bool) -> Array:
+    """A view of x, which is not empty, as (n, channels, s) in memory order; one channel stands for all."""
+    flat = (x.transpose(0, 2, 3, 1) if channels_last else x).reshape(-1)
+    if channels_last:
+        return flat.reshape(-1, channels, 1) if channels > 1 else flat.reshape(1, 1, -1)
+    return flat.reshape(x.shape[0] if channels > 1 else 1, channels, -1)
+
+
+def prelu(x: ArrayLike, weight: ArrayLike, *, out: Array | None = None) -> Array:
+    """Parametric rectified linear unit: x for x > 0, weight * x otherwise.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, ...)
+        C-contiguous and channels-last memory are both fast; anything else is copied first.
+    weight : array_like, (1,) or (C,)
+        One slope, or one for each channel.
+    out : ndarray, optional
+        Of x's shape, dtype and memory format; may be x itself.
+
+    References
+    ----------
+    He et al., "Delving Deep into Rectifiers", ICCV 2015; CS231n.
+
+    Examples
+    --------
+    >>> prelu(np.float32([[-1, -1], [3, 4]]), np.float32([0.5, 0.25]))
+    array([[-0.5 , -0.25],
+           [ 3.  ,  4.  ]], dtype=float32)
+    """
+    op = "prelu"
+    array, w, channels_last = _prelu_arrays(op, x, weight)
+    y = _out(op, out, array.shape, array.dtype, channels_last, w, *(() if out is x else (array,)))
+    if y.size:
+        _K.prelu_forward(_planes(array, w.size, channels_last), w, _planes(y, w.size, channels_last))
+    return y
+
+
+def prelu_backward(dy: ArrayLike, x: ArrayLike, weight: ArrayLike, *, into: Array | None = None) -> tuple[Array, Array]:
+    """Gradients of `prelu`: dx is dy for x > 0, weight * dy otherwise; dweight sums dy * x over the other x.
+
+    Parameters
+    ----------
+    dy, x : array_like, (N, C, ...)
+    weight : array_like, (1,) or (C,)
+    into : ndarray, optional
+        The array to which dweight is added, instead of a new one.
+
+    Returns
+    -------
+    dx : ndarray
+        Of x's shape and memory format.
+    dweight : ndarray (1,) or (C,)
+
+    Examples
+    --------
+    >>> prelu_backward(np.float32([[1, 1]]), np.float32([[-3, 4]]), np.float32([0.5]))
+    (array([[0.5, 1. ]], dtype=float32), array([-3.], dtype=float32))
+    """
+    op = "prelu_backward"
+    array, w, channels_last = _prelu_arrays(op, x, weight)
+    gradient = _array(op, "dy", dy)
+    if gradient.shape != array.shape:
+        raise ShapeError(f"{op}: dy and x must have the same shape, got {gradient.shape} and {array.shape}")
+    gradient, array, w = _same_dtype(gradient, array, w)
+    if not (_is_channels_last(gradient) if channels_last else gradient.flags.c_contiguous):
+        gradient = _in_format(gradient, channels_last) if gradient.ndim <= 4 else np.ascontiguousarray(gradient)
+    if into is not None and not _takes(op, (into,), w.dtype, w.shape):
+        dx, found = prelu_backward(gradient, array, w)
+        return dx, *_added((into,), (found,))
+    dx = _K.empty(array.shape, array.dtype, channels_last)
+    dweight = _K.empty(w.shape, w.dtype) if into is None else into
+    if dx.size:
+        planes = (_planes(a, w.size, channels_last) for a in (gradient, array))
+        _K.prelu_backward(*planes, w, into is not None, _planes(dx, w.size, channels_last), dweight)
+    elif into is None:
+        dweight[...] = 0.0
+    return dx, dweight
+
+
+def _maxout_arrays(op: str, x: ArrayLike, pieces: int) -> tuple[Array, tuple[int, ...], bool]:
+    """x in either memory format, the shape of the result, and whether they are channels-last."""
+    array = _array(op, "x", x)
+    if _whole(op, "pieces", pieces) < 1:
+        raise ValueError(f"{op}: pieces must be at least 1, got {pieces!r}")
+    if array.ndim < 2 or array.shape[1] % pieces:
+        raise ShapeError(f"{op}: expected x of shape (N, C * {pieces}, ...), got {array.shape}")
+    shape = (array.shape[0], array.shape[1] // int(pieces), *array.shape[2:])
+    layout = _K.layout(array)
+    return (array, shape, layout == 1) if layout < 2 else (_contiguous(array), shape, False)
+
+
+def _pieces(x: Array, pieces: int, channels_last: bool) -> Array:
+    """A view of x, which is not empty, as (n, pieces, s) in memory order."""
+    if channels_last:
+        return x.transpose(0, 2, 3, 1).reshape(-1, pieces, x.shape[1] // pieces)
+    return x.reshape(x.shape[0], pieces, -1)
+
+
+def _piece(y: Array, channels_last: bool) -> Array:
+    """A view of the result, likewise, as (n, s)."""
+    return _pieces(y, 1, channels_last).reshape(-1, y.shape[1] if channels_last else y.size // y.shape[0])
+
+
+def maxout(x: ArrayLike, pieces: int = 2) -> Array:
+    """The largest of several pieces of the channels, max(x1, x2, ...): (N, C * pieces, ...) -> (N, C, ...).
+
+    Channel c of the result is the largest of the channels c, C + c, 2 C + c, ...: after a linear layer whose weights
+    are those of several layers one after another, max(w1 x + b1, w2 x + b2) (Goodfellow et al., ICML 2013; CS231n). It
+    generalises `relu` and `leaky_relu`, neither saturates nor dies, and takes that many times the parameters.
+
+    Parameters
+    ----------
+    x : array_like, (N, C * pieces, ...)
+        C-contiguous and channels-last memory are both fast; anything else is copied first. NaN stays NaN.
+    pieces : int
+
+    Returns
+    -------
+    ndarray (N, C, ...)
+        Of x's memory format.
+
+    Examples
+    --------
+    >>> maxout(np.float32([[1, 5, 3, 4]]))
+    array([[3., 5.]], dtype=float32)
+    """
+    op = "maxout"
+    array, shape, channels_last = _maxout_arrays(op, x, pieces)
+    y = _K.empty(shape, array.dtype, channels_last)
+    if y.size:
+        _K.maxout_forward(_pieces(array, int(pieces), channels_last), _piece(y, channels_last))
+    return y
+
+
+def maxout_backward(dy: ArrayLike, x: ArrayLike, pieces: int = 2) -> Array:
+    """Gradient of `maxout`: dy where x is the (first) largest of its pieces, else 0.
+
+    Examples
+    --------
+    >>> maxout_backward(np.float32([[1, 2]]), np.float32([[1, 5, 3, 4]]))
+    array([[0., 2., 1., 0.]], dtype=float32)
+    """
+    op = "maxout_backward"
+    array, shape, channels_last = _maxout_arrays(op, x, pieces)
+    gradient = _array(op, "dy", dy)
+    if gradient.shape != shape:
+        raise ShapeError(f"{op}: expected dy of the output's shape {shape}, got {gradient.shape}")
+    gradient, array = _same_dtype(gradient, array)
+    if not (_is_channels_last(gradient) if channels_last else gradient.flags.c_contiguous):
+        gradient = _in_format(gradient, channels_last) if gradient.ndim <= 4 else np.ascontiguousarray(gradient)
+    dx = _K.empty(array.shape, array.dtype, channels_last)
+    if dx.size:
+        views = _piece(gradient, channels_last), _pieces(array, int(pieces), channels_last)
+        _K.maxout_backward(*views, _pieces(dx, int(pieces), channels_last))
+    return dx
+
+
 def exp(x: ArrayLike, *, out: Array | None = None) -> Array:
     """Exponential function; any shape. Results below the smallest normal number are 0.
 
@@ -630,7 +1156,7 @@ def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array
     >>> add(np.float32([1, -5]), np.float32([2, 1]), activation="relu")
     array([3., 0.], dtype=float32)
     """
-    name, alpha = _activation("add", activation)
+    then = _activation("add", activation)
     first, second = _dense("add", "a", a), _dense("add", "b", b)
     if first.shape != second.shape:
         raise ShapeError(f"add: a and b must have the same shape, got {first.shape} and {second.shape}")
@@ -640,7 +1166,7 @@ def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array
         second = _laid_out_as(second, first)
     if out is not None and np.may_share_memory(y, second) and _address(y) != _address(second):
         raise ValueError("add: out overlaps b without being b")
-    _K.add_forward(first, second, name, alpha, y)
+    _K.add_forward(first, second, then, y)
     return y
 
 
@@ -733,7 +1259,9 @@ def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
     first = arrays[0]
     axis = _axis(op, axis, first.shape)
     shapes = [a.shape for a in arrays]
-    if any(len(s) != first.ndim or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes):
+    if any(
+        len(s) != first.ndim or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes
+    ):
         raise ShapeError(f"{op}: shapes must be equal but for axis {axis}, got {shapes}")
     sizes = [s[axis] for s in shapes]
     y = _K.empty((*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]), first.dtype, _prefers_channels_last(first))
@@ -1548,7 +2076,7 @@ def batch_norm(
     array([[1.]], dtype=float32)
     """
     op = "batch_norm"
-    name, alpha = _activation(op, activation)
+    then = _activation(op, activation)
     array, shape = _features(op, "x", x)
     c = array.shape[1]
     means, variances = _vector(op, "mean", mean, c, "channel"), _vector(op, "var", var, c, "channel")
@@ -1558,7 +2086,7 @@ def batch_norm(
     target = None if out is None or out.shape != shape else out.reshape(array.shape)
     y = _out(op, out if target is None else target, array.shape, array.dtype, channels_last)
     if y.size:
-        _K.batch_norm_forward(array, means, variances, weights, biases, _epsilon(op, eps), name, alpha, y)
+        _K.batch_norm_forward(array, means, variances, weights, biases, _epsilon(op, eps), then, y)
     return _restore(y, shape) if out is None else out
 
 
@@ -2722,7 +3250,8 @@ def conv2d(
         Each an array (O,), gamma and beta may be None; as at test time.
     residual : array_like, (N, O, OH, OW), optional
     activation : str or (str, float), optional
-        "relu", ("leaky_relu", 0.01), "sigmoid", "tanh", "elu", "gelu", "gelu_tanh".
+        The name of an element-wise function, with its parameters if they are not the usual ones: "relu",
+        ("leaky_relu", 0.1), ("hardtanh", 0.0, 6.0); "gelu_tanh" is gelu with ``approximate="tanh"``.
     algorithm : str, optional
         None chooses; "im2col" or "amx" forces, or raises where it cannot run.
     out : ndarray (N, O, OH, OW), optional
@@ -2762,7 +3291,7 @@ def _conv2d(
     algorithm: str | None = None,
     out: Array | None = None,
 ) -> Array:
-    name, alpha = _activation(op, activation)
+    then = _activation(op, activation)
     array, channels_last = _image(op, "x", x)
     w, s, p, d, (oh, ow) = _conv_geometry(op, array, weight, stride, padding, dilation, groups)
     o = w.shape[0]
@@ -2792,9 +3321,9 @@ def _conv2d(
     if not y.size:
         return y
     if not array.size or not w.size:  # no channels to sum over: the specification does it
-        y[...] = reference.conv2d_im2col_forward(array, w, biases, s, p, d, groups, statistics, skip, name, alpha)
+        y[...] = reference.conv2d_im2col_forward(array, w, biases, s, p, d, groups, statistics, skip, then)
         return y
-    kernel(array, w, biases, s, p, d, int(groups), statistics, skip, name, alpha, y)
+    kernel(array, w, biases, s, p, d, int(groups), statistics, skip, then, y)
     return y
 
 
@@ -3081,7 +3610,7 @@ def conv_transpose2d(
     array([[1., 1., 2., 2.]], dtype=float32)
     """
     op = "conv_transpose2d"
-    name, alpha = _activation(op, activation)
+    then = _activation(op, activation)
     array, channels_last = _image(op, "x", x)
     w, s, p, d, size = _conv_transpose_geometry(op, array, weight, stride, padding, output_padding, groups, dilation)
     array = _conv_transpose_source(op, array, w.shape[2:], s, p, d, size)
@@ -3093,9 +3622,9 @@ def conv_transpose2d(
     if not y.size:
         return y
     if not array.size or not w.size:  # no channels to sum over: the specification does it
-        y[...] = reference.conv_transpose2d_forward(array, w, biases, s, p, d, int(groups), size, name, alpha)
+        y[...] = reference.conv_transpose2d_forward(array, w, biases, s, p, d, int(groups), size, then)
         return y
-    _K.conv_transpose2d_forward(array, w, biases, s, p, d, int(groups), size, name, alpha, y)
+    _K.conv_transpose2d_forward(array, w, biases, s, p, d, int(groups), size, then, y)
     return y
 
 
@@ -3156,14 +3685,14 @@ def conv_transpose2d_backward(
     accumulate, groups = into is not None, int(groups)
     if not gradient.size or not array.size or not w.size:  # sums over nothing: the specification does it
         if dx is not None and dx.size:
-            dx[...] = reference.conv2d_im2col_forward(gradient, w, None, s, p, d, groups, None, None, None, 0.0)
+            dx[...] = reference.conv2d_im2col_forward(gradient, w, None, s, p, d, groups, None, None, None)
         results = reference.conv2d_backward(array, gradient, w, s, p, d, groups)[1], gradient.sum((0, 2, 3))
         for target, result in zip((dweight, dbias), results, strict=True):
             if target is not None:
                 target[...] = result + target if accumulate else result
     else:
         if dx is not None:
-            _K.conv2d_im2col_forward(gradient, w, None, s, p, d, groups, None, None, None, 0.0, dx)
+            _K.conv2d_im2col_forward(gradient, w, None, s, p, d, groups, None, None, None, dx)
         _K.conv2d_backward(array, gradient, w, s, p, d, groups, accumulate, None, dweight, None)
         if dbias is not None:  # of a convolution of one tap a channel, which has dy for its dy
             like = dbias.reshape(o, 1, 1, 1)  # not read: it tells the number of outputs
@@ -3658,7 +4187,7 @@ def linear(
     array([[3., 0.]], dtype=float32)
     """
     op = "linear"
-    name, alpha = _activation(op, activation)
+    then = _activation(op, activation)
     array, w = _linear_arrays(op, x, weight)
     biases = _vector(op, "bias", bias, w.shape[0], "output")
     array, w, biases = _same_dtype(array, w, biases)
@@ -3668,9 +4197,9 @@ def linear(
         return y
     rows = array.reshape(y.size // w.shape[0], w.shape[1])
     if not rows.size:
-        y[...] = reference.linear_forward(rows, w, biases, name, alpha).reshape(shape)
+        y[...] = reference.linear_forward(rows, w, biases, then).reshape(shape)
         return y
-    _K.linear_forward(rows, w, biases, name, alpha, y.reshape(rows.shape[0], w.shape[0]))
+    _K.linear_forward(rows, w, biases, then, y.reshape(rows.shape[0], w.shape[0]))
     return y
 
 

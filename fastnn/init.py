@@ -378,8 +378,8 @@ def constant(shape: Sequence[int], value: float, *, dtype: DTypeLike = np.float3
 def gain_of(activation: str | tuple[str, float] | None) -> float:
     """Return the gain of weights in front of an activation: its name, (name, parameter) or None, as in ``functional``.
 
-    sqrt(2) for relu, sqrt(2 / (1 + slope^2)) for leaky_relu, 5/3 for tanh, 1 for sigmoid and None (as PyTorch).
-    elu and gelu take sqrt(2), being close to relu.
+    sqrt(2) for relu, sqrt(2 / (1 + slope^2)) for leaky_relu, 5/3 for tanh, 3/4 for selu, 1 for sigmoid and None (as
+    PyTorch). relu6, elu, celu, gelu, silu, mish, hardswish and softplus take sqrt(2), being close to relu.
 
     Examples
     --------
@@ -395,11 +395,9 @@ def gain_of(activation: str | tuple[str, float] | None) -> float:
 
 
 _GAINS: dict[str | None, float] = {
-    "relu": _HE,
-    "leaky_relu": _HE,
-    "elu": _HE,
-    "gelu": _HE,
-    "gelu_tanh": _HE,
+    **dict.fromkeys(("relu", "relu6", "leaky_relu", "elu", "celu", "gelu", "gelu_tanh"), _HE),
+    **dict.fromkeys(("silu", "mish", "hardswish", "softplus"), _HE),
+    "selu": 3.0 / 4.0,
     "tanh": 5.0 / 3.0,
     "sigmoid": 1.0,
     None: 1.0,

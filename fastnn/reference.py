@@ -20,7 +20,7 @@ To add an op: one function per pass, `<op>_<pass>`, beside its kin.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -29,6 +29,7 @@ import numpy.typing as npt
 Array: TypeAlias = npt.NDArray[Any]
 Size: TypeAlias = tuple[int, ...]  # (rows, columns)
 Table: TypeAlias = tuple[()] | tuple[Array, Array, Array, int, int]  # see `resample`
+Activation: TypeAlias = tuple[Any, ...] | None  # its name and its parameters
 BatchNorm: TypeAlias = tuple[Array | None, Array | None, Array, Array, float]  # gamma, beta, mean, var, eps
 
 _ieee = np.errstate(all="ignore")  # a decorator: infinity and NaN are results here, not accidents
@@ -50,6 +51,54 @@ def relu_backward(dy: Array, x: Array) -> Array:
 
 
 @_ieee
+def hardtanh_forward(x: Array, alpha: float, beta: float) -> Array:
+    """y = min(max(x, alpha), beta)."""
+    return np.minimum(np.maximum(x, alpha), beta)
+
+
+@_ieee
+def hardtanh_backward(dy: Array, x: Array, alpha: float, beta: float) -> Array:
+    """dx = dy where alpha < x < beta, else 0."""
+    return np.where((x > alpha) & (x < beta), dy, np.zeros((), dy.dtype))
+
+
+@_ieee
+def threshold_forward(x: Array, alpha: float, beta: float) -> Array:
+    """y = beta where x <= alpha, else x."""
+    return np.where(x <= alpha, x.dtype.type(beta), x)
+
+
+@_ieee
+def threshold_backward(dy: Array, x: Array, alpha: float, beta: float) -> Array:
+    """dx = dy where x > alpha, else 0."""
+    return np.where(x > alpha, dy, np.zeros((), dy.dtype))
+
+
+@_ieee
+def hardsigmoid_forward(x: Array) -> Array:
+    """y = min(max(x + 3, 0), 6) / 6."""
+    return np.minimum(np.maximum(x + 3, 0), 6) / 6
+
+
+@_ieee
+def hardsigmoid_backward(dy: Array, x: Array) -> Array:
+    """dx = dy / 6 where -3 < x < 3, else 0."""
+    return np.where((x > -3) & (x < 3), dy / 6, np.zeros((), dy.dtype))
+
+
+@_ieee
+def hardswish_forward(x: Array) -> Array:
+    """y = x * hardsigmoid(x); -inf gives NaN (-inf * 0), as in torch."""
+    return x * hardsigmoid_forward(x)
+
+
+@_ieee
+def hardswish_backward(dy: Array, x: Array) -> Array:
+    """dx = dy * (x / 3 + 1/2) where -3 < x < 3, dy from there on, else 0."""
+    return np.where(x > -3, dy * np.where(x < 3, x / 3 + 0.5, 1), np.zeros((), dy.dtype))
+
+
+@_ieee
 def leaky_relu_forward(x: Array, alpha: float) -> Array:
     """y = x where x > 0, else alpha * x."""
     return np.where(x > 0, x, alpha * x)
@@ -59,6 +108,18 @@ def leaky_relu_forward(x: Array, alpha: float) -> Array:
 def leaky_relu_backward(dy: Array, x: Array, alpha: float) -> Array:
     """dx = dy where x > 0, else alpha * dy."""
     return np.where(x > 0, dy, alpha * dy)
+
+
+@_ieee
+def softsign_forward(x: Array) -> Array:
+    """y = x / (1 + |x|); infinities give NaN."""
+    return x / (1 + np.abs(x))
+
+
+@_ieee
+def softsign_backward(dy: Array, x: Array) -> Array:
+    """dx = dy / (1 + |x|)^2."""
+    return dy * np.square(1 / (1 + np.abs(x)))
 
 
 @_ieee
@@ -95,6 +156,33 @@ def elu_forward(x: Array, alpha: float) -> Array:
 def elu_backward(dy: Array, x: Array, alpha: float) -> Array:
     """dx = dy where x > 0, else dy * alpha * exp(x)."""
     return np.where(x > 0, dy, dy * (alpha * np.exp(x)))
+
+
+_SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
+
+
+@_ieee
+def selu_forward(x: Array) -> Array:
+    """y = scale * elu(x, alpha), with the scale and the alpha that keep mean 0 and variance 1."""
+    return _SELU_SCALE * elu_forward(x, _SELU_ALPHA)
+
+
+@_ieee
+def selu_backward(dy: Array, x: Array) -> Array:
+    """dx = scale * dy where x > 0, else scale * dy * alpha * exp(x)."""
+    return _SELU_SCALE * elu_backward(dy, x, _SELU_ALPHA)
+
+
+@_ieee
+def celu_forward(x: Array, alpha: float) -> Array:
+    """y = x where x > 0, else alpha * (exp(x / alpha) - 1)."""
+    return np.where(x > 0, x, alpha * np.expm1(x / alpha))
+
+
+@_ieee
+def celu_backward(dy: Array, x: Array, alpha: float) -> Array:
+    """dx = dy where x > 0, else dy * exp(x / alpha)."""
+    return np.where(x > 0, dy, dy * np.exp(x / alpha))
 
 
 def _normal_cdf(x: Array) -> Array:
@@ -142,34 +230,93 @@ def gelu_tanh_backward(dy: Array, x: Array) -> Array:
 
 
 @_ieee
+def silu_forward(x: Array) -> Array:
+    """y = x * s(x) with s the logistic function; -inf gives NaN (-inf * 0), as in torch."""
+    return x * sigmoid_forward(x)
+
+
+@_ieee
+def silu_backward(dy: Array, x: Array) -> Array:
+    """dx = dy * s(x) * (1 + x * s(-x))."""
+    s = sigmoid_forward(x)
+    return dy * (s + x * (s * sigmoid_forward(-x)))
+
+
+@_ieee
+def mish_forward(x: Array) -> Array:
+    """y = x * tanh(log(1 + exp(x))); -inf gives NaN (-inf * 0), as in torch."""
+    return x * np.tanh(np.logaddexp(x, 0, dtype=x.dtype))
+
+
+@_ieee
+def mish_backward(dy: Array, x: Array) -> Array:
+    """dx = dy * (t + x * (1 - t^2) * s(x)), t = tanh(p), p = log(1 + exp(x)); 1 - t^2 is 4 s(2 p) s(-2 p)."""
+    p = np.logaddexp(x, 0, dtype=x.dtype)
+    return dy * (np.tanh(p) + x * (tanh_backward(sigmoid_forward(x), p)))
+
+
+@_ieee
+def softplus_forward(x: Array, alpha: float, beta: float) -> Array:
+    """y = x where alpha * x > beta, else log(1 + exp(alpha * x)) / alpha."""
+    z = alpha * x
+    return np.where(z > beta, x, np.logaddexp(z, 0, dtype=x.dtype) / alpha)
+
+
+@_ieee
+def softplus_backward(dy: Array, x: Array, alpha: float, beta: float) -> Array:
+    """dx = dy where alpha * x > beta, else dy * s(alpha * x)."""
+    z = alpha * x
+    return np.where(z > beta, dy, dy * sigmoid_forward(z))
+
+
+@_ieee
+def prelu_forward(x: Array, weight: Array) -> Array:
+    """y = x where x > 0, else weight * x; x is (n, c, s), weight (c,)."""
+    return np.where(x > 0, x, weight[:, np.newaxis] * x)
+
+
+@_ieee
+def prelu_backward(dy: Array, x: Array, weight: Array) -> tuple[Array, Array]:
+    """dx = dy where x > 0, else weight * dy; dweight (c,) sums dy * x where x is not above 0, in float64."""
+    dx = np.where(x > 0, dy, weight[:, np.newaxis] * dy)
+    return dx, np.where(x > 0, 0, dy * x).sum((0, 2), dtype=np.float64).astype(x.dtype)
+
+
+@_ieee
+def maxout_forward(x: Array) -> Array:
+    """y (n, s) = the largest of the pieces of x (n, pieces, s); NaN if one is NaN."""
+    return np.max(x, axis=1)
+
+
+@_ieee
+def maxout_backward(dy: Array, x: Array) -> Array:
+    """dx (n, pieces, s) = dy where x is the first of the largest, else 0."""
+    dx = np.zeros_like(x)
+    np.put_along_axis(dx, np.argmax(x, axis=1, keepdims=True), dy[:, np.newaxis], axis=1)
+    return dx
+
+
+@_ieee
 def exp_forward(x: Array) -> Array:
     """y = exp(x)."""
     return np.exp(x)
 
 
-_ACTIVATIONS: dict[str, Callable[[Array, float], Array]] = {
-    "relu": lambda x, alpha: relu_forward(x),
-    "leaky_relu": leaky_relu_forward,
-    "sigmoid": lambda x, alpha: sigmoid_forward(x),
-    "tanh": lambda x, alpha: tanh_forward(x),
-    "elu": elu_forward,
-    "gelu": lambda x, alpha: gelu_forward(x),
-    "gelu_tanh": lambda x, alpha: gelu_tanh_forward(x),
-}
-
-
-def _activate(x: Array, activation: str | None, alpha: float) -> Array:
-    """The end of a fused op: the activation of that name, or x itself."""
-    return x if activation is None else _ACTIVATIONS[activation](x, alpha)
+def _activate(x: Array, activation: Activation) -> Array:
+    """The end of a fused op: the activation of that name and parameters, or x itself."""
+    if activation is None:
+        return x
+    name, *parameters = activation
+    return globals()[f"{name}_forward"](x, *parameters)
 
 
 # --- Element-wise arithmetic ------------------------------------------------------------------------------------------
 
 
 @_ieee
-def add_forward(a: Array, b: Array, activation: str | None, alpha: float) -> Array:
+def add_forward(a: Array, b: Array, activation: Activation) -> Array:
     """y = activation(a + b), all of one shape."""
-    return _activate(a + b, activation, alpha)
+    return _activate(a + b, activation)
 
 
 @_ieee
@@ -516,15 +663,14 @@ def batch_norm_forward(
     weight: Array | None,
     bias: Array | None,
     eps: float,
-    activation: str | None,
-    alpha: float,
+    activation: Activation,
 ) -> Array:
     """y = activation((x - mean) / sqrt(var + eps) * weight + bias); x and y are (n, c, h, w), the vectors (c,)."""
     scale = (1 if weight is None else weight) / np.sqrt(var + eps)
     y = (x - _per_channel(mean)) * _per_channel(scale)
     if bias is not None:
         y = y + _per_channel(bias)
-    return _activate(y, activation, alpha)
+    return _activate(y, activation)
 
 
 @_ieee
@@ -543,7 +689,7 @@ def batch_norm_train_forward(
     mean64 = _channel_sum(x) / count
     var64 = _channel_sum(np.square(x - _per_channel(mean64))) / count
     mean, var = mean64.astype(x.dtype), var64.astype(x.dtype)
-    return batch_norm_forward(x, mean, var, weight, bias, eps, None, 0.0), mean, var
+    return batch_norm_forward(x, mean, var, weight, bias, eps, None), mean, var
 
 
 @_ieee
@@ -875,8 +1021,7 @@ def conv2d_im2col_forward(
     groups: int,
     batch_norm: BatchNorm | None,
     residual: Array | None,
-    activation: str | None,
-    alpha: float,
+    activation: Activation,
 ) -> Array:
     """y = activation(batch_norm(conv(x, weight) + bias) + residual), every part but conv optional.
 
@@ -903,10 +1048,10 @@ def conv2d_im2col_forward(
         y = y + _per_channel(bias)
     if batch_norm is not None:
         gamma, beta, mean, var, eps = batch_norm
-        y = batch_norm_forward(y, mean, var, gamma, beta, eps, None, 0.0)
+        y = batch_norm_forward(y, mean, var, gamma, beta, eps, None)
     if residual is not None:
         y = y + residual
-    return _activate(y, activation, alpha)
+    return _activate(y, activation)
 
 
 @_ieee
@@ -944,8 +1089,7 @@ def conv_transpose2d_forward(
     dilation: Size,
     groups: int,
     out_size: Size,
-    activation: str | None,
-    alpha: float,
+    activation: Activation,
 ) -> Array:
     """y = activation(col2im(weight^T @ x) + bias), group by group: what conv2d_backward gives as dx when x is dy.
 
@@ -965,7 +1109,7 @@ def conv_transpose2d_forward(
     cols = weight.reshape(1, groups, c // groups, o * kh * kw).swapaxes(2, 3) @ pixels
     cols = cols.reshape(n, groups * cols.shape[2], cols.shape[3])
     y = col2im_forward(cols, out_size, (kh, kw), stride, padding, dilation)
-    return _activate(y if bias is None else y + _per_channel(bias), activation, alpha)
+    return _activate(y if bias is None else y + _per_channel(bias), activation)
 
 
 # --- Interpolation and padding: a sparse matrix for each axis ---------------------------------------------------------
@@ -1013,10 +1157,10 @@ def _sparse_product(table: Table, x: Array, axis: int, value: float) -> Array:
 
 
 @_ieee
-def linear_forward(x: Array, weight: Array, bias: Array | None, activation: str | None, alpha: float) -> Array:
+def linear_forward(x: Array, weight: Array, bias: Array | None, activation: Activation) -> Array:
     """y (rows, out) = activation(x (rows, in) @ weight (out, in)^T + bias (out,)); bias may be None."""
     y = x @ weight.T
-    return _activate(y if bias is None else y + bias, activation, alpha)
+    return _activate(y if bias is None else y + bias, activation)
 
 
 @_ieee

@@ -59,7 +59,15 @@ def exact(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
 
 # ---- activations ----------------------------------------------------------------------------------------------------
 
-SLOPES = {None: 1, "relu": 1, "leaky_relu": 1, "sigmoid": 0.25, "tanh": 1, "elu": 1, "gelu": 1.13, "gelu_tanh": 1.13}
+#: the steepest slope of each, where it is not 1 (of leaky_relu, elu, celu also |alpha|)
+SLOPES = {
+    "sigmoid": 0.25,
+    "hardsigmoid": 0.17,
+    "hardswish": 1.5,
+    "selu": 1.76,
+    "mish": 1.1,
+    "silu": 1.1,
+} | dict.fromkeys(("gelu", "gelu_tanh"), 1.13)
 
 _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
@@ -70,16 +78,24 @@ def _gelu_tanh_parts(x: Array) -> tuple[Array, Array, Array]:
     return u2, F.sigmoid(u2), F.sigmoid(-u2)
 
 
-def activation(name: str | None, x: Array, y: Array) -> Any:
+def activation(name: str | None, x: Array, y: Array, alpha: float = 1.0) -> Any:
     """Error of y = f(x), x being exact."""
     with np.errstate(all="ignore"), NUMPY.on():
         match name:
             case None | "relu":
                 return EXACT
-            case "leaky_relu":  # alpha is rounded to the dtype, then the product
+            case "leaky_relu" | "hardtanh" | "threshold":  # alpha is rounded to the dtype, then the product
                 factor: Any = 2.0
-            case "elu":
+            case "hardsigmoid" | "hardswish" | "softsign":  # a sum, a quotient of two roundings, a product
+                factor = 4.0
+            case "elu" | "selu":
                 factor = FUNCTION + 2
+            case "celu" | "softplus":  # a rounded parameter, a product and a quotient more: exp moves by that times x
+                factor = FUNCTION + 4 + 2 * np.abs(np.where(x > 0, 0, alpha * x if name == "softplus" else x / alpha))
+            case "silu":  # the reference's quotient too
+                factor = FUNCTION + 2
+            case "mish":  # two functions
+                factor = 2 * FUNCTION
             case "gelu":  # rounding 1 / sqrt 2 and x / sqrt 2 moves erfc in its tail by x^2; the reference does so too
                 factor = FUNCTION + 2 * np.square(x)
             case "gelu_tanh":  # rounding 2 u three times moves exp by 2 |2 u|
@@ -89,14 +105,32 @@ def activation(name: str | None, x: Array, y: Array) -> Any:
         return factor * np.abs(y)
 
 
-def activation_backward(name: str, dy: Array, x: Array, dx: Array) -> Any:
+def activation_backward(name: str, dy: Array, x: Array, dx: Array, alpha: float = 1.0) -> Any:
     """Error of dx = dy f'(x)."""
     with np.errstate(all="ignore"), NUMPY.on():
         match name:
-            case "relu":
+            case "relu" | "hardtanh" | "threshold":
                 return EXACT
             case "leaky_relu":
                 return 2 * np.abs(dx)
+            case "selu":  # as below; a positive x that is flushed to 0 gets the other slope, for the slope jumps there
+                flushed = (x > 0) & (x < float(np.finfo(np.float32).tiny))
+                return (2 * FUNCTION + 2) * np.abs(dx) + np.where(flushed, 2.0**52 * np.abs(dy), 0)
+            case "hardsigmoid":  # dy / 6
+                return np.abs(dx)
+            case "hardswish":  # dy (x / 3 + 1/2), terms of opposite sign for x < 0
+                return 2 * np.abs(dy) * (np.abs(np.clip(x, -3, 3)) / 3 + 1)
+            case "softsign":  # a sum and a quotient, squared
+                return 6 * np.abs(dx)
+            case "celu" | "softplus":
+                z = np.where(x > 0, 0, alpha * x if name == "softplus" else x / alpha)
+                return (2 * FUNCTION + 2 + 2 * np.abs(z)) * np.abs(dx)
+            case "silu":  # dy (s + x s(x) s(-x))
+                return np.abs(dy) * (F.sigmoid(x) + np.abs(x) * F.sigmoid(x) * F.sigmoid(-x)) * (2 * FUNCTION + 4)
+            case "mish":  # dy (t + x (1 - t^2) s(x)), all of them quotients of sums of one exponential
+                t = np.tanh(np.logaddexp(x, 0))
+                terms = t + np.abs(x) * F.tanh_backward(F.sigmoid(x), np.logaddexp(x, 0))
+                return np.abs(dy) * terms * (3 * FUNCTION)
             case "gelu":  # dy (Phi + x phi), terms of opposite sign for x < 0
                 terms = _erfc(-x / math.sqrt(2)) / 2 + np.abs(x) * np.exp(-np.square(x) / 2) / math.sqrt(2 * math.pi)
                 return np.abs(dy) * terms * 2 * (FUNCTION + np.square(x))
@@ -111,9 +145,18 @@ def activation_backward(name: str, dy: Array, x: Array, dx: Array) -> Any:
 def activated(o: Arrays, z: Array, z_error: Any, y: Array) -> Any:
     """Error of y = activation(z), z being off by z_error."""
     given = o.get("activation")
-    name, alpha = given if isinstance(given, tuple) else (given, 0.0)
-    own = activation(name, z, y)
-    return (0.0 if own is EXACT else own) + max(SLOPES[name], abs(alpha)) * z_error
+    name, alpha = given[:2] if isinstance(given, tuple) else (given, 1.0)
+    own = activation("hardtanh" if name == "relu6" else name, z, y, alpha)
+    steepest = abs(alpha) if name in ("leaky_relu", "elu") else 0.0
+    return (0.0 if own is EXACT else own) + max(SLOPES.get(name, 1.0), steepest) * z_error
+
+
+def prelu_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """dx is a product; dweight sums products over all but the channels."""
+    x, n = a["x"], a["weight"].size
+    terms = np.where(x > 0, 0, np.abs(a["dy"] * x))
+    axes = tuple(i for i in range(x.ndim) if n == 1 or i != 1)
+    return 2 * np.abs(y[0]), (1 + chain(x.size / max(n, 1))) * terms.sum(axes).reshape(n)
 
 
 def exp(a: Arrays, o: Arrays, y: Bounds) -> Bounds:

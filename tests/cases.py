@@ -26,6 +26,7 @@ import numpy.typing as npt
 import bounds
 import fastnn.functional as F
 from engines import NUMPY
+from fastnn._backends import ACTIVATIONS
 from fastnn._backends import kernels as K
 from fastnn._resampling import COORDINATES, Matrix
 
@@ -368,16 +369,27 @@ def _activations() -> list[Op]:
         ("elu", F.elu, [{}, {"alpha": 0.5}, {"alpha": 2.0}]),
         ("gelu", F.gelu, [{}]),
         ("gelu_tanh", F.gelu, [{"approximate": "tanh"}]),
+        ("hardtanh", F.hardtanh, [{}, {"min_val": 0.0, "max_val": 6.0}, {"min_val": -np.inf, "max_val": 0.5}]),
+        ("threshold", F.threshold, [{"threshold": 0.5, "value": -7.0}, {"threshold": -0.3, "value": 0.0}]),
+        ("hardsigmoid", F.hardsigmoid, [{}]),
+        ("hardswish", F.hardswish, [{}]),
+        ("softsign", F.softsign, [{}]),
+        ("selu", F.selu, [{}]),
+        ("celu", F.celu, [{}, {"alpha": 0.5}, {"alpha": 2.0}]),
+        ("silu", F.silu, [{}]),
+        ("mish", F.mish, [{}]),
+        ("softplus", F.softplus, [{}, {"beta": 0.5}, {"beta": 2.5, "threshold": 1.5}]),
     ]
     ops = []
     for name, function, variants in functions:
         options = variants[0]
 
         def forward_bound(a: Any, o: Any, y: Any, name: str = name) -> Any:
-            return (bounds.activation(name, a["x"], y[0]),)
+            return (bounds.activation(name, a["x"], y[0], o.get("alpha", o.get("beta", 1.0))),)
 
         def backward_bound(a: Any, o: Any, y: Any, name: str = name) -> Any:
-            return (bounds.activation_backward(name, a["dy"], a["x"], y[0]),)
+            alpha = o.get("alpha", o.get("beta", 1.0))
+            return (bounds.activation_backward(name, a["dy"], a["x"], y[0], alpha),)
 
         forward: list[Spec] = [(f"n{n}", {"x": (n,)}, options) for n in SIZES]
         forward += [
@@ -402,13 +414,69 @@ def _activations() -> list[Op]:
     return ops
 
 
+#: what other ops can end in, each once
+ENDS: list[Any] = [
+    *ACTIVATIONS,
+    "relu6",
+    ("leaky_relu", 0.1),
+    ("elu", 0.7),
+    ("softplus", 2.0),
+    ("hardtanh", -0.5, 0.25),
+]
+
+
+def _pieces() -> list[Op]:
+    """prelu and maxout: something for each channel, or channels that belong together."""
+    shapes = [(3, 1), (2, 5), (7, 33), (3, 4, 50), (2, 3, 5, 7), (2, 19, 3, 3), (1, 40, 7, 9), (2, 2, 3, 2, 5)]
+    empty = [(0, 3, 4, 4), (3, 0), (2, 3, 0, 4)]
+
+    def given(x: tuple[int, ...], c: int, *names: str) -> dict[str, Any]:
+        return {name: {"weight": (c,)}.get(name, x) for name in (*names, "x", "weight")}
+
+    prelu: list[Spec] = [(_word(s), given(s, s[1]), {}) for s in shapes + empty]
+    prelu += [(f"one_{_word(s)}", given(s, 1), {}) for s in [(), (0,), (70,), (5, 33), (2, 3, 5, 7)]]
+    prelu += [
+        ("special", {"x": SPECIAL.reshape(2, 22), "weight": (22,)}, {}),
+        ("special_weight", {"x": (4, 5), "weight": [0.0, -0.0, np.inf, np.nan, -1e30]}, {}),
+    ]
+    prelu_backward: list[Spec] = [(_word(s), given(s, s[1], "dy"), {}) for s in shapes + empty]
+    prelu_backward += [(f"one_{_word(s)}", given(s, 1, "dy"), {}) for s in [(0,), (70,), (5, 33), (2, 3, 5, 7)]]
+    prelu_backward += [("special", {"dy": np.ones((2, 22)), "x": SPECIAL.reshape(2, 22), "weight": (22,)}, {})]
+    prelu_backward += [
+        ("many", given((40, 70, 3), 70, "dy"), {}),
+        ("nan", {**given((4, 5), 5, "dy"), "dy": with_values([np.nan, np.inf], 4, 5)}, {}),
+    ]
+
+    widths = [(shape, pieces) for shape in shapes + empty for pieces in (1, 2, 3)]
+
+    def wide(shape: tuple[int, ...], pieces: int) -> tuple[int, ...]:
+        return (shape[0], shape[1] * pieces, *shape[2:])
+
+    maxout: list[Spec] = [(f"{_word(s)}_{k}", {"x": wide(s, k)}, {"pieces": k}) for s, k in widths]
+    ties = {"x": rounded(3, 12, 5)}
+    maxout += [("ties", ties, {"pieces": 4}), ("special", {"x": SPECIAL.reshape(1, 44)}, {"pieces": 2})]
+    maxout_backward: list[Spec] = [(f"{_word(s)}_{k}", {"dy": s, "x": wide(s, k)}, {"pieces": k}) for s, k in widths]
+    maxout_backward += [
+        ("ties", {"dy": (3, 3, 5), **ties}, {"pieces": 4}),
+        ("special", {"dy": np.ones((1, 22)), "x": SPECIAL.reshape(1, 44)}, {"pieces": 2}),
+    ]
+    big = (16, 32, 32, 32)
+    return [
+        Op("prelu_forward", F.prelu, bounds.one_product, prelu, ({"x": big, "weight": (32,)}, {})),
+        Op("prelu_backward", F.prelu_backward, bounds.prelu_backward, prelu_backward,
+            ({"dy": big, "x": big, "weight": (32,)}, {})),
+        Op("maxout_forward", F.maxout, bounds.exact, maxout, ({"x": big}, {"pieces": 2})),
+        Op("maxout_backward", F.maxout_backward, bounds.exact, maxout_backward,
+            ({"dy": (16, 16, 32, 32), "x": big}, {"pieces": 2})),
+    ]  # fmt: skip
+
+
 def _arithmetic() -> list[Op]:
-    activations: list[Any] = ["relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"]
     exp: list[Spec] = [(f"n{n}", {"x": (n,)}, {}) for n in SIZES]
     exp += [("special", {"x": SPECIAL}, {}), ("wide", {"x": lambda rng: rng.uniform(-80, 80, 2000)}, {})]
     add: list[Spec] = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
     add += [("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {})]
-    add += [(_word(f), {"a": (3, 50), "b": (3, 50)}, {"activation": f}) for f in activations]
+    add += [(_word(f), {"a": (3, 50), "b": (3, 50)}, {"activation": f}) for f in ENDS]
     mul: list[Spec] = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
     mul += [("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {})]
     mul += [(_word(s), {"a": s, "b": (*s[:2], 1, 1)}, {}) for s in ((2, 3, 4, 5), (1, 17, 3, 3), (2, 0, 3, 3))]
@@ -643,7 +711,7 @@ def _batch_norm() -> list[Op]:
         ("special", {**given((2, 22), *every), "x": SPECIAL.reshape(2, 22)}, {}),
         ("bad_statistics", {**given(s, *every), "var": with_values([0.0, np.nan, -1.0, np.inf], 19)}, {}),
     ]
-    for f in ("relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"):
+    for f in ENDS:
         forward.append((_word(f), given(s, *every), {"activation": f}))
 
     train: list[Spec] = [(_word(s), given(s, "weight", "bias"), {}) for s in shapes + empty]
@@ -922,7 +990,7 @@ def _convolutions() -> list[Op]:
         ("inf_weight", {**plain, "weight": with_values([np.inf, np.nan], *w)}, o),
         ("nan_relu", {**plain, "x": with_values([np.nan, np.inf, -np.inf], *x)}, {**o, "activation": "relu"}),
     ]  # fmt: skip
-    for f in ("relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"):
+    for f in ENDS:
         forward.append((_word(f), {**plain, "bias": (18,)}, {**o, "activation": f}))
     backward: list[Spec] = [
         (label, {"dy": output_shape(x, w, o), "x": x, "weight": w}, o) for label, x, w, o in CONVOLUTIONS
@@ -985,7 +1053,7 @@ def _transposed() -> list[Op]:
     plain: dict[str, Any] = {"x": (2, 5, 6, 7), "weight": (5, 18, 4, 4)}
     o = {"stride": 2, "padding": 1}
     forward += [("no_bias", plain, o), ("special", {**plain, "x": with_values([np.nan, np.inf], 2, 5, 6, 7)}, o)]
-    for f in ("relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"):
+    for f in ENDS:
         forward.append((_word(f), {**plain, "bias": (18,)}, {**o, "activation": f}))
     backward: list[Spec] = [(label, {"dy": output(x, w, o), "x": x, "weight": w}, o) for label, x, w, o in TRANSPOSED]
     backward += [("nan", {**plain, "dy": with_values([np.nan, np.inf], 2, 18, 12, 14)}, o)]
@@ -1214,7 +1282,7 @@ def _linear() -> list[Op]:
         ("three", {"x": (2, 5, 7), "weight": (3, 7), "bias": (3,)}, {}),
         ("nan", {**given(6, 5, 4), "x": with_values([np.nan, np.inf, -np.inf], 6, 5)}, {}),
     ]
-    for f in ("relu", ("leaky_relu", 0.1), "sigmoid", "tanh", ("elu", 0.7), "gelu", "gelu_tanh"):
+    for f in ENDS:
         forward.append((_word(f), given(9, 20, 19), {"activation": f}))
     backward: list[Spec] = [(_word(s), gradient(*s), {}) for s in sizes + empty]
     backward += [("three", {"dy": (2, 5, 3), "x": (2, 5, 7), "weight": (3, 7)}, {})]
@@ -1351,8 +1419,8 @@ def _regularization() -> list[Op]:
 OPS: dict[str, Op] = {
     op.kernel: op
     for family in (
-        _activations, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _group_norm, _pools, _convolutions,
-        _conv1d, _transposed, _resampling, _moves, _linear, _optimizers, _regularization,
+        _activations, _pieces, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _group_norm, _pools,
+        _convolutions, _conv1d, _transposed, _resampling, _moves, _linear, _optimizers, _regularization,
     )
     for op in family()
 }  # fmt: skip
@@ -1433,6 +1501,17 @@ def _draw_channels(draw: st.DrawFn, op: Op) -> Drawn:
         return {"x": shape, **statistics, **vectors}, options
     vectors.pop("bias", None)
     return {"dy": shape, "x": shape, **statistics, **vectors}, options | {"frozen": draw(st.booleans())}
+
+
+def _draw_pieces(draw: st.DrawFn, op: Op) -> Drawn:
+    """x with a weight for each channel or one for all, or with channels that make pieces."""
+    n, c, *rest = draw(st.lists(st.integers(0, 5), min_size=2, max_size=5))
+    if op.kernel.startswith("prelu"):
+        given, options = {"x": (n, c, *rest), "weight": (draw(st.sampled_from((1, c))),)}, {}
+    else:
+        options = {"pieces": draw(st.integers(1, 4))}
+        given = {"x": (n, c * options["pieces"], *rest)}
+    return ({"dy": (n, c, *rest), **given} if op.kernel.endswith("backward") else given), options
 
 
 def _draw_groups(draw: st.DrawFn, op: Op) -> Drawn:
@@ -1618,6 +1697,7 @@ DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
     **dict.fromkeys(
         ("conv2d_im2col_forward", "conv2d_backward", "im2col_forward", "col2im_forward"), _draw_convolution
     ),
+    **dict.fromkeys(("prelu_forward", "prelu_backward", "maxout_forward", "maxout_backward"), _draw_pieces),
     **dict.fromkeys(("group_norm_forward", "group_norm_backward"), _draw_groups),
     **dict.fromkeys(("adaptive_max_pool2d_forward", "adaptive_max_pool2d_backward"), _draw_adaptive),
     **dict.fromkeys(("adaptive_avg_pool2d_forward", "adaptive_avg_pool2d_backward"), _draw_adaptive),

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from fastnn.layers import (
+    CELU,
     ELU,
     GELU,
+    SELU,
     AdaptiveAvgPool2d,
     AdaptiveMaxPool2d,
     Add,
@@ -31,6 +33,9 @@ from fastnn.layers import (
     GlobalMaxPool2d,
     Graph,
     GroupNorm,
+    Hardsigmoid,
+    Hardswish,
+    Hardtanh,
     Identity,
     InstanceNorm1d,
     InstanceNorm2d,
@@ -39,24 +44,33 @@ from fastnn.layers import (
     LayerNorm,
     LeakyReLU,
     Linear,
+    LogSoftmax,
+    Maxout,
     MaxPool1d,
     MaxPool2d,
+    Mish,
     Mul,
     Node,
     Parameter,
     PixelShuffle,
     PixelUnshuffle,
+    PReLU,
     ReflectionPad2d,
     ReLU,
+    ReLU6,
     ReplicationPad2d,
     Reshape,
     Residual,
     Sequential,
     Sigmoid,
+    SiLU,
     Softmax,
+    Softplus,
+    Softsign,
     Split,
     StochasticDepth,
     Tanh,
+    Threshold,
     Upsample,
     ZeroPad2d,
 )
@@ -275,12 +289,46 @@ def signal_net() -> Layer:
     )
 
 
+def activations() -> Layer:
+    """The other activations, behind a convolution, batch norm, a sum, a linear layer and one another."""
+    rng = np.random.default_rng(6)
+    return Sequential(
+        Conv2d(3, 8, 3, rng=rng),
+        PReLU(8),
+        Conv2d(8, 12, 1, rng=rng),
+        ReLU6(),
+        BatchNorm2d(12),
+        Hardswish(),
+        Residual(Sequential(Conv2d(12, 12, 1, rng=rng), SiLU())),
+        Mish(),
+        Maxout(3),
+        Conv2d(4, 4, 1, rng=rng),
+        CELU(0.5),
+        PReLU(init=-0.3),
+        Flatten(),
+        Linear(4 * 9, 16, rng=rng),
+        Softplus(2.0),
+        Linear(16, 16, rng=rng),
+        SELU(),
+        Maxout(),
+        BatchNorm1d(8),
+        Softsign(),
+        Linear(8, 8, rng=rng),
+        Hardtanh(-0.7, 0.9),
+        Hardsigmoid(),
+        Linear(8, 5, rng=rng),
+        Threshold(-0.5, -0.5),
+        LogSoftmax(),
+    )
+
+
 #: name -> (how to build it, the shape of its input)
 NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "residual": (residual_net, (4, 3, 12, 12)),
     "mlp": (mlp, (6, 12)),
     "shared": (shared_net, (6, 12)),
     "stochastic": (stochastic_net, (4, 3, 6, 6)),
+    "activations": (activations, (4, 3, 5, 5)),
     "odd_geometry": (odd_geometry, (3, 3, 14, 14)),
     "wired": (wired, (3, 3, 12, 12)),
     "normalised": (normalised_net, (3, 3, 7, 6)),

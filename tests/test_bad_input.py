@@ -14,6 +14,7 @@ import fastnn.functional as F
 from cases import LAYOUTS, Array
 from engines import ENGINES, NUMPY, Engine
 from fastnn import ShapeError
+from fastnn._backends import ACTIVATIONS
 
 engines = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 
@@ -53,7 +54,7 @@ def kind(words: str, op: str, *args: Any, **kwargs: Any) -> Bad:
 
 
 X, W, ONE = ones(2, 4, 6, 6), ones(8, 4, 3, 3), np.ones(1)
-POINTWISE = ("relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "exp")
+POINTWISE = (*(name for name in ACTIVATIONS if name not in ("threshold", "gelu_tanh")), "relu6", "exp")
 HYPER, ADAM, SEGMENTS = np.array([0.1, 0.9, 0, 1]), np.array([1e-3, 0.9, 0.999, 1e-8, 1, 0]), np.array([[0.0, 4, 1, 0]])
 
 BAD = [
@@ -316,6 +317,22 @@ BAD = [
     kind("kernel_size must be a whole number or a pair of them, got '2'", "max_pool2d", X, "2"),
     value("approximate must be 'none' or 'tanh', got 'erf'", "gelu", ones(3), approximate="erf"),
     value("unknown activation ('relu', 1, 2)", "linear", ones(2, 3), ones(4, 3), activation=("relu", 1, 2)),
+    value("unknown activation ()", "linear", ones(2, 3), ones(4, 3), activation=()),
+    value("the scale (alpha) must be above 0, got 0.0", "linear", ones(2, 3), ones(4, 3), activation=("celu", 0)),
+    value("min_val must not be above max_val", "add", ones(3), ones(3), activation=("hardtanh", 2)),
+    *(value("the scale (alpha) must be above 0, got", "celu", ones(3), alpha) for alpha in (0, -1, np.nan)),
+    value("the scale (beta) must be above 0, got 0.0", "softplus", ones(3), 0),
+    value("min_val must not be above max_val, got 1.0 and -1.0", "hardtanh_backward", ones(3), ones(3), 1, -1),
+    value("pieces must be at least 1, got 0", "maxout", ones(3, 4), 0),
+    kind("pieces must be a whole number, got 1.5", "maxout", ones(3, 4), 1.5),
+    kind("threshold must be a number, got 'a'", "threshold", ones(3), "a", 1),
+    kind("the activation's parameter must be a number, got '1'", "add", ones(3), ones(3), activation=("celu", "1")),
+    shape("expected x of shape (N, C * 3, ...), got (3, 4)", "maxout", ones(3, 4), 3),
+    shape("expected x of shape (N, C * 1, ...), got (3,)", "maxout", ones(3), 1),
+    shape("expected dy of the output's shape (3, 2), got (3, 4)", "maxout_backward", ones(3, 4), ones(3, 4), 2),
+    shape("expected weight of shape (1,) or (4,), one for each channel, got (3,)", "prelu", X, ones(3)),
+    shape("expected weight of shape (1,) or (4,)", "prelu_backward", X, X, ones(4, 1)),
+    shape("dy and x must have the same shape", "prelu_backward", ones(2, 4), X, ones(4)),
     *(
         value("p is the probability to drop, between 0 and 1, got", "dropout", ones(3), p, rng=0)
         for p in (-0.1, 1.5, np.nan)

@@ -262,6 +262,29 @@ GRADIENTS: dict[str, list[Gradient]] = {
     "elu_backward": _activation(F.elu, F.elu_backward, alpha=0.7),
     "gelu_backward": _activation(F.gelu, F.gelu_backward),
     "gelu_tanh_backward": _activation(F.gelu, F.gelu_backward, approximate="tanh"),
+    "hardtanh_backward": _activation(F.hardtanh, F.hardtanh_backward, min_val=-1.003, max_val=1.503),
+    "threshold_backward": _activation(F.threshold, F.threshold_backward, threshold=0.003, value=0.0),
+    "hardsigmoid_backward": _activation(F.hardsigmoid, F.hardsigmoid_backward),
+    "hardswish_backward": _activation(F.hardswish, F.hardswish_backward),
+    "softsign_backward": _activation(F.softsign, F.softsign_backward),
+    "selu_backward": _activation(F.selu, F.selu_backward),
+    "celu_backward": _activation(F.celu, F.celu_backward, alpha=0.7),
+    "silu_backward": _activation(F.silu, F.silu_backward),
+    "mish_backward": _activation(F.mish, F.mish_backward),
+    "softplus_backward": _activation(F.softplus, F.softplus_backward, beta=1.5, threshold=100.0),
+    "relu6_backward": _activation(lambda x: F.relu6(5 * x), lambda dy, x: 5 * F.relu6_backward(dy, 5 * x)),
+    "prelu_backward": [
+        Gradient(
+            F.prelu,
+            lambda dy, y, x, weight: dict(zip(("x", "weight"), F.prelu_backward(dy, x, weight), strict=True)),
+            {"x": clear_of_zero(*shape), "weight": (c,)},
+        )
+        for shape, c in (((5, 7), 7), ((2, 3, 4, 2), 3), ((2, 3, 35), 3), ((9,), 1), ((2, 3, 4), 1))
+    ],
+    "maxout_backward": [
+        Gradient(F.maxout, lambda dy, y, x, **o: {"x": F.maxout_backward(dy, x, **o)}, {"x": spread(*shape)}, o)
+        for shape, o in (((5, 8), {}), ((2, 6, 3, 2), {"pieces": 3}), ((2, 6, 20), {"pieces": 2}))
+    ],
     "softmax_backward": _softmax(F.softmax, F.softmax_backward),
     "log_softmax_backward": _softmax(F.log_softmax, F.log_softmax_backward),
     "cross_entropy": _cross_entropy(),

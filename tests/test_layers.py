@@ -238,6 +238,11 @@ def test_residual_and_concat_refuse_branches_that_do_not_fit():
         (lambda: L.Sequential(("a", L.ReLU()), ("a", L.ReLU())), "same name"),
         (lambda: L.Concat(), "at least one branch"),
         (lambda: L.GELU("exact"), "'none' or 'tanh'"),
+        (lambda: L.CELU(0.0), "CELU: the scale \\(alpha\\) must be above 0"),
+        (lambda: L.Softplus(-1.0), "Softplus: the scale \\(beta\\) must be above 0"),
+        (lambda: L.Hardtanh(2.0, 1.0), "min_val must not be above max_val"),
+        (lambda: L.PReLU(0), "num_parameters must be a whole number of at least 1"),
+        (lambda: L.Maxout(0), "pieces must be a whole number of at least 1"),
     ],
 )
 def test_constructors_say_what_is_wrong(make, error):

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("numba", reason="numba is not installed, so the fallback that these tests are about cannot run")
 
 from fastnn import _backends, _numba, reference
+from fastnn._backends import ACTIVATIONS
 from fastnn._resampling import interpolation, padding
 
 KEY = np.array([1, 2], np.uint64)
@@ -34,18 +35,17 @@ def calls():
     """Arguments of each op, on shapes that neither threads nor blocks divide."""
     x, dy, v = draw(3, 4, 7, 9), draw(3, 4, 7, 9, seed=1), np.abs(draw(4, seed=2))
     w, y, b = draw(6, 2, 3, 3, seed=3), draw(3, 6, 7, 9, seed=4), draw(6, seed=5)
-    for op in "relu", "sigmoid", "tanh", "gelu", "gelu_tanh":
-        yield f"{op}_forward", (x,)
-        yield f"{op}_backward", (dy, x)
-    for op in "leaky_relu", "elu":
-        yield f"{op}_forward", (x, 0.3)
-        yield f"{op}_backward", (dy, x, 0.3)
+    for op, usual in ACTIVATIONS.items():
+        yield f"{op}_forward", (x, *usual)
+        yield f"{op}_backward", (dy, x, *usual)
+    yield "prelu_forward", (x.reshape(3, 4, 63), v)
+    yield "prelu_backward", (dy.reshape(3, 4, 63), x.reshape(3, 4, 63), v)
     yield "exp_forward", (x,)
     for p in 0.5, 0.3:
         yield "dropout_forward", (x, KEY, p)
         yield "dropout_backward", (dy, reference.dropout_forward(x, KEY, p)[1], p)
     yield "random_bits", (KEY, 1234)
-    yield "batch_norm_forward", (x, v, v, v, v, 1e-5, "gelu", 0.0)
+    yield "batch_norm_forward", (x, v, v, v, v, 1e-5, ("gelu",))
     yield "batch_norm_train_forward", (x, v, None, 1e-5)
     for frozen in False, True:
         yield "batch_norm_backward", (dy, x, v, v, v, 1e-5, frozen)
@@ -67,7 +67,7 @@ def calls():
     yield "global_avg_pool2d_backward", (x[:, :, :1, :1], (5, 6))
     yield "im2col_forward", (x, *window)
     yield "col2im_forward", (reference.im2col_forward(x, *window), (7, 9), *window)
-    yield "conv2d_im2col_forward", (x, w, b, (1, 1), (1, 1), (1, 1), 2, (b, None, b, b * b, 1e-5), y, "relu", 0.0)
+    yield "conv2d_im2col_forward", (x, w, b, (1, 1), (1, 1), (1, 1), 2, (b, None, b, b * b, 1e-5), y, ("relu",))
     yield "conv2d_backward", (y, x, w, (1, 1), (1, 1), (1, 1), 2)
     flat, grad, slot, other = (np.abs(draw(40001, seed=seed)) for seed in range(4))  # several chunks of a sum
     segments = np.array([[3, 17000, 1.0, 0.1], [17000, 20000, 0.0, 0.0], [20001, 40001, 0.5, 0.0]])
@@ -79,7 +79,7 @@ def calls():
         yield "penalty", (flat, segments, slopes, np.ones(1))
     yield "square_sum", (flat, segments, np.ones(1))
     yield "max_norm", (np.array([[1, 7, 1, 3, 0.5], [7, 39957, 2, 47, 3.0]]), flat)
-    yield "conv_transpose2d_forward", (y, w, v, (2, 1), (1, 1), (1, 1), 2, (13, 9), "relu", 0.0)
+    yield "conv_transpose2d_forward", (y, w, v, (2, 1), (1, 1), (1, 1), 2, (13, 9), ("relu",))
     rows, columns = interpolation(4, 9, None, "linear"), padding(7, -2, 3, "constant")
     yield "resample", (x, rows.table(x.dtype), columns.table(x.dtype), 0.5)
 

@@ -63,12 +63,7 @@ def check_gradients(forward, arrays, gradients):
         np.testing.assert_allclose(gradient, numeric, rtol=0, atol=1e-10 * scale, err_msg=f"gradient {i}")
 
 
-def away_from_zero(x):
-    """Two steps of the differences away from the kink of relu and its kin."""
-    return np.where(np.abs(x) < 0.01, 0.5, x)
-
-
-ACTIVATIONS = {  # alpha, where there is one, and torch's function
+ACTIVATIONS = {  # the parameters, and torch's function
     "relu": ((), lambda F, x: F.relu(x)),
     "leaky_relu": ((0.1,), lambda F, x: F.leaky_relu(x, 0.1)),
     "sigmoid": ((), lambda F, x: F.sigmoid(x)),
@@ -76,7 +71,25 @@ ACTIVATIONS = {  # alpha, where there is one, and torch's function
     "elu": ((0.7,), lambda F, x: F.elu(x, 0.7)),
     "gelu": ((), lambda F, x: F.gelu(x)),
     "gelu_tanh": ((), lambda F, x: F.gelu(x, approximate="tanh")),
+    "hardtanh": ((-0.7, 1.3), lambda F, x: F.hardtanh(x, -0.7, 1.3)),
+    "threshold": ((0.3, -2.0), lambda F, x: F.threshold(x, 0.3, -2.0)),
+    "hardsigmoid": ((), lambda F, x: F.hardsigmoid(x)),
+    "hardswish": ((), lambda F, x: F.hardswish(x)),
+    "softsign": ((), lambda F, x: F.softsign(x)),
+    "selu": ((), lambda F, x: F.selu(x)),
+    "celu": ((0.5,), lambda F, x: F.celu(x, 0.5)),  # torch rounds 1 / alpha to float32 on the way back
+    "silu": ((), lambda F, x: F.silu(x)),
+    "mish": ((), lambda F, x: F.mish(x)),
+    "softplus": ((1.5, 4.0), lambda F, x: F.softplus(x, 1.5, 4.0)),
 }
+
+KINKS = (0.0, -0.7, 0.3, 1.3, 3.0, -3.0, 4 / 1.5)  # of these functions; the last is where softplus jumps
+
+
+def away_from_kinks(x):
+    """Two steps of the differences away from where an activation has a kink or a jump."""
+    near = np.abs(x[:, np.newaxis] - KINKS).min(1) < 0.01
+    return np.where(near, 0.5, x)
 
 
 @pytest.mark.parametrize("op", ACTIVATIONS)
@@ -84,8 +97,18 @@ def test_activation_gradient(op):
     options, _ = ACTIVATIONS[op]
     forward, backward = getattr(ref, f"{op}_forward"), getattr(ref, f"{op}_backward")
     check_gradients(
-        lambda x: forward(x, *options), [away_from_zero(2 * draw(40))], lambda dy, x: [backward(dy, x, *options)]
+        lambda x: forward(x, *options), [away_from_kinks(2 * draw(40))], lambda dy, x: [backward(dy, x, *options)]
     )
+
+
+def test_prelu_gradient():
+    x, weight = away_from_kinks(2 * draw(40)).reshape(2, 4, 5), np.array([0.25, -0.5, 0.0, 1.5])
+    check_gradients(ref.prelu_forward, [x, weight], lambda dy, x, w: ref.prelu_backward(dy, x, w))
+
+
+def test_maxout_gradient():
+    x = np.random.default_rng(0).permutation(24).reshape(2, 3, 4) * 0.1  # no two within two steps of each other
+    check_gradients(ref.maxout_forward, [x], lambda dy, x: [ref.maxout_backward(dy, x)])
 
 
 @pytest.mark.parametrize("op", ["softmax", "log_softmax"])
@@ -137,7 +160,7 @@ def test_batch_norm_gradient(affine):
     mean, var = draw(2, seed=3), draw(2, seed=4) ** 2
 
     def frozen(x, weight=None, bias=None):
-        return ref.batch_norm_forward(x, mean, var, weight, bias, 1e-2, None, 0.0)
+        return ref.batch_norm_forward(x, mean, var, weight, bias, 1e-2, None)
 
     def frozen_backward(dy, x, weight=None, bias=None):
         return ref.batch_norm_backward(dy, x, mean, var, weight, 1e-2, True)[: len(arrays)]
@@ -194,7 +217,7 @@ CONVOLUTIONS = [  # x, weight, stride, padding, dilation, groups
 def test_conv2d_gradient(x_shape, w_shape, stride, padding, dilation, groups):
     rule = (stride, padding, dilation, groups)
     check_gradients(
-        lambda x, w, b: ref.conv2d_im2col_forward(x, w, b, *rule, None, None, None, 0.0),
+        lambda x, w, b: ref.conv2d_im2col_forward(x, w, b, *rule, None, None, None),
         [draw(*x_shape), draw(*w_shape, seed=1), draw(w_shape[0], seed=2)],
         lambda dy, x, w, b: ref.conv2d_backward(dy, x, w, *rule),
     )
@@ -202,7 +225,7 @@ def test_conv2d_gradient(x_shape, w_shape, stride, padding, dilation, groups):
 
 def test_linear_gradient():
     check_gradients(
-        lambda x, w, b: ref.linear_forward(x, w, b, None, 0.0),
+        lambda x, w, b: ref.linear_forward(x, w, b, None),
         [draw(3, 4), draw(5, 4, seed=1), draw(5, seed=2)],
         lambda dy, x, w, b: ref.linear_backward(dy, x, w),
     )
@@ -214,7 +237,7 @@ def test_linear_gradient():
 @pytest.mark.parametrize(("x_shape", "w_shape", "stride", "padding", "dilation", "groups"), CONVOLUTIONS)
 def test_conv2d_is_its_sum(x_shape, w_shape, stride, padding, dilation, groups):
     x, w, b = draw(*x_shape), draw(*w_shape, seed=1), draw(w_shape[0], seed=2)
-    y = ref.conv2d_im2col_forward(x, w, b, stride, padding, dilation, groups, None, None, None, 0.0)
+    y = ref.conv2d_im2col_forward(x, w, b, stride, padding, dilation, groups, None, None, None)
     padded = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])))
     expected = np.empty_like(y)
     for n, o, oh, ow in np.ndindex(y.shape):
@@ -231,7 +254,9 @@ def test_conv2d_epilogue_order():
     x, one = np.array([[[[1.0, 2.0]]]]), np.ones((1, 1, 1, 1))
     norm = (np.array([3.0]), np.array([0.5]), np.array([1.0]), np.array([4.0]), 0.0)  # (v - 1) / 2 * 3 + 0.5
     rule = ((1, 1), (0, 0), (1, 1), 1)
-    y = ref.conv2d_im2col_forward(x, one, np.array([2.0]), *rule, norm, np.array([[[[1.0, -9.0]]]]), "leaky_relu", 0.1)
+    y = ref.conv2d_im2col_forward(
+        x, one, np.array([2.0]), *rule, norm, np.array([[[[1.0, -9.0]]]]), ("leaky_relu", 0.1)
+    )
     np.testing.assert_allclose(y.ravel(), [3.5 + 1, 0.1 * (5 - 9)], rtol=4 * EPS)  # conv + bias is 3, 4
 
 
@@ -323,6 +348,24 @@ def test_nan_and_infinity():
     equal(ref.exp_forward(x)[[0, 2, 4, 5]], [0, 1, INF, NAN])
     for forward in ref.gelu_forward, ref.gelu_tanh_forward:
         equal(forward(x)[[0, 2, 4, 5]], [NAN, 0, INF, NAN])
+    for forward in ref.silu_forward, ref.mish_forward, ref.hardswish_forward:  # x * 0 at -inf
+        equal(forward(x)[[0, 2, 4, 5]], [NAN, 0, INF, NAN])
+    equal(ref.hardtanh_forward(x, -0.5, INF), [-0.5, -0.5, 0, 1, INF, NAN])
+    equal(ref.hardtanh_backward(np.full(6, NAN), x, -0.5, 1.0), [0, 0, NAN, 0, 0, 0])
+    equal(ref.threshold_forward(x, 0.0, 7.0), [7, 7, 7, 1, INF, NAN])
+    equal(ref.threshold_backward(one, x, 0.0, 7.0), [0, 0, 0, 1, 1, 0])
+    equal(ref.hardsigmoid_forward(x)[[0, 2, 4, 5]], [0, 0.5, 1, NAN])
+    equal(ref.hardsigmoid_backward(6 * one, x), [0, 1, 1, 1, 0, 0])
+    equal(ref.hardswish_backward(one, x)[[0, 2, 4, 5]], [0, 0.5, 1, 0])
+    equal(ref.softsign_forward(x), [NAN, -0.5, 0, 0.5, NAN, NAN])
+    equal(ref.selu_backward(one, x)[[0, 5]], [0, NAN])
+    equal(ref.celu_forward(x, 2.0)[[0, 2, 3, 4, 5]], [-2, 0, 1, INF, NAN])
+    equal(ref.softplus_forward(x, 1.0, 20.0)[[0, 4, 5]], [0, INF, NAN])
+    equal(ref.softplus_backward(one, x, 1.0, 20.0)[[0, 2, 4, 5]], [0, 0.5, 1, NAN])
+    equal(ref.prelu_forward(x.reshape(1, 2, 3), np.array([0.5, 0.25])), [[[-INF, -0.5, 0], [1, INF, NAN]]])
+    equal(ref.prelu_backward(one.reshape(1, 2, 3), x.reshape(1, 2, 3), np.array([0.5, 0.25]))[1], [-INF, NAN])
+    equal(ref.maxout_forward(np.array([[[1.0, NAN], [2, 3]]])), [[2, NAN]])
+    equal(ref.maxout_backward(one[:2].reshape(1, 2), np.array([[[2.0, 1], [2, NAN]]])), [[[1, 0], [0, 1]]])
     equal(ref.softmax_forward(np.array([[0, -INF], [-INF, -INF], [INF, 0]])), [[1, 0], [NAN, NAN], [NAN, NAN]])
     equal(ref.log_softmax_forward(np.array([[0, -INF]])), [[0, -INF]])
 
@@ -334,6 +377,9 @@ def test_tails_keep_their_digits():
     np.testing.assert_allclose(
         ref.gelu_forward(x), -10 * 7.619853024160527e-24, rtol=1e-14
     )  # Phi(-10); x^2 / 2 = 50 ulp
+    np.testing.assert_allclose(ref.silu_forward(x), -10 * tail, rtol=4 * EPS)
+    np.testing.assert_allclose(ref.softplus_forward(x, 1.0, 20.0), 4.539889921686465e-05, rtol=4 * EPS)
+    np.testing.assert_allclose(ref.mish_forward(x), -4.5398899185674697e-04, rtol=8 * EPS)
     np.testing.assert_allclose(ref.sigmoid_forward(x), tail, rtol=4 * EPS)
     np.testing.assert_allclose(ref.sigmoid_backward(np.ones(1), -x), tail * (1 - tail), rtol=8 * EPS)
     u = math.exp(-20.0)  # 1 - tanh(10)^2 = 4 u / (1 + u)^2
@@ -467,8 +513,8 @@ def test_arithmetic_in_place():
     np.testing.assert_array_equal(y, x)
     ref.fill(7.0, y)
     np.testing.assert_array_equal(y, 7)
-    np.testing.assert_array_equal(ref.add_forward(x, np.array([-3.0, 1.0]), "relu", 0.0), [0, 3])
-    np.testing.assert_array_equal(ref.add_forward(x, x, None, 0.0), [2, 4])
+    np.testing.assert_array_equal(ref.add_forward(x, np.array([-3.0, 1.0]), ("relu",)), [0, 3])
+    np.testing.assert_array_equal(ref.add_forward(x, x, None), [2, 4])
 
 
 def test_sgd_by_hand():
@@ -542,7 +588,23 @@ def test_activations_as_torch(op, torch):
         (getattr(ref, f"{op}_forward")(x, *options), torch_.y),
         (getattr(ref, f"{op}_backward")(torch_.dy, x, *options), torch_.gradients[0]),
     ):
-        np.testing.assert_allclose(ours, theirs, rtol=20 * EPS, atol=20 * EPS)
+        sixth = 2.0**-24 if op == "hardsigmoid" else 0.0  # torch keeps the slope 1/6 in float32
+        np.testing.assert_allclose(ours, theirs, rtol=20 * EPS + sixth, atol=20 * EPS)
+
+
+def test_prelu_as_torch(torch):
+    x, weight = 3 * draw(2, 4, 5), draw(4, seed=1)
+    torch_ = oracle(torch, torch.nn.functional.prelu, x, weight)
+    assert_near(ref.prelu_forward(x, weight), torch_.y, 2)
+    for ours, theirs in zip(ref.prelu_backward(torch_.dy, x, weight), torch_.gradients, strict=True):
+        assert_near(ours, theirs, 20)
+
+
+def test_maxout_as_torch(torch):
+    x = draw(2, 3, 4)
+    torch_ = oracle(torch, lambda x: x.amax(1), x)
+    np.testing.assert_array_equal(ref.maxout_forward(x), torch_.y)
+    np.testing.assert_array_equal(ref.maxout_backward(torch_.dy, x), torch_.gradients[0])
 
 
 @pytest.mark.parametrize("op", ["softmax", "log_softmax"])
@@ -603,7 +665,7 @@ def test_batch_norm_as_torch(torch):
 
     running = (torch.tensor(mean), torch.tensor(var))
     torch_ = oracle(torch, lambda x, w, b: normalise(x, *running, w, b, False, eps=1e-3), x, weight, bias)
-    assert_near(ref.batch_norm_forward(x, mean, var, weight, bias, 1e-3, None, 0.0), torch_.y, 100)
+    assert_near(ref.batch_norm_forward(x, mean, var, weight, bias, 1e-3, None), torch_.y, 100)
     ours = ref.batch_norm_backward(torch_.dy, x, mean, var, weight, 1e-3, True)
     for gradient, theirs, what in zip(ours, torch_.gradients, ("dx", "dweight", "dbias"), strict=True):
         assert_near(gradient, theirs, 1000, what)
@@ -641,7 +703,7 @@ def test_conv2d_as_torch(x_shape, w_shape, stride, padding, dilation, groups, to
     x, w, b = draw(*x_shape), draw(*w_shape, seed=1), draw(w_shape[0], seed=2)
     rule = (stride, padding, dilation, groups)
     torch_ = oracle(torch, lambda x, w, b: torch.nn.functional.conv2d(x, w, b, *rule), x, w, b)
-    assert_near(ref.conv2d_im2col_forward(x, w, b, *rule, None, None, None, 0.0), torch_.y, 50)
+    assert_near(ref.conv2d_im2col_forward(x, w, b, *rule, None, None, None), torch_.y, 50)
     ours = ref.conv2d_backward(torch_.dy, x, w, *rule)
     for gradient, theirs, what in zip(ours, torch_.gradients, ("dx", "dweight", "dbias"), strict=True):
         assert_near(gradient, theirs, 100, what)
@@ -655,8 +717,8 @@ def test_conv2d_as_torch(x_shape, w_shape, stride, padding, dilation, groups, to
 def test_linear_as_torch(torch):
     x, w, b = draw(7, 9), draw(4, 9, seed=1), draw(4, seed=2)
     torch_ = oracle(torch, torch.nn.functional.linear, x, w, b)
-    assert_near(ref.linear_forward(x, w, b, None, 0.0), torch_.y, 20)
-    assert_near(ref.linear_forward(x, w, None, "relu", 0.0), np.maximum(torch_.y - b, 0), 20)
+    assert_near(ref.linear_forward(x, w, b, None), torch_.y, 20)
+    assert_near(ref.linear_forward(x, w, None, ("relu",)), np.maximum(torch_.y - b, 0), 20)
     for gradient, theirs in zip(ref.linear_backward(torch_.dy, x, w), torch_.gradients, strict=True):
         assert_near(gradient, theirs, 20)
 
@@ -679,11 +741,15 @@ def test_float32_stays_float32():
         ("leaky_relu_backward", x, x, 0.1), ("sigmoid_forward", x), ("sigmoid_backward", x, x), ("tanh_forward", x),
         ("tanh_backward", x, x), ("elu_forward", x, 0.7), ("elu_backward", x, x, 0.7), ("gelu_forward", x),
         ("gelu_backward", x, x), ("gelu_tanh_forward", x), ("gelu_tanh_backward", x, x), ("exp_forward", x),
-        ("add_forward", x, x, "elu", 0.7), ("softmax_forward", rows), ("softmax_backward", rows, rows),
+        *((f"{op}_forward", x, *options) for op, (options, _) in ACTIVATIONS.items()),
+        *((f"{op}_backward", x, x, *options) for op, (options, _) in ACTIVATIONS.items()),
+        ("prelu_forward", x[0], np.ones(5, np.float32)), ("prelu_backward", x[0], x[1], np.ones(5, np.float32)),
+        ("maxout_forward", x[0]), ("maxout_backward", x[0, :, 0], x[0]),
+        ("add_forward", x, x, ("elu", 0.7)), ("softmax_forward", rows), ("softmax_backward", rows, rows),
         ("log_softmax_forward", rows), ("log_softmax_backward", rows, rows),
         ("cross_entropy", rows, np.arange(6) % 5, None, None, u, -100, 0.1),
         ("dropout_forward", x, KEY, 0.3), ("dropout_backward", x, mask, 0.3),
-        ("batch_norm_forward", x, v, v, v, v, 1e-5, "gelu", 0.0), ("batch_norm_train_forward", x, v, v, 1e-5),
+        ("batch_norm_forward", x, v, v, v, v, 1e-5, ("gelu",)), ("batch_norm_train_forward", x, v, v, 1e-5),
         ("batch_norm_backward", x, x[::-1], v, v, v, 1e-5, False),
         ("group_norm_forward", x, v, v, 3, 1e-5), ("group_norm_backward", x, x[::-1], statistics, v, 3, 1e-5),
         ("adaptive_max_pool2d_forward", x, (3, 2)), ("adaptive_max_pool2d_backward", x[:, :, :3, :2], places, (5, 4)),
@@ -694,8 +760,8 @@ def test_float32_stays_float32():
         ("global_avg_pool2d_forward", x), ("global_avg_pool2d_backward", x[:, :, :1, :1], (3, 3)),
         ("im2col_forward", x, (2, 2), (1, 1), (1, 1), (1, 1)),
         ("col2im_forward", np.concatenate([x] * 2, axis=2).reshape(2, 12, 10), (6, 3), (2, 2), (1, 1), (0, 0), (1, 1)),
-        ("conv2d_im2col_forward", x, w, w[:, 0, 0, 0], *rule, None, y, "relu", 0.0),
-        ("conv2d_backward", y, x, w, *rule), ("linear_forward", rows, rows, None, "tanh", 0.0),
+        ("conv2d_im2col_forward", x, w, w[:, 0, 0, 0], *rule, None, y, ("relu",)),
+        ("conv2d_backward", y, x, w, *rule), ("linear_forward", rows, rows, None, ("tanh",)),
         ("linear_backward", rows, rows, rows[:5]),
     ]  # fmt: skip
     for op, *args in calls:

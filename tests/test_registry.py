@@ -17,7 +17,7 @@ from test_gradients import GRADIENTS
 import fastnn.functional as F
 from cases import CASES, OPS
 from fastnn import reference
-from fastnn._backends import ALGORITHMS, OUTPUTS
+from fastnn._backends import ACTIVATIONS, ALGORITHMS, OUTPUTS
 
 every_kernel = pytest.mark.parametrize("kernel", OUTPUTS)
 every_function = pytest.mark.parametrize("name", F.__all__)
@@ -69,7 +69,7 @@ def test_numba_signature(kernel: str, numba_module: ModuleType) -> None:
 
 def test_numba_covers(numba_module: ModuleType) -> None:
     """What the fallback must have itself: convolution, activations, dropout, batch norm, pooling."""
-    families = ("relu", "sigmoid", "tanh", "elu", "gelu", "leaky_relu", "dropout", "batch_norm", "pool2d", "conv")
+    families = (*ACTIVATIONS, "prelu", "dropout", "batch_norm", "pool2d", "conv")
     must = [kernel for kernel in OUTPUTS if any(family in kernel for family in families)]
     assert not [kernel for kernel in must if not hasattr(numba_module, kernel)]
 

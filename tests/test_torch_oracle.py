@@ -15,6 +15,7 @@ import pytest
 import fastnn.functional as F
 from cases import CONVOLUTIONS, INTERPOLATIONS, LAYOUTS, PADS, TRANSPOSED, Array, output_shape
 from engines import ENGINES, Engine
+from fastnn._backends import ACTIVATIONS
 
 torch = pytest.importorskip("torch", reason="torch, the oracle of these tests, is not installed")
 T = torch.nn.functional
@@ -143,9 +144,11 @@ def test_shuffles(engine: Engine) -> None:
 
 
 @engines
-@pytest.mark.parametrize("name", ["relu", "leaky_relu", "sigmoid", "tanh", "elu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("name", [*ACTIVATIONS, "relu6"])
 def test_activation(name: str, engine: Engine) -> None:
-    options = {"approximate": "tanh"} if name == "gelu_tanh" else {}
+    options: dict[str, Any] = {"gelu_tanh": {"approximate": "tanh"}, "threshold": {"threshold": 0.5, "value": 2}}.get(
+        name, {}
+    )
     name = name.removesuffix("_tanh")
     x, dy = draw(6, 50) * 3, draw(6, 50, seed=1)
     given = leaf(x)
@@ -153,7 +156,24 @@ def test_activation(name: str, engine: Engine) -> None:
     y.backward(torch.from_numpy(dy))
     with engine.on():
         same(getattr(F, name)(x, **options), y)
-        same(getattr(F, f"{name}_backward")(dy, x, **options), given.grad)
+        dx = getattr(F, f"{name}_backward")(dy, x, **options)
+    if name == "hardsigmoid":  # torch keeps the slope 1/6 in float32
+        np.testing.assert_allclose(dx, given.grad.numpy(), rtol=2.0**-24)
+    else:
+        same(dx, given.grad)
+
+
+@engines
+@pytest.mark.parametrize("c", [1, 7])
+def test_prelu(c: int, engine: Engine) -> None:
+    x, dy, weight = draw(3, 7, 5, 6) * 3, draw(3, 7, 5, 6, seed=1), draw(c, seed=2)
+    given, slopes = leaf(x), leaf(weight)
+    y = T.prelu(given, slopes)
+    y.backward(torch.from_numpy(dy))
+    with engine.on():
+        same(F.prelu(x, weight), y)
+        for got, want in zip(F.prelu_backward(dy, x, weight), (given, slopes), strict=True):
+            same(got, want.grad)
 
 
 POOLS: list[dict[str, Any]] = [

@@ -27,8 +27,16 @@ BOUNDS = {
     "sigmoid": (1.7, 2.0),
     "tanh": (1.7, 2.0),
     "elu": (1.1, 1.1),
-    "gelu": (2.4, 3.2),
+    "gelu": (2.0, 2.7),
     "gelu_tanh": (1.7, 2.5),
+    "silu": (1.9, 2.7),
+    "mish": (2.1, 3.2),
+    "softplus": (1.8, 1.8),
+    "selu": (1.9, 2.0),
+    "celu": (1.1, 1.1),
+    "softsign": (1.6, 1.6),
+    "hardsigmoid": (1.1, 1.8),
+    "hardswish": (2.0, 2.6),
 }
 FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "exp": F.exp,
@@ -37,6 +45,14 @@ FUNCTIONS: dict[str, Callable[[Array], Array]] = {
     "elu": lambda x: F.elu(x, alpha=1.0),
     "gelu": F.gelu,
     "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "mish": F.mish,
+    "softplus": lambda x: F.softplus(x, threshold=800.0),
+    "selu": F.selu,
+    "celu": lambda x: F.celu(x, alpha=1.0),
+    "softsign": F.softsign,
+    "hardsigmoid": F.hardsigmoid,
+    "hardswish": F.hardswish,
 }
 #: Beyond this the function is 0, 1, x or infinite in both dtypes' precision; in float64, then in float32.
 RANGE = {
@@ -46,7 +62,16 @@ RANGE = {
     "elu": (40, 20),
     "gelu": (39, 14),
     "gelu_tanh": (22, 11),
+    "silu": (750, 110),
+    "mish": (750, 110),
+    "softplus": (745, 104),
+    "selu": (40, 20),
+    "celu": (40, 20),
+    "softsign": (1000, 1000),
+    "hardsigmoid": (4, 4),
+    "hardswish": (4, 4),
 }
+SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
 functions = pytest.mark.parametrize("name", FUNCTIONS)
 engines = pytest.mark.parametrize("engine", COMPILED, ids=lambda engine: engine.name)
 
@@ -76,8 +101,23 @@ def _exact32(name: str, x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
             return np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
         case "tanh":
             return np.tanh(x)
-        case "elu":
+        case "elu" | "celu":
             return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+        case "selu":
+            return SELU_SCALE * np.where(x > 0, x, SELU_ALPHA * np.expm1(np.minimum(x, 0)))
+        case "silu":
+            return x * np.exp(np.minimum(x, 0)) / (1 + np.exp(-np.abs(x)))
+        case "mish":
+            n = np.exp(np.minimum(x, 40)) * (np.exp(np.minimum(x, 40)) + 2)
+            return x * (n / (n + 2))
+        case "softplus":
+            return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
+        case "softsign":
+            return x / (1 + np.abs(x))
+        case "hardsigmoid":
+            return np.clip(x + 3, 0, 6) / 6
+        case "hardswish":
+            return x * (np.clip(x + 3, 0, 6) / 6)
         case "gelu":
             erfc = np.frompyfunc(math.erfc, 1, 1)
             return 0.5 * x * np.asarray(erfc(-x / math.sqrt(2)), np.float64)
@@ -140,8 +180,23 @@ def _exact64(name: str, x: Decimal) -> Decimal:
             return 1 / (1 + (-x).exp())
         case "tanh":
             return 1 - 2 / ((2 * x).exp() + 1)
-        case "elu":
+        case "elu" | "celu":
             return x if x > 0 else x.exp() - 1
+        case "selu":
+            return Decimal(SELU_SCALE) * (x if x > 0 else Decimal(SELU_ALPHA) * (x.exp() - 1))
+        case "silu":
+            return x / (1 + (-x).exp())
+        case "mish":
+            n = x.exp() * (x.exp() + 2)
+            return x * n / (n + 2)
+        case "softplus":
+            return (1 + x.exp()).ln() if x > -80 else x.exp() - (2 * x).exp() / 2
+        case "softsign":
+            return x / (1 + abs(x))
+        case "hardsigmoid":
+            return min(max(x + 3, Decimal(0)), Decimal(6)) / 6
+        case "hardswish":
+            return x * min(max(x + 3, Decimal(0)), Decimal(6)) / 6
         case "gelu":
             return x * _normal_cdf(x)
         case _:
@@ -190,12 +245,19 @@ def test_exact_values(dtype: type[np.floating], engine: Engine) -> None:
         "elu": [0.0, -0.0, np.inf, -1, np.nan],
         "gelu": [0.0, -0.0, np.inf, np.nan, np.nan],  # -inf * 0
         "gelu_tanh": [0.0, -0.0, np.inf, np.nan, np.nan],
+        "silu": [0.0, -0.0, np.inf, np.nan, np.nan],
+        "mish": [0.0, -0.0, np.inf, np.nan, np.nan],
+        "softplus": [np.log(dtype(2)), np.log(dtype(2)), np.inf, 0, np.nan],
+        "celu": [0.0, -0.0, np.inf, -1, np.nan],
+        "softsign": [0.0, -0.0, np.nan, np.nan, np.nan],
+        "hardsigmoid": [0.5, 0.5, 1, 0, np.nan],
+        "hardswish": [0.0, -0.0, np.inf, np.nan, np.nan],
     }
     for name, values in want.items():
         with engine.on():
             y = FUNCTIONS[name](np.tile(x, 20))[: len(x)]
         np.testing.assert_array_equal(y, np.array(values, dtype), err_msg=name)
-        if name != "elu":  # alpha * (e^-0 - 1) is 0
+        if name not in ("elu", "celu"):  # alpha * (e^-0 - 1) is 0
             np.testing.assert_array_equal(np.signbit(y[:2]), np.signbit(np.array(values[:2])), err_msg=name)
 
 

@@ -1,6 +1,6 @@
 // Activations over arrays, forward and backward: y = f(x), dx = dy * f'(x). In place works. What each one computes is
 // in activation.hpp, with what accuracy in simd/math.hpp. NaN in x stays NaN forward; backward it follows dy * f'(x)
-// with the slopes of activation.hpp. Exponential ones flush denormals, relu and leaky_relu keep them.
+// with the slopes of activation.hpp. Exponential ones flush denormals, the others keep them.
 #include "kernels/activation.hpp"
 
 #include "kernels/elementwise.hpp"
@@ -14,20 +14,21 @@ constexpr int64_t picoseconds_of(Activation kind) { return is_exponential(kind) 
 
 template <Activation kind, class T>
 void forward(const UnaryArgs& a) {
-  const Vec<T> alpha = set1(static_cast<T>(a.alpha));
+  const Parameters<T> p = parameters_of<T>(a);
   map_array(
-      a.size, picoseconds_of(kind), static_cast<T*>(a.y),
-      [=](Vec<T> x) FASTNN_INLINED { return activate<kind>(x, alpha); }, static_cast<const T*>(a.x));
+      a.size, picoseconds_of(kind), static_cast<T*>(a.y), [=](Vec<T> x) FASTNN_INLINED { return activate<kind>(x, p); },
+      static_cast<const T*>(a.x));
 }
 
 template <Activation kind, class T>
 void backward(const UnaryBackwardArgs& a) {
-  const Vec<T> alpha = set1(static_cast<T>(a.alpha));
+  const Parameters<T> p = parameters_of<T>(a);
   map_array(
       a.size, picoseconds_of(kind), static_cast<T*>(a.dx),
       [=](Vec<T> dy, Vec<T> x) FASTNN_INLINED {
-        if constexpr (kind == k_relu) return select(gt(x, zero<T>()), dy, zero<T>());  // infinity * 0 would be NaN
-        return dy * activation_slope<kind>(x, alpha);
+        const Vec<T> dx = dy * activation_slope<kind>(x, p);
+        if constexpr (has_flat_part(kind)) return select(is_sloped<kind>(x, p), dx, zero<T>());
+        return dx;
       },
       static_cast<const T*>(a.dy), static_cast<const T*>(a.x));
 }
@@ -43,7 +44,7 @@ void backward_of(const UnaryBackwardArgs& a) {
 
 }  // namespace
 
-#define FASTNN_ACTIVATION(name)                      \
+#define FASTNN_ACTIVATION(name, ...)                 \
   void name##_forward(const UnaryArgs& a) {          \
     if constexpr (is_exponential(k_##name)) {        \
       const runtime::FlushDenormals flush;           \

@@ -34,7 +34,7 @@ FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T*
         finish(c, s, q);
         const Entry<T> e = entry_of(table, c);
         for (int64_t n = 0, at = c * l.s; n < l.n; ++n, at += l.c * l.s)
-          write_run<pass, kIdentity>(x + at, dy + at, y + at, l.s, e, e.mean, streaming);
+          write_run<pass, kIdentity>(x + at, dy + at, y + at, l.s, e, {e.mean, e.mean}, streaming);
       }
       if (streaming) stream_fence();
     });
@@ -42,7 +42,7 @@ FASTNN_INLINE void reduce_and_write(const Layout& l, const T* x, const T* dy, T*
   }
   sum_all<backward>(l, x, dy, table, sums, finish);
   if (l.rows) repeat_all(l, table);
-  if (l.size > 0) write_all<pass, kIdentity>(l, x, dy, y, table, kIdentity, T(0));
+  if (l.size > 0) write_all<pass, kIdentity>(l, x, dy, y, table, Then{});
 }
 
 // ---- exported ----
@@ -60,16 +60,12 @@ static void batch_norm_forward_of(const BatchNormArgs& a) {
     set_entry(table, c, static_cast<double>(mean[c]), scale, value_or<T>(a.bias, c, 0.0));
   }
   repeat_all(l, table);
-  const T alpha = static_cast<T>(a.alpha);
-  if (is_exponential(a.activation)) {
+  const auto write = [&](auto tag) { write_all<Pass::kForward, tag.value>(l, x, x, y, table, a.then); };
+  if (is_exponential(a.then.activation)) {
     const runtime::FlushDenormals flush;
-    write_all<Pass::kForward, kIdentity>(l, x, x, y, table, a.activation, alpha);
-  } else if (a.activation == k_relu) {
-    write_all<Pass::kForward, k_relu>(l, x, x, y, table, kIdentity, alpha);
-  } else if (a.activation == k_leaky_relu) {
-    write_all<Pass::kForward, k_leaky_relu>(l, x, x, y, table, kIdentity, alpha);
-  } else {
-    write_all<Pass::kForward, kIdentity>(l, x, x, y, table, kIdentity, alpha);
+    write(Tag<kIdentity>{});
+  } else if (!with_cheap_activation(a.then.activation, write)) {
+    write(Tag<kIdentity>{});
   }
 }
 

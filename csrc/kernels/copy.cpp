@@ -79,6 +79,7 @@ void copy_block(Kind kind, const T* x, T* y, const Axes& a, int64_t n2, int64_t 
         map_range(0, n3, bypass, y, [](Vec<T> a) FASTNN_INLINED { return a; }, x);
       }
     }
+    if (bypass) stream_fence();
   } else if (kind == kTransposed) {
     // The tiles go along the array whose lines are farther apart: powers of two there would evict each other.
     const bool along_x = sx3 > sy2;

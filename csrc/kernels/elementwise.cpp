@@ -17,18 +17,18 @@ void exp_forward_of(const UnaryArgs& a) {
 
 template <class T>
 void add_forward_of(const AddArgs& a) {
-  const Vec<T> alpha = set1(static_cast<T>(a.alpha));
+  const Parameters<T> p = parameters_of<T>(a.then);
   const auto run = [&](auto tag) {
     map_array(
         a.size, is_exponential(tag.value) ? 1000 : 500, static_cast<T*>(a.y),
-        [=](Vec<T> va, Vec<T> vb) FASTNN_INLINED { return activate<tag.value>(va + vb, alpha); },
+        [=](Vec<T> va, Vec<T> vb) FASTNN_INLINED { return activate<tag.value>(va + vb, p); },
         static_cast<const T*>(a.a), static_cast<const T*>(a.b));
   };
-  if (is_exponential(a.activation)) {
+  if (is_exponential(a.then.activation)) {
     const runtime::FlushDenormals flush;
-    with_activation(a.activation, run);
+    with_activation(a.then.activation, run);
   } else {
-    with_activation(a.activation, run);
+    with_activation(a.then.activation, run);
   }
 }
 

@@ -31,7 +31,7 @@ FASTNN_INLINE void store_n(T* p, Vec<T> v, int n) {
   n == Vec<T>::lanes ? store(p, v) : store_partial(p, v, n);
 }
 // y[i] = f(x[i]...) for i in [begin, end): f takes one vector per input. Stores of long ranges are aligned; a store
-// across cache lines costs two.
+// across cache lines costs two. Whoever asks for non-temporal ones ends with a stream_fence.
 template <class T, class F, class... Inputs>
 FASTNN_INLINE void map_range(int64_t begin, int64_t end, bool non_temporal, T* y, F f, const Inputs*... x) {
   constexpr int lanes = Vec<T>::lanes;
@@ -43,7 +43,6 @@ FASTNN_INLINE void map_range(int64_t begin, int64_t end, bool non_temporal, T* y
   }
   if (non_temporal) {
     for (; i + lanes <= end; i += lanes) stream(y + i, f(load(x + i)...));
-    stream_fence();
   } else {
     for (; i + lanes <= end; i += lanes) store(y + i, f(load(x + i)...));
   }
@@ -53,7 +52,10 @@ FASTNN_INLINE void map_range(int64_t begin, int64_t end, bool non_temporal, T* y
 template <class T, class F, class... Inputs>
 FASTNN_INLINE void map_array(int64_t size, int64_t picoseconds, T* y, F f, const Inputs*... x) {
   const bool non_temporal = size * static_cast<int64_t>(sizeof(T)) >= kStreamBytes && (... && (x != y));
-  for_chunks(size, picoseconds, [&](int64_t begin, int64_t end) { map_range(begin, end, non_temporal, y, f, x...); });
+  for_chunks(size, picoseconds, [&](int64_t begin, int64_t end) {
+    map_range(begin, end, non_temporal, y, f, x...);
+    if (non_temporal) stream_fence();
+  });
 }
 
 }  // namespace

@@ -61,7 +61,7 @@ FASTNN_INLINE void forward_part(const GroupNormArgs& a, const Layout& l, int64_t
                 value_or<T>(a.bias, channel + c, 0.0));
   }
   repeat_all(l, table);
-  write_all<Pass::kForward, kIdentity>(l, x, x, y, table, kIdentity, T(0));
+  write_all<Pass::kForward, kIdentity>(l, x, x, y, table, Then{});
 }
 
 // Writes dx, and to `of_channel` the part's share of dbias and dweight, two values a channel.
@@ -92,7 +92,7 @@ FASTNN_INLINE void backward_part(const GroupNormBackwardArgs& a, const Layout& l
     table.gain[c] = static_cast<T>(value_or<T>(a.weight, channel + c, 1.0) * of.inverse);
   }
   repeat_all(l, table);
-  write_all<Pass::kBackward, kIdentity>(l, x, dy, dx, table, kIdentity, T(0));
+  write_all<Pass::kBackward, kIdentity>(l, x, dy, dx, table, Then{});
 }
 
 // body(layout, groups, first channel, offset in x, index of the first group, index of the first channel of n) for each.

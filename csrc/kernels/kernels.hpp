@@ -20,41 +20,79 @@ namespace fastnn {
 
 enum Dtype : int64_t { kFloat32 = 0, kFloat64 = 1 };
 
-// Element-wise functions that can be an op of their own and the end of a fused one. `alpha` is the slope of leaky_relu
-// and the scale of elu; the others ignore it.
-#define FASTNN_ACTIVATIONS(X) \
-  X(relu)                     \
-  X(leaky_relu)               \
-  X(sigmoid)                  \
-  X(tanh)                     \
-  X(elu)                      \
-  X(gelu)                     \
-  X(gelu_tanh)
+// Element-wise functions that can be an op of their own and the end of a fused one: Y(name, number of parameters, ...).
+// The parameters are `alpha` and `beta`, as far as they are counted; activation.hpp gives the formulas. The order is
+// that of activation.hpp's has_flat_part and is_exponential.
+#define FASTNN_ACTIVATIONS(Y, ...) \
+  Y(relu, 0, __VA_ARGS__)          \
+  Y(hardtanh, 2, __VA_ARGS__)      \
+  Y(threshold, 2, __VA_ARGS__)     \
+  Y(hardsigmoid, 0, __VA_ARGS__)   \
+  Y(hardswish, 0, __VA_ARGS__)     \
+  Y(leaky_relu, 1, __VA_ARGS__)    \
+  Y(softsign, 0, __VA_ARGS__)      \
+  Y(sigmoid, 0, __VA_ARGS__)       \
+  Y(tanh, 0, __VA_ARGS__)          \
+  Y(elu, 1, __VA_ARGS__)           \
+  Y(selu, 0, __VA_ARGS__)          \
+  Y(celu, 1, __VA_ARGS__)          \
+  Y(gelu, 0, __VA_ARGS__)          \
+  Y(gelu_tanh, 0, __VA_ARGS__)     \
+  Y(silu, 0, __VA_ARGS__)          \
+  Y(mish, 0, __VA_ARGS__)          \
+  Y(softplus, 2, __VA_ARGS__)
 
 enum Activation : int64_t {
   kIdentity = 0,
-#define FASTNN_ENUM(name) k_##name,
+#define FASTNN_ENUM(name, ...) k_##name,
   FASTNN_ACTIVATIONS(FASTNN_ENUM)
 #undef FASTNN_ENUM
+};
+
+struct Then {  // the activation that another op ends in, kIdentity for none
+  int64_t activation;
+  double alpha, beta;
 };
 
 struct UnaryArgs {  // y = f(x); y may be x
   const void* x;
   void* y;
   int64_t size, dtype;
-  double alpha;
+  double alpha, beta;
 };
 struct UnaryBackwardArgs {  // dx = dy * f'(x); dx may be dy
   const void *dy, *x;
   void* dx;
   int64_t size, dtype;
-  double alpha;
+  double alpha, beta;
+};
+// y = x for x > 0, else weight x; weight (c) belongs to the middle axis of x (n, c, s). Backward: accumulate: dweight
+// +=
+struct PreluArgs {  // y may be x
+  const void *x, *weight;
+  void* y;
+  int64_t n, c, s, dtype;
+};
+struct PreluBackwardArgs {  // dx may be dy
+  const void *dy, *x, *weight;
+  void *dx, *dweight;
+  int64_t n, c, s, dtype, accumulate;
+};
+struct MaxoutArgs {  // y (n, s) = the largest along the middle axis of x (n, pieces, s)
+  const void* x;
+  void* y;
+  int64_t n, pieces, s, dtype;
+};
+struct MaxoutBackwardArgs {  // dx = dy where x is the first of the largest, else 0
+  const void *dy, *x;
+  void* dx;
+  int64_t n, pieces, s, dtype;
 };
 struct AddArgs {  // y = activation(a + b); y may be a or b
   const void *a, *b;
   void* y;
-  int64_t size, dtype, activation;
-  double alpha;
+  int64_t size, dtype;
+  Then then;
 };
 struct MulArgs {  // y = a * b; y may be a or b
   const void *a, *b;
@@ -166,8 +204,9 @@ struct RandomBitsArgs {  // out = Philox words of counters 0, 1, ... (four words
 struct BatchNormArgs {  // y = activation((x - mean) / sqrt(var + eps) * weight + bias); y may be x
   const void *x, *mean, *var, *weight, *bias;
   void* y;
-  int64_t n, c, h, w, channels_last, dtype, activation;
-  double eps, alpha;
+  int64_t n, c, h, w, channels_last, dtype;
+  double eps;
+  Then then;
 };
 struct BatchNormTrainArgs {  // the same with the batch's own mean and var, which it writes
   const void *x, *weight, *bias;
@@ -240,8 +279,9 @@ struct Conv2dArgs {
   const void *x, *weight, *bias, *gamma, *beta, *mean, *var, *residual, *packed;
   void* y;
   int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
-  int64_t channels_last, dtype, activation;
-  double eps, alpha;
+  int64_t channels_last, dtype;
+  double eps;
+  Then then;
 };
 struct Conv2dBackwardArgs {  // dx, dweight, dbias may each be null. accumulate: dweight, dbias +=
   const void *dy, *x, *weight;
@@ -255,8 +295,8 @@ struct ConvTranspose2dArgs {
   const void *x, *weight, *bias;
   void* y;
   int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
-  int64_t channels_last, dtype, activation;
-  double alpha;
+  int64_t channels_last, dtype;
+  Then then;
 };
 struct Im2colArgs {  // im2col: x (n, c, h, w) -> y (n, c * kh * kw, oh * ow); col2im: the transpose, summing
   const void* x;
@@ -280,8 +320,8 @@ struct ResampleArgs {
 struct LinearArgs {  // y (rows, out) = activation(x (rows, in) @ weight (out, in)^T + bias)
   const void *x, *weight, *bias;
   void* y;
-  int64_t rows, in, out, dtype, activation;
-  double alpha;
+  int64_t rows, in, out, dtype;
+  Then then;
 };
 struct LinearBackwardArgs {  // dx, dweight, dbias may each be null. accumulate: dweight, dbias +=
   const void *dy, *x, *weight;
@@ -348,16 +388,16 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
 };
 
 // X(kernel, argument struct, number of pointers that the struct begins with)
-#define FASTNN_ACTIVATION_KERNELS(name, X) X(name##_forward, UnaryArgs, 2) X(name##_backward, UnaryBackwardArgs, 3)
+#define FASTNN_ACTIVATION_KERNELS(name, parameters, X) \
+  X(name##_forward, UnaryArgs, 2)                      \
+  X(name##_backward, UnaryBackwardArgs, 3)
 
 #define FASTNN_KERNELS(X)                                      \
-  FASTNN_ACTIVATION_KERNELS(relu, X)                           \
-  FASTNN_ACTIVATION_KERNELS(leaky_relu, X)                     \
-  FASTNN_ACTIVATION_KERNELS(sigmoid, X)                        \
-  FASTNN_ACTIVATION_KERNELS(tanh, X)                           \
-  FASTNN_ACTIVATION_KERNELS(elu, X)                            \
-  FASTNN_ACTIVATION_KERNELS(gelu, X)                           \
-  FASTNN_ACTIVATION_KERNELS(gelu_tanh, X)                      \
+  FASTNN_ACTIVATIONS(FASTNN_ACTIVATION_KERNELS, X)             \
+  X(prelu_forward, PreluArgs, 3)                               \
+  X(prelu_backward, PreluBackwardArgs, 5)                      \
+  X(maxout_forward, MaxoutArgs, 2)                             \
+  X(maxout_backward, MaxoutBackwardArgs, 3)                    \
   X(exp_forward, UnaryArgs, 2)                                 \
   X(add_forward, AddArgs, 3)                                   \
   X(mul_forward, MulArgs, 3)                                   \

@@ -25,8 +25,7 @@ void linear_forward_of(const LinearArgs& q) {
   const runtime::FlushDenormals flush;
   const T *x = static_cast<const T*>(q.x), *weight = static_cast<const T*>(q.weight);
   T* y = static_cast<T*>(q.y);
-  const LinearEnd<T> end = {
-      {nullptr, static_cast<const T*>(q.bias), y, nullptr, q.activation, static_cast<T>(q.alpha)}, y, q.out};
+  const LinearEnd<T> end = {{nullptr, static_cast<const T*>(q.bias), y, nullptr, q.then}, y, q.out};
   gemm(
       Product<T>{x, weight, y, q.rows, q.out, q.in, q.in, q.in, q.out, false, true, false, LinearEnd<T>::finish, &end});
 }

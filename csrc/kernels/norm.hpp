@@ -223,26 +223,26 @@ FASTNN_INLINE Entry<T> entries_of(const Table<T>& t, int64_t channel) {
 }
 
 template <Pass pass, Activation kind, class T>
-FASTNN_INLINE Vec<T> out_of(Vec<T> x, Vec<T> dy, const Entry<T>& e, Vec<T> alpha) {
+FASTNN_INLINE Vec<T> out_of(Vec<T> x, Vec<T> dy, const Entry<T>& e, Parameters<T> p) {
   if constexpr (pass == Pass::kFrozen) return dy * e.gain;
   const Vec<T> y = fma(x - e.mean, e.scale, e.shift);
   if constexpr (pass == Pass::kBackward) return fma(dy, e.gain, y);
-  return activate<kind>(y, alpha);
+  return activate<kind>(y, p);
 }
 
 // A run of n pixels of one channel.
 template <Pass pass, Activation kind, class T>
-FASTNN_INLINE void write_run(const T* x, const T* dy, T* y, int64_t n, const Entry<T>& e, Vec<T> alpha,
+FASTNN_INLINE void write_run(const T* x, const T* dy, T* y, int64_t n, const Entry<T>& e, Parameters<T> p,
                              bool streaming) {
   constexpr int64_t lanes = Vec<T>::lanes;
   constexpr bool needs_x = pass != Pass::kFrozen, needs_dy = pass != Pass::kForward;
   const auto at = [&](int64_t i) FASTNN_INLINED {
-    return out_of<pass, kind>(needs_x ? load(x + i) : e.mean, needs_dy ? load(dy + i) : e.mean, e, alpha);
+    return out_of<pass, kind>(needs_x ? load(x + i) : e.mean, needs_dy ? load(dy + i) : e.mean, e, p);
   };
   const auto partial = [&](int64_t i, int64_t count) FASTNN_INLINED {
     const int k = static_cast<int>(count);
     const Vec<T> vx = needs_x ? load_partial(x + i, k) : e.mean, vdy = needs_dy ? load_partial(dy + i, k) : e.mean;
-    store_partial(y + i, out_of<pass, kind>(vx, vdy, e, alpha), k);
+    store_partial(y + i, out_of<pass, kind>(vx, vdy, e, p), k);
   };
   int64_t i = 0;
   if (streaming) {
@@ -256,13 +256,13 @@ FASTNN_INLINE void write_run(const T* x, const T* dy, T* y, int64_t n, const Ent
 
 // Elements begin .. end of the whole array of planes, in memory order.
 template <Pass pass, Activation kind, class T>
-FASTNN_INLINE void write_planes(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, T alpha,
+FASTNN_INLINE void write_planes(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, const Then& then,
                                 bool streaming, int64_t begin, int64_t end) {
-  const Vec<T> valpha = set1(alpha);
+  const Parameters<T> p = parameters_of<T>(then);
   int64_t channel = begin / l.s, left = (channel + 1) * l.s - begin;  // of the plane at `at`
   channel %= l.c;
   for (int64_t at = begin; at < end; at += left, left = l.s) {
-    write_run<pass, kind>(x + at, dy + at, y + at, min_of(left, end - at), entry_of(table, channel), valpha, streaming);
+    write_run<pass, kind>(x + at, dy + at, y + at, min_of(left, end - at), entry_of(table, channel), p, streaming);
     if (++channel == l.c) channel = 0;
   }
   if (streaming) stream_fence();
@@ -270,11 +270,12 @@ FASTNN_INLINE void write_planes(const Layout& l, const T* x, const T* dy, T* y, 
 
 // Elements begin .. end of rows; begin is the start of a virtual row.
 template <Pass pass, Activation kind, class T>
-FASTNN_INLINE void write_rows(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, T alpha,
+FASTNN_INLINE void write_rows(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, const Then& then,
                               bool streaming, int64_t begin, int64_t end) {
   constexpr int64_t lanes = Vec<T>::lanes;
   constexpr bool needs_x = pass != Pass::kFrozen, needs_dy = pass != Pass::kForward;
-  const Vec<T> valpha = set1(alpha), nothing = zero<T>();
+  const Parameters<T> p = parameters_of<T>(then);
+  const Vec<T> nothing = zero<T>();
   // A stream needs every vector of every row aligned.
   streaming = streaming && l.cv % lanes == 0 && before_aligned(y, lanes) == 0;
   for (int64_t row = begin; row < end; row += l.cv) {
@@ -282,31 +283,31 @@ FASTNN_INLINE void write_rows(const Layout& l, const T* x, const T* dy, T* y, co
     int64_t j = 0;
     for (; j + lanes <= width; j += lanes) {
       const Vec<T> vx = needs_x ? load(x + row + j) : nothing, vdy = needs_dy ? load(dy + row + j) : nothing;
-      const Vec<T> v = out_of<pass, kind>(vx, vdy, entries_of(table, j), valpha);
+      const Vec<T> v = out_of<pass, kind>(vx, vdy, entries_of(table, j), p);
       streaming ? stream(y + row + j, v) : store(y + row + j, v);
     }
     if (j < width) {
       const int k = static_cast<int>(width - j);
       const Vec<T> vx = needs_x ? load_partial(x + row + j, k) : nothing;
       const Vec<T> vdy = needs_dy ? load_partial(dy + row + j, k) : nothing;
-      store_partial(y + row + j, out_of<pass, kind>(vx, vdy, entries_of(table, j), valpha), k);
+      store_partial(y + row + j, out_of<pass, kind>(vx, vdy, entries_of(table, j), p), k);
     }
   }
   if (streaming) stream_fence();
 }
 
-// The write pass over everything. Exponentials follow on what is written, while it is in the cache.
+// The write pass over everything. An activation other than `kind` follows on what is written, while it is in the cache.
 template <Pass pass, Activation kind, class T>
-static void write_all(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, int64_t then, T alpha) {
+static void write_all(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, const Then& then) {
   const int64_t rows = l.rows ? (kChunk + l.cv - 1) / l.cv : 0, chunk = l.rows ? rows * l.cv : kChunk;
-  const bool streaming = then == kIdentity && writes_past_caches(l, x, dy, y);
+  const bool after = then.activation != kind, streaming = !after && writes_past_caches(l, x, dy, y);
   const int64_t chunks = (l.size + chunk - 1) / chunk;
-  parallel_for(chunks, l.size / 4 + (then == kIdentity ? 0 : l.size), [&](int64_t task) {
+  parallel_for(chunks, l.size / 4 + (after ? l.size : 0), [&](int64_t task) {
     // Backwards: what a pass of sums before this one read last is still in the cache.
     const int64_t begin = (chunks - 1 - task) * chunk, end = min_of(begin + chunk, l.size);
-    l.rows ? write_rows<pass, kind>(l, x, dy, y, table, alpha, streaming, begin, end)
-           : write_planes<pass, kind>(l, x, dy, y, table, alpha, streaming, begin, end);
-    if (then != kIdentity) activate_array(then, y + begin, end - begin, alpha);
+    l.rows ? write_rows<pass, kind>(l, x, dy, y, table, then, streaming, begin, end)
+           : write_planes<pass, kind>(l, x, dy, y, table, then, streaming, begin, end);
+    if (after) activate_array(then, y + begin, end - begin);
   });
 }
 

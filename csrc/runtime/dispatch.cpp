@@ -55,6 +55,16 @@ constexpr Packer kPackers[] = {
 #undef FASTNN_ENTRY
 };
 
+struct ActivationEntry {
+  const char* name;
+  int parameters;
+};
+constexpr ActivationEntry kActivations[] = {{"identity", 0},
+#define FASTNN_ENTRY(name, parameters, ...) {#name, parameters},
+                                            FASTNN_ACTIVATIONS(FASTNN_ENTRY)
+#undef FASTNN_ENTRY
+};
+
 }  // namespace
 
 int table_count() { return static_cast<int>(sizeof kTables / sizeof *kTables); }
@@ -85,6 +95,9 @@ const Packer* packer_of(int kernel) {
     if (packer.kernel == kernel) return &packer;
   return nullptr;
 }
+int activation_count() { return static_cast<int>(sizeof kActivations / sizeof *kActivations); }
+const char* activation_name(int activation) { return kActivations[activation].name; }
+int activation_parameters(int activation) { return kActivations[activation].parameters; }
 
 }  // namespace runtime
 }  // namespace fastnn

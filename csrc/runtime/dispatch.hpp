@@ -27,4 +27,9 @@ struct Packer {
 };
 const Packer* packer_of(int kernel);
 
+// The list of activations, kIdentity first, by the numbers of the enumeration.
+int activation_count();
+const char* activation_name(int activation);
+int activation_parameters(int activation);
+
 }  // namespace fastnn::runtime

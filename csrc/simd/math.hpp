@@ -1,9 +1,9 @@
-// exp, log1p, sigmoid, tanh and the Gaussian units on one vector, float and double, for every instruction set.
+// exp, log1p, sigmoid, tanh and the units built on them on one vector, float and double, for every instruction set.
 //
 // The algorithms name no instruction. Domain: every number. Largest errors seen, in units of the last place (ulp) of
 // the result, of float and double alike, with fused multiply-add and (in brackets) without, as in the scalar set:
-//   exp 1.0 (1.0)   sigmoid 1.6 (1.9)   tanh 1.6 (1.9)   expm1 for x <= 0 1.0 (1.0)   gelu 2.3 (3.0)
-//   gelu_tanh 1.6 (2.4)
+//   exp 1.0 (1.0)   sigmoid 1.6 (1.9)   tanh 1.6 (1.9)   expm1 for x <= 0 1.0 (1.0)   gelu 1.9 (2.6)
+//   gelu_tanh 1.6 (2.4)   silu 1.8 (2.6)   mish 2.0 (3.1)   softplus 1.7 (1.7)
 // over the whole range, tails included, where the result is a normal number (tests/test_ulp.py repeats the
 // measurement); the slopes are made for gradients, whose error is absolute. Kernels that use these functions flush
 // denormals (runtime/fp_state.hpp). NaN gives NaN; infinities give limits, or NaN where the formula has inf * 0.
@@ -33,6 +33,7 @@ struct Constants<float> {
   static constexpr float sigmoid_high = 88.0f;                      // 1 to half an ulp, or below 2^-126
   static constexpr float tanh_high = 10.0f;                         // 1 to half an ulp
   static constexpr float cdf_high = 15.0f, gelu_tanh_high = 11.5f;  // the tail is below 2^-150 even times x
+  static constexpr float tail_high = 110.0f;                        // likewise e^-x
   // 2 sqrt(2 / pi) and 0.044715 times it, each in two parts
   static constexpr float gelu_c1 = 1.59576916695f, gelu_c1_low = -4.534068042e-08f;
   static constexpr float gelu_c3 = 0.0713548138738f, gelu_c3_low = 2.398832396e-09f;
@@ -55,7 +56,7 @@ struct Constants<double> {
   static constexpr double magic = 6755399441055744.0;          // 1.5 * 2^52
   static constexpr double exp_low = -746.0, exp_high = 710.0;  // below 2^-1075, above 2^1024
   static constexpr double sigmoid_high = 709.0, expm1_low = -40.0, tanh_high = 20.0;
-  static constexpr double cdf_high = 39.0, gelu_tanh_high = 22.0;
+  static constexpr double cdf_high = 39.0, gelu_tanh_high = 22.0, tail_high = 755.0;
   static constexpr double gelu_c1 = 1.5957691216057308, gelu_c1_low = -9.96930880911092e-17;
   static constexpr double gelu_c3 = 0.07135481627260025, gelu_c3_low = -6.175149918155315e-19;
   // relative error 2^-56.3
@@ -172,12 +173,14 @@ FASTNN_INLINE Vec<T> tanh(Vec<T> x) {
   return bit_or(divide(a, b, a - (b - set1(T(2)))), sign);
 }
 
-// exp(-t^2 / 2) = (1 + p) 2^n, returns p. half = t / 2. The square is exact to twice the precision: its rounding alone
-// would cost t^2 / 4 ulp.
+// exp(-t^2 / 2) = (1 + p + p_low) 2^n, returns p. half = t / 2. The square is exact to twice the precision: its
+// rounding alone would cost t^2 / 4 ulp.
 template <class T>
-FASTNN_INLINE Vec<T> normal_density(Vec<T> t, Vec<T> half, Vec<T>& n) {
-  const Vec<T> square = half * t;
-  return exp_reduced(reduce_ln2(-square, -mul_error(half, t, square), n));
+FASTNN_INLINE Vec<T> normal_density(Vec<T> t, Vec<T> half, Vec<T>& n, Vec<T>& p_low) {
+  const Vec<T> square = half * t, r = reduce_ln2(-square, -mul_error(half, t, square), n), r2 = r * r;
+  const Vec<T> q = polynomial(r, Constants<T>::exp), p = fma(r2, q, r);
+  p_low = fma(r2, q, r - p);
+  return p;
 }
 
 // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)). NaN at -inf, as the first form gives.
@@ -185,15 +188,16 @@ template <class T>
 FASTNN_INLINE Vec<T> gelu(Vec<T> x) {
   using C = Constants<T>;
   const Vec<T> one = set1(T(1)), t = at_most(C::cdf_high, abs(x)), half = set1(T(0.5)) * t;
-  Vec<T> n;
-  const Vec<T> p = normal_density(t, half, n);
+  Vec<T> n, p_low;
+  const Vec<T> p = normal_density(t, half, n, p_low);
   // 1 - Phi(t) = density h / t, h = a / b. For large t errors of a cancel in the quotient; for small t, where both are
   // close to their first terms, they are rounded once.
   const Vec<T> a = fma(half * t, polynomial(t, C::tail_p), half);
-  const Vec<T> b1 = fma(a, set1(C::tail_k), t * polynomial(t, C::tail_s)), b = b1 + one;
+  const Vec<T> k = set1(C::tail_k), c = t * polynomial(t, C::tail_s), b1 = fma(a, k, c), b = b1 + one;
   Vec<T> low;
-  const Vec<T> high = divide_parts(a, b, b1 - (b - one), low);
-  const Vec<T> small = scale2(high + fma(high + low, p, low), n);  // h (1 + p), rounded to a denormal once, at the end
+  const Vec<T> high = divide_parts(a, b, (b1 - (b - one)) + fma(a, k, c - b1), low);
+  // h (1 + p), rounded to a denormal once, at the end
+  const Vec<T> small = scale2(high + fma(high, p, fma(low, p, fma(high, p_low, low))), n);
   return x * select(lt(x, zero<T>()), zero<T>(), one) - small;
 }
 
@@ -202,8 +206,8 @@ template <class T>
 FASTNN_INLINE Vec<T> gelu_slope(Vec<T> x) {
   using C = Constants<T>;
   const Vec<T> one = set1(T(1)), t = at_most(C::cdf_high, abs(x));
-  Vec<T> n;
-  const Vec<T> half = set1(T(0.5)) * t, p = normal_density(t, half, n);
+  Vec<T> n, p_low;
+  const Vec<T> half = set1(T(0.5)) * t, p = normal_density(t, half, n, p_low);
   const Vec<T> a = fma(half, polynomial(t, C::tail_p), set1(T(0.5)));  // tail = density a / b
   const Vec<T> b = one + t * fma(a, set1(C::tail_k), polynomial(t, C::tail_s));
   const Vec<T> q = fma(set1(T(0.398942280401432677940)), abs(x), -divide(a, b)) * scale2(one + p, n);
@@ -224,24 +228,85 @@ FASTNN_INLINE Vec<T> gelu_tanh_split(Vec<T> t, Vec<T>& n) {
   return exp_reduced(reduce_ln2(w, w_low, n));
 }
 
-// x / (1 + e^-w) = 0.5 x (1 + tanh(w / 2)). NaN at -inf, as the formula gives.
+// x / (1 + e^-w) for a w of x's sign, from e^-|w| = (1 + p) 2^n; t is |x| but bounded where the product is 0. The tail
+// is rounded to a denormal once, at the end. NaN at -inf, as the formula gives.
 template <class T>
-FASTNN_INLINE Vec<T> gelu_tanh(Vec<T> x) {
-  const Vec<T> one = set1(T(1)), t = at_most(Constants<T>::gelu_tanh_high, abs(x));
-  Vec<T> n;
-  const Vec<T> p = gelu_tanh_split(t, n), e = scale2(one + p, n), b = one + e, h = divide(t, b, e - (b - one));
-  const Vec<T> small = scale2(fma(h, p, h), n);
-  return x * select(lt(x, zero<T>()), zero<T>(), one) - small;
+FASTNN_INLINE Vec<T> gated(Vec<T> x, Vec<T> t, Vec<T> p, Vec<T> n) {
+  const Vec<T> one = set1(T(1)), e = scale2(one + p, n), b = one + e, h = divide(t, b, e - (b - one));
+  return x * select(lt(x, zero<T>()), zero<T>(), one) - scale2(fma(h, p, h), n);
 }
-
+// Its slope, dw being that of w. NaN at +-inf, as the formula gives.
 template <class T>
-FASTNN_INLINE Vec<T> gelu_tanh_slope(Vec<T> x) {
-  const Vec<T> one = set1(T(1)), t = at_most(Constants<T>::gelu_tanh_high, abs(x));
-  Vec<T> n;
-  const Vec<T> e = scale2(one + gelu_tanh_split(t, n), n), d = reciprocal(one + e);
-  const Vec<T> dw = fma(t * t, set1(3 * Constants<T>::gelu_c3), set1(Constants<T>::gelu_c1));
+FASTNN_INLINE Vec<T> gated_slope(Vec<T> x, Vec<T> dw, Vec<T> p, Vec<T> n) {
+  const Vec<T> one = set1(T(1)), e = scale2(one + p, n), d = reciprocal(one + e);
   const Vec<T> q = fma(abs(x) * d, dw, -one) * (e * d);
   return select(lt(x, zero<T>()), -q, one + q);
+}
+
+// 0.5 x (1 + tanh(w / 2)).
+template <class T>
+FASTNN_INLINE Vec<T> gelu_tanh(Vec<T> x) {
+  const Vec<T> t = at_most(Constants<T>::gelu_tanh_high, abs(x));
+  Vec<T> n;
+  const Vec<T> p = gelu_tanh_split(t, n);
+  return gated(x, t, p, n);
+}
+template <class T>
+FASTNN_INLINE Vec<T> gelu_tanh_slope(Vec<T> x) {
+  const Vec<T> t = at_most(Constants<T>::gelu_tanh_high, abs(x));
+  Vec<T> n;
+  const Vec<T> p = gelu_tanh_split(t, n);
+  return gated_slope(x, fma(t * t, set1(3 * Constants<T>::gelu_c3), set1(Constants<T>::gelu_c1)), p, n);
+}
+
+// x / (1 + e^-x).
+template <class T>
+FASTNN_INLINE Vec<T> silu(Vec<T> x) {
+  const Vec<T> t = at_most(Constants<T>::tail_high, abs(x));
+  Vec<T> n;
+  const Vec<T> p = exp_reduced(reduce_ln2(-t, n));
+  return gated(x, t, p, n);
+}
+template <class T>
+FASTNN_INLINE Vec<T> silu_slope(Vec<T> x) {
+  const Vec<T> t = at_most(Constants<T>::tail_high, abs(x));
+  Vec<T> n;
+  const Vec<T> p = exp_reduced(reduce_ln2(-t, n));
+  return gated_slope(x, set1(T(1)), p, n);
+}
+
+// x tanh(log(1 + e^x)) = x n / (n + 2), n = e^x (e^x + 2). With e = e^-|x| it is x e a / d, a = 2 + e, d = 2 + e a for
+// x < 0, else x a / d, a = 1 + 2 e, d = a + 2 e^2; a and d to twice the precision. NaN at -inf, as the formula gives.
+template <class T>
+FASTNN_INLINE Vec<T> mish(Vec<T> x) {
+  const Vec<T> one = set1(T(1)), t = at_most(Constants<T>::tail_high, abs(x));
+  const Mask<T> negative = lt(x, zero<T>());
+  Vec<T> n;
+  const Vec<T> p = exp_reduced(reduce_ln2(-t, n)), e = scale2(one + p, n);
+  const Vec<T> u = select(negative, set1(T(2)), one), v = select(negative, e, e + e), a = u + v, a_low = v - (a - u);
+  const Vec<T> f = select(negative, a, v), c = select(negative, u, a), d = fma(e, f, c);
+  const Vec<T> d_low = fma(select(negative, e, one), a_low, fma(e, f, c - d));
+  const Vec<T> r = reciprocal(d), q = a * r, low = (fnma(q, d_low, fnma(q, d, a)) + a_low) * r;
+  const Vec<T> s = select(negative, p, zero<T>()), m = q + fma(q, s, fma(low, s, low));
+  const Vec<T> y = scale2(at_least(-Constants<T>::tail_high, x) * m, select(negative, n, zero<T>()));
+  return y - select(negative, x - x, zero<T>());
+}
+
+// The slope (n (n + 2) + 4 x e^x (1 + e^x)) / (n + 2)^2, in e likewise. NaN at +-inf, as the formula gives.
+template <class T>
+FASTNN_INLINE Vec<T> mish_slope(Vec<T> x) {
+  const Vec<T> one = set1(T(1)), e = exp(-abs(x)), b = one + e, square = e * e;
+  const Mask<T> negative = lt(x, zero<T>());
+  const Vec<T> r = reciprocal(fma(b, b, select(negative, one, square)));
+  const Vec<T> tail = set1(T(4)) * x * select(negative, e, square) * (b * r);
+  return (select(negative, fma(e, set1(T(2)), square), b + e) + tail) * r;
+}
+
+// log(1 + e^(beta x)) / beta, and x where beta x > threshold; beta > 0.
+template <class T>
+FASTNN_INLINE Vec<T> softplus(Vec<T> x, Vec<T> beta, Vec<T> threshold) {
+  const Vec<T> z = beta * x, y = at_least(T(0), z) + log1p(exp(-abs(z)));
+  return select(gt(z, threshold), x, y * (set1(T(1)) / beta));
 }
 
 }  // namespace

@@ -114,7 +114,7 @@ def _compute(node: Node, inputs: list[Array], residual: Array | None, out: Array
     if isinstance(layer, Add):
         return F.add(*inputs, activation=node.activation, out=out)
     if isinstance(layer, Softmax):
-        return F.softmax(inputs[0], layer.axis, out=out)
+        return type(layer).function(inputs[0], layer.axis, out=out)
     return layer(*inputs)
 
 

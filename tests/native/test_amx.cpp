@@ -201,7 +201,7 @@ struct Case {
     q.stride_h = s.stride_h, q.stride_w = s.stride_w, q.pad_h = s.pad_h, q.pad_w = s.pad_w;
     q.dilation_h = s.dilation_h, q.dilation_w = s.dilation_w, q.groups = 1;
     q.channels_last = s.channels_last, q.dtype = fastnn::kFloat32;
-    q.activation = activation, q.eps = 1e-5, q.alpha = 0.125;
+    q.then = {activation, 0.125, 0.0}, q.eps = 1e-5;
     return q;
   }
   Floats run(const Set& set) const {

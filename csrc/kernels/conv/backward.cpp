@@ -280,7 +280,7 @@ void backward_bias(const Conv2dBackwardArgs& q) {
 template <class T>
 void conv2d_backward_of(const Conv2dBackwardArgs& q) {
   const runtime::FlushDenormals flush;
-  if (q.dx) backward_data<T>(q, {nullptr, nullptr, nullptr, nullptr, kIdentity, T(0)});
+  if (q.dx) backward_data<T>(q, Epilogue<T>{});
   if (q.dweight) backward_weight<T>(q);
   if (q.dbias) backward_bias<T>(q);
 }
@@ -313,7 +313,7 @@ void conv_transpose2d_forward_of(const ConvTranspose2dArgs& q) {
                     q.channels_last,
                     q.dtype,
                     0},
-                   {nullptr, static_cast<const T*>(q.bias), nullptr, nullptr, q.activation, static_cast<T>(q.alpha)});
+                   {nullptr, static_cast<const T*>(q.bias), nullptr, nullptr, q.then});
 }
 
 }  // namespace

@@ -15,8 +15,7 @@ template <class T>
 struct Epilogue {
   const T *scale, *shift;  // null: 1, 0
   const T *y, *residual;   // residual may be null; residual[i] belongs to y[i]
-  int64_t activation;
-  T alpha;
+  Then then;
 };
 
 // Elements of T that prepare_epilogue needs.
@@ -38,28 +37,24 @@ Epilogue<T> prepare_epilogue(const Conv2dArgs& q, T* memory) {
     }
     shift[i] = static_cast<T>(b);
   }
-  return {mean ? scale : nullptr,
-          bias || mean ? shift : nullptr,
-          static_cast<const T*>(q.y),
-          static_cast<const T*>(q.residual),
-          q.activation,
-          static_cast<T>(q.alpha)};
+  return {mean ? scale : nullptr, bias || mean ? shift : nullptr, static_cast<const T*>(q.y),
+          static_cast<const T*>(q.residual), q.then};
 }
 
 // ---- one run of vectors: y[i * step] for i < count ----
 template <class T, Activation kind, bool has_residual>
 FASTNN_INLINE void finish_run(T* y, const T* residual, int64_t step, int64_t count, int lanes, Vec<T> scale,
-                              Vec<T> shift, Vec<T> alpha) {
+                              Vec<T> shift, Parameters<T> p) {
   const bool partial = lanes < Vec<T>::lanes;
   for (int64_t i = 0; i < count; ++i) {
-    T* p = y + i * step;
-    Vec<T> v = fma(partial ? load_partial(p, lanes) : load(p), scale, shift);
+    T* at = y + i * step;
+    Vec<T> v = fma(partial ? load_partial(at, lanes) : load(at), scale, shift);
     if (has_residual) v = v + (partial ? load_partial(residual + i * step, lanes) : load(residual + i * step));
-    v = activate<kind>(v, alpha);
+    v = activate<kind>(v, p);
     if (partial)
-      store_partial(p, v, lanes);
+      store_partial(at, v, lanes);
     else
-      store(p, v);
+      store(at, v);
   }
 }
 
@@ -71,17 +66,17 @@ template <class T, bool channels_are_rows, Activation kind, bool has_residual>
 void finish_tile(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
   constexpr int lanes = Vec<T>::lanes;
   const T* residual = has_residual ? e.residual + (y - e.y) : nullptr;
-  const Vec<T> alpha = set1(e.alpha);
+  const Parameters<T> p = parameters_of<T>(e.then);
   const int rest = static_cast<int>(n % lanes);
   const int64_t whole_n = n - rest;
   if (channels_are_rows) {
     for (int64_t i = 0; i < m; ++i, y += ld, residual += has_residual ? ld : 0) {
       const Vec<T> scale = set1(e.scale ? e.scale[channel + i] : T(1));
       const Vec<T> shift = set1(e.shift ? e.shift[channel + i] : T(-0.0));
-      finish_run<T, kind, has_residual>(y, residual, lanes, n / lanes, lanes, scale, shift, alpha);
+      finish_run<T, kind, has_residual>(y, residual, lanes, n / lanes, lanes, scale, shift, p);
       if (rest)
         finish_run<T, kind, has_residual>(y + whole_n, residual + (has_residual ? whole_n : 0), lanes, 1, rest, scale,
-                                          shift, alpha);
+                                          shift, p);
     }
     return;
   }
@@ -89,11 +84,11 @@ void finish_tile(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_
   for (int64_t j = 0; j < whole_n; j += lanes)
     finish_run<T, kind, has_residual>(y + j, residual + (has_residual ? j : 0), ld, m, lanes,
                                       scales ? load(scales + j) : set1(T(1)), shifts ? load(shifts + j) : set1(T(-0.0)),
-                                      alpha);
+                                      p);
   if (rest)
     finish_run<T, kind, has_residual>(y + whole_n, residual + (has_residual ? whole_n : 0), ld, m, rest,
                                       scales ? load_partial(scales + whole_n, rest) : set1(T(1)),
-                                      shifts ? load_partial(shifts + whole_n, rest) : set1(T(-0.0)), alpha);
+                                      shifts ? load_partial(shifts + whole_n, rest) : set1(T(-0.0)), p);
 }
 
 template <class T, bool channels_are_rows, Activation kind>
@@ -102,14 +97,15 @@ void finish_tile(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_
              : finish_tile<T, channels_are_rows, kind, false>(e, y, ld, channel, m, n);
 }
 
-// The cheap activations are part of the pass; those built on exponentials follow in a pass of their own over the tile.
+// The cheap activations are part of the pass; the others follow in a pass of their own over the tile.
 template <class T, bool channels_are_rows>
 void finish(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-  if (e.activation == k_relu) return finish_tile<T, channels_are_rows, k_relu>(e, y, ld, channel, m, n);
-  if (e.activation == k_leaky_relu) return finish_tile<T, channels_are_rows, k_leaky_relu>(e, y, ld, channel, m, n);
-  if (e.scale || e.shift || e.residual) finish_tile<T, channels_are_rows, kIdentity>(e, y, ld, channel, m, n);
-  if (e.activation != kIdentity)
-    for (int64_t i = 0; i < m; ++i) activate_array(e.activation, y + i * ld, n, e.alpha);
+  const auto pass = [&](auto tag) { finish_tile<T, channels_are_rows, tag.value>(e, y, ld, channel, m, n); };
+  const bool nothing = !e.scale && !e.shift && !e.residual;
+  if (e.then.activation == kIdentity && nothing) return;
+  if (with_cheap_activation(e.then.activation, pass)) return;
+  if (!nothing) pass(Tag<kIdentity>{});
+  for (int64_t i = 0; i < m; ++i) activate_array(e.then, y + i * ld, n);
 }
 
 template <class T>
