@@ -326,12 +326,7 @@ def test_which_parameters():
 
 
 def test_a_norm_limit_counts_units_as_the_layer_does():
-    """Rows of a linear weight, filters of a convolution in groups; a layer whose outputs are its second axis."""
-
-    class InFirst(L.Linear):
-        unit_axis = 1
-        groups = 2
-
+    """Rows of a linear weight, filters of a convolution in groups; a transposed one's outputs are its second axis."""
     for layer, axes in ((L.Linear(6, 4, rng=0), 1), (L.Conv2d(4, 6, 3, groups=2, rng=0), (1, 2, 3))):
         layer.weight *= 3
         trainer = fnn.Trainer(layer, "mse", optim.SGD(lr=0.0), regularization=MaxNorm(1.5), rng=0, program=False)
@@ -339,13 +334,16 @@ def test_a_norm_limit_counts_units_as_the_layer_does():
         trainer.step(x, np.zeros_like(layer(x)))
         norms = np.sqrt(np.square(layer.weight).sum(axes))
         np.testing.assert_allclose(norms, 1.5, rtol=1e-6)  # 9 to 18 squares in float32
-    layer = InFirst(6, 4, rng=0)
+    layer = L.ConvTranspose2d(6, 4, 2, groups=2, rng=0)
     layer.weight *= 3
     before = layer.weight.copy()
-    trainer = fnn.Trainer(layer, "mse", optim.SGD(lr=0.0), regularization=MaxNorm(0.5), rng=0, program=False)
-    trainer.step(np.ones((2, 6), np.float32), np.zeros((2, 4), np.float32))
-    for rows in (slice(0, 2), slice(2, 4)):  # the inputs of each group
-        np.testing.assert_allclose(layer.weight[rows], MaxNorm(0.5)(before[rows], axis=1), rtol=1e-6)
+    trainer = fnn.Trainer(layer, "mse", optim.SGD(lr=0.0), regularization=MaxNorm(0.5), rng=0)
+    trainer.step(np.ones((2, 6, 3, 3), np.float32), np.zeros((2, 4, 4, 4), np.float32))
+    for channels in (slice(0, 3), slice(3, 6)):  # the inputs of each group
+        norms = np.sqrt(np.square(before[channels]).sum((0, 2, 3)))
+        expected = before[channels] * (0.5 / norms)[:, None, None]
+        assert (norms > 0.5).all()
+        np.testing.assert_allclose(layer.weight[channels], expected, rtol=1e-6)  # a dozen squares in float32
 
 
 def test_frozen_weights_keep_their_bits():

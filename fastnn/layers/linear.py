@@ -222,6 +222,7 @@ class ConvTranspose2d(Layer):
     """
 
     parameters = ("weight", "bias")
+    unit_axis = 1
 
     def __init__(
         self,
