@@ -1684,6 +1684,43 @@ def _draw_buffer(draw: st.DrawFn, op: Op) -> Drawn:
     return given, options | {"segments": np.array(segments)}
 
 
+def _draw_pieces(draw: st.DrawFn, op: Op) -> Drawn:
+    """prelu, with a slope for each channel or one for all; maxout, with several channels for one."""
+    shape = tuple(draw(st.lists(st.integers(0, 6), min_size=2, max_size=5)))
+    gradient = op.kernel.endswith("backward")
+    if op.kernel.startswith("prelu"):
+        given: dict[str, Any] = {"x": shape, "weight": (draw(st.sampled_from((1, shape[1]))),)}
+        return {"dy": shape, **given} if gradient else given, {}
+    pieces = draw(st.integers(1, 4))
+    x = (shape[0], shape[1] * pieces, *shape[2:])
+    return {"dy": shape, "x": x} if gradient else {"x": x}, {"pieces": pieces}
+
+
+def _draw_conv1d(draw: st.DrawFn, op: Op) -> Drawn:
+    kernel, stride, padding, dilation = draw(st.tuples(*(st.integers(*e) for e in ((1, 4), (1, 4), (0, 3), (1, 3)))))
+    groups, c = draw(st.integers(1, 3)), draw(st.integers(0, 6))
+    least = max(1, dilation * (kernel - 1) + 1 - 2 * padding)
+    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    x = (draw(st.integers(0, 3)), c * groups, draw(st.integers(least, least + 20)))
+    weight = (draw(st.integers(0, 6)) * groups, c, kernel)
+    given: dict[str, Any] = {"x": x, "weight": weight}
+    if op.kernel.endswith("backward"):
+        size = (x[2] + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+        return {"dy": (x[0], weight[0], size), **given}, options
+    return given | ({"bias": weight[:1]} if draw(st.booleans()) else {}), options
+
+
+def _draw_parts(draw: st.DrawFn, op: Op) -> Drawn:
+    """Arrays to be joined along an axis, or one to be split along it."""
+    shape = tuple(draw(st.lists(st.integers(0, 5), min_size=1, max_size=5)))
+    axis, sizes = draw(st.integers(0, len(shape) - 1)), draw(st.lists(st.integers(0, 5), min_size=1, max_size=3))
+    back = draw(st.sampled_from((0, len(shape))))
+    if op.kernel == "split":
+        return {"x": (*shape[:axis], sum(sizes), *shape[axis + 1 :])}, {"sizes": sizes, "axis": axis - back}
+    parts = {name: (*shape[:axis], n, *shape[axis + 1 :]) for name, n in zip("abc", sizes, strict=False)}
+    return parts, {"axis": axis - back}
+
+
 #: kernel -> how to draw arrays (as in a spec) and options that fit together. An op that is not here draws one of its
 #: cases, an element-wise one any shape.
 DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
@@ -1705,6 +1742,9 @@ DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
     **dict.fromkeys(("clip_norm", "clip_value", "max_norm"), _draw_buffer),
     **dict.fromkeys(("conv_transpose2d_forward", "conv_transpose2d_backward"), _draw_transposed),
     **dict.fromkeys(("interpolate", "interpolate_backward", "pad", "pad_backward"), _draw_resized),
+    **dict.fromkeys((f"{f}_{d}" for f in ("prelu", "maxout") for d in ("forward", "backward")), _draw_pieces),
+    **dict.fromkeys(("conv1d", "conv1d_backward"), _draw_conv1d),
+    **dict.fromkeys(("concat", "split"), _draw_parts),
     **dict.fromkeys(("linear_forward", "linear_backward"), _draw_linear),
 }
 
