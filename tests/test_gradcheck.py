@@ -371,6 +371,19 @@ def test_refuses(target, x, error, message):
         fnn.gradcheck(target, x)
 
 
+def test_several_inputs_and_outputs():
+    def product(a, b):
+        return (a * b, a + b), lambda dp, ds: (dp * b + ds, dp * a + ds)
+
+    x = np.array([1.0, 2.0]), np.array([3.0, -1.0])
+    report = fnn.gradcheck(product, x)
+    assert report.ok and report.checked == 4 and set(report.errors) == {"x0", "x1"}
+    wrong = fnn.gradcheck(lambda a, b: ((a * b, a + b), lambda dp, ds: (dp * b + ds, dp * a)), x)
+    assert not wrong.ok and wrong.worst is not None and wrong.worst.name == "x1"
+    with pytest.raises(TypeError, match="1 gradients came for 2 inputs"):
+        fnn.gradcheck(lambda a, b: (a * b, lambda dy: (dy * b,)), x)
+
+
 def test_refuses_layers_that_do_not_keep_the_protocol():
     class NoGradient(Fake):
         def copy(self, dtype=None):
