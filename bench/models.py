@@ -30,6 +30,7 @@ class Parts:
     norm: Callable[[int], Part]
     linear: Callable[[int, int], Part]
     relu: Callable[[], Part]
+    relu6: Callable[[], Part]
     dropout: Callable[[float], Part]
     max_pool: Callable[..., Part]
     mean: Callable[[], Part]  # over height and width
@@ -154,6 +155,38 @@ def vgg16_bn(parts: Parts, classes: int = 1000, hidden: int = 4096) -> Part:
     )
 
 
+def mobilenet_v2(parts: Parts, classes: int = 1000) -> Part:
+    """Sandler et al., "Inverted Residuals and Linear Bottlenecks"."""
+
+    def conv(n_in: int, n: int, kernel: int, stride: int = 1, groups: int = 1) -> Part:
+        return _numbered(
+            parts, [parts.conv(n_in, n, kernel, stride, kernel // 2, groups), parts.norm(n), parts.relu6()]
+        )
+
+    features = [conv(3, 32, 3, 2)]
+    n_in = 32
+    for expansion, n, repeats, first_stride in (
+        *((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)),
+        *((6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)),
+    ):
+        for stride in [first_stride] + [1] * (repeats - 1):
+            wide = expansion * n_in
+            main = [conv(n_in, wide, 1)] if expansion > 1 else []
+            main += [conv(wide, wide, 3, stride, wide), parts.conv(wide, n, 1), parts.norm(n)]
+            block = {"conv": _numbered(parts, main)}
+            features.append(parts.residual(block, None) if stride == 1 and n_in == n else parts.chain(block))
+            n_in = n
+    features.append(conv(320, 1280, 1))
+    return parts.chain(
+        {
+            "features": _numbered(parts, features),
+            "avgpool": parts.mean(),
+            "flatten": parts.flatten(),
+            "classifier": _numbered(parts, [parts.dropout(0.2), parts.linear(1280, classes)]),
+        }
+    )
+
+
 def _numbered(parts: Parts, layers: list[Part]) -> Part:
     return parts.chain({str(i): layer for i, layer in enumerate(layers)})
 
@@ -163,6 +196,7 @@ MODELS: dict[str, tuple[Callable[..., Part], tuple[int, int, int], int]] = {
     "resnet18": (resnet18, (3, 224, 224), 11_689_512),
     "resnet50": (resnet50, (3, 224, 224), 25_557_032),
     "vgg16_bn": (vgg16_bn, (3, 224, 224), 138_365_992),
+    "mobilenet_v2": (mobilenet_v2, (3, 224, 224), 3_504_872),
     "resnet20": (resnet20, (3, 32, 32), 269_722),
 }
 
@@ -218,6 +252,7 @@ def _fastnn(rng: np.random.Generator) -> Parts:
         norm=L.BatchNorm2d,
         linear=lambda n_in, n: L.Linear(n_in, n, rng=rng),
         relu=L.ReLU,
+        relu6=L.ReLU6,
         dropout=L.Dropout,
         max_pool=L.MaxPool2d,
         mean=L.GlobalAvgPool2d,
@@ -263,6 +298,7 @@ def _torch() -> Parts:
         norm=nn.BatchNorm2d,
         linear=nn.Linear,
         relu=nn.ReLU,
+        relu6=nn.ReLU6,
         dropout=nn.Dropout,
         max_pool=nn.MaxPool2d,
         mean=lambda: nn.AdaptiveAvgPool2d(1),

@@ -30,7 +30,7 @@ def module(name: str) -> ModuleType:
     return sys.modules[f"bench_{name}"]
 
 
-NAMES = ("resnet18", "resnet50", "vgg16_bn", "resnet20")
+NAMES = ("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "resnet20")
 every_model = pytest.mark.parametrize("name", NAMES)
 #: the linear layers of VGG-16 hold 124 of its 138 million numbers; here narrow ones stand for them
 SIZES: dict[str, dict[str, int]] = {"vgg16_bn": {"hidden": 32, "classes": 10}}
@@ -67,6 +67,8 @@ def test_sizes(name: str) -> None:
         ("resnet18", ["conv1.weight", "layer1.1.bn2.running_var", "layer4.0.downsample.1.bias", "fc.bias"]),
         ("resnet50", ["layer1.0.downsample.0.weight", "layer3.5.conv3.weight", "layer4.2.bn3.weight"]),
         ("vgg16_bn", ["features.0.bias", "features.41.running_mean", "classifier.6.weight"]),
+        ("mobilenet_v2", ["features.0.0.weight", "features.1.conv.0.0.weight", "features.17.conv.3.bias",
+                          "features.18.1.running_mean", "classifier.1.weight"]),
         ("resnet20", ["conv1.weight", "layer2.0.conv1.weight", "layer3.2.bn2.bias", "linear.weight"]),
     ],
 )  # fmt: skip
