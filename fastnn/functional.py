@@ -11,9 +11,11 @@ To add an op: a function here that checks, allocates with ``_K.empty`` and calls
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -1259,9 +1261,8 @@ def concat(xs: Sequence[ArrayLike], axis: int = 1) -> Array:
     first = arrays[0]
     axis = _axis(op, axis, first.shape)
     shapes = [a.shape for a in arrays]
-    if any(
-        len(s) != first.ndim or s[:axis] + s[axis + 1 :] != shapes[0][:axis] + shapes[0][axis + 1 :] for s in shapes
-    ):
+    others = [(len(s), *s[:axis], *s[axis + 1 :]) for s in shapes]
+    if any(other != others[0] for other in others):
         raise ShapeError(f"{op}: shapes must be equal but for axis {axis}, got {shapes}")
     sizes = [s[axis] for s in shapes]
     y = _K.empty((*shapes[0][:axis], sum(sizes), *shapes[0][axis + 1 :]), first.dtype, _prefers_channels_last(first))
@@ -1290,8 +1291,8 @@ def split(x: ArrayLike, sizes: int | Sequence[int], axis: int = 1) -> list[Array
         if sizes < 1:
             raise ValueError(f"{op}: sizes must be at least 1, or a list of sizes, got {sizes}")
         sizes = [min(int(sizes), n - begin) for begin in range(0, n, int(sizes))] or [0]
-    whole = isinstance(sizes, (Sequence, np.ndarray)) and all(isinstance(m, (int, np.integer)) for m in sizes)
-    if not whole or isinstance(sizes, str):
+    whole = isinstance(sizes, (list, tuple, np.ndarray)) and all(isinstance(m, (int, np.integer)) for m in sizes)
+    if not whole:
         raise TypeError(f"{op}: sizes must be a whole number or several, got {sizes!r}")
     assert not isinstance(sizes, (int, np.integer))
     if any(m < 0 for m in sizes) or sum(sizes) != n:
@@ -1304,7 +1305,7 @@ def split(x: ArrayLike, sizes: int | Sequence[int], axis: int = 1) -> list[Array
 
 def _slices(x: Array, sizes: Sequence[int], axis: int) -> list[Array]:
     """Views of x that share it out along ``axis``."""
-    ends = np.cumsum(sizes).tolist()
+    ends = itertools.accumulate(sizes)
     before = (slice(None),) * axis
     return [x[(*before, slice(end - size, end))] for end, size in zip(ends, sizes, strict=True)]
 
@@ -3784,60 +3785,58 @@ def col2im(
 Matrices: TypeAlias = "list[Matrix | None]"
 
 
+@lru_cache(maxsize=256)
+def _resample_steps(
+    shape: tuple[int, ...], channels_last: bool, dtype: np.dtype[Any], matrices: tuple[Matrix | None, ...]
+) -> tuple[tuple[int, ...], list[tuple[Any, ...]]]:
+    """The shape of the result, and for each call of the kernel: the shapes as which it sees source and target, both
+    tables, and the target's shape in memory order."""
+    order = (0, 2, 3, 1) if channels_last else tuple(range(len(shape)))
+    in_memory, sizes = [matrices[axis] for axis in order], [shape[axis] for axis in order]
+    axes = [axis for axis, matrix in enumerate(in_memory) if matrix is not None and not matrix.is_identity]
+    steps = []
+    while axes:
+        axis = axes.pop(0)
+        rows, columns = in_memory[axis], None
+        assert rows is not None
+        h, oh, w, ow, end = sizes[axis], rows.shape[0], 1, 1, axis + 1
+        if axes and axes[0] == end:  # two neighbours in one pass
+            columns = in_memory[axes.pop(0)]
+            assert columns is not None
+            w, ow, end = sizes[end], columns.shape[0], end + 1
+        outer, inner = math.prod(sizes[:axis]), math.prod(sizes[end:])
+        if columns is not None and 1 < inner < 4:  # channels-last of few channels: they fill no vector of their own
+            columns = columns.times(inner)
+            w, ow, inner = w * inner, ow * inner, 1
+        elif columns is None and inner == 1:  # the last axis
+            rows, columns = None, rows
+            outer, h, oh, w, ow = 1, outer, outer, h, oh
+        elif columns is None:  # whole rows
+            w, ow, inner = inner, inner, 1
+        sizes[axis:end] = [m.shape[0] for m in in_memory[axis:end] if m is not None]
+        tables = (() if m is None else m.table(dtype) for m in (rows, columns))
+        steps.append(((outer, h, w, inner), *tables, (outer, oh, ow, inner), tuple(sizes)))
+    return tuple(n if m is None else m.shape[0] for n, m in zip(shape, matrices, strict=True)), steps
+
+
 def _resample(op: str, name: str, x: ArrayLike, matrices: Matrices, value: float = 0.0) -> Array:
     """A matrix for each axis of x, None where it stays as it is, one after the other; of x's memory format."""
     array = _array(op, name, x)
     channels_last = _prefers_channels_last(array)
     if not channels_last and not array.flags.c_contiguous:
         array = _contiguous(array)
-    shape = tuple(n if m is None else m.shape[0] for n, m in zip(array.shape, matrices, strict=True))
-    order = (0, 2, 3, 1) if channels_last else tuple(range(array.ndim))
-    in_memory = [matrices[axis] for axis in order]
-    axes = [axis for axis, matrix in enumerate(in_memory) if matrix is not None and not matrix.is_identity]
-    if not axes:
-        return _copied(array, channels_last)
-    source = array.transpose(order)
-    while axes:
-        axis = axes.pop(0)
-        rows, columns = in_memory[axis], None
-        before, sizes = source.shape[:axis], [source.shape[axis]]
-        if axes and axes[0] == axis + 1:  # two neighbours in one pass
-            columns = in_memory[axes.pop(0)]
-            sizes.append(source.shape[axis + 1])
-        assert rows is not None
-        behind = source.shape[axis + len(sizes) :]
-        outer, inner = math.prod(before), math.prod(behind)
-        out = tuple(m.shape[0] for m in (rows, columns) if m is not None)
-        view: tuple[int, ...]
-        out_view: tuple[int, ...]
-        if columns is not None and 1 < inner < 4:  # channels-last of few channels: they fill no vector of their own
-            columns = columns.times(inner)
-            view, out_view = (outer, sizes[0], sizes[1] * inner, 1), (outer, out[0], out[1] * inner, 1)
-        elif columns is not None:
-            view, out_view = (outer, *sizes, inner), (outer, *out, inner)
-        elif inner == 1:
-            rows, columns = None, rows
-            view, out_view = (1, outer, *sizes, 1), (1, outer, *out, 1)
-        else:
-            view, out_view = (outer, *sizes, inner, 1), (outer, *out, inner, 1)
-        last = not axes
-        y = _K.empty(shape, array.dtype, channels_last) if last else _K.empty((*before, *out, *behind), array.dtype)
-        target = y.transpose(order) if last else y
-        if y.size:
-            _K.resample(
-                source.reshape(view),
-                () if rows is None else rows.table(array.dtype),
-                () if columns is None else columns.table(array.dtype),
-                value,
-                target.reshape(out_view),
-            )
-        source = target
-    return y
-
-
-def _copied(x: Array, channels_last: bool) -> Array:
-    y = _K.empty(x.shape, x.dtype, channels_last)
-    _copy_into(y, x)
+    shape, steps = _resample_steps(array.shape, channels_last, array.dtype, tuple(matrices))
+    y = _K.empty(shape, array.dtype, channels_last)
+    if not y.size:
+        return y
+    if not steps:
+        _copy_into(y, array)
+        return y
+    source, target = (a.transpose(0, 2, 3, 1) if channels_last else a for a in (array, y))
+    for i, (view, rows, columns, out_view, out) in enumerate(steps):
+        to = target if i == len(steps) - 1 else _K.empty(out, array.dtype)
+        _K.resample(source.reshape(view), rows, columns, value, to.reshape(out_view))
+        source = to
     return y
 
 
@@ -3868,16 +3867,16 @@ def _interpolation_size(
     if (size is None) == (scale_factor is None):
         raise ValueError(f"{op}: expected either size or scale_factor, got {size!r} and {scale_factor!r}")
     if size is not None:
-        sizes = tuple(size) if isinstance(size, (Sequence, np.ndarray)) else (size,) * axes
+        sizes: Any = tuple(size) if isinstance(size, (list, tuple, np.ndarray)) else (size,) * axes
         if len(sizes) != axes or any(isinstance(n, bool) or not isinstance(n, (int, np.integer)) for n in sizes):
             raise TypeError(f"{op}: size must be a whole number or {axes} of them, got {size!r}")
         if min(sizes) < 1:
             raise ValueError(f"{op}: size must be at least 1, got {size!r}")
-        return tuple(int(n) for n in sizes), (None,) * axes
-    scales = tuple(scale_factor) if isinstance(scale_factor, (Sequence, np.ndarray)) else (scale_factor,) * axes
+        return tuple([int(n) for n in sizes]), (None,) * axes
+    scales: Any = tuple(scale_factor) if isinstance(scale_factor, (list, tuple, np.ndarray)) else (scale_factor,) * axes
     if len(scales) != axes or any(not isinstance(f, (int, float, np.number)) for f in scales):
         raise TypeError(f"{op}: scale_factor must be a number or {axes} of them, got {scale_factor!r}")
-    factors = tuple(float(f) for f in scales)  # type: ignore[arg-type]
+    factors = tuple(float(f) for f in scales)
     if not all(0 < f < np.inf for f in factors):
         raise ValueError(f"{op}: scale_factor must be finite and above 0, got {scale_factor!r}")
     sizes = tuple(math.floor(n * f) for n, f in zip(shape[2:], factors, strict=True))
@@ -3898,6 +3897,8 @@ def _interpolation_mode(
     """Raise where options do not go together."""
     if not isinstance(mode, str) or mode not in _INTERPOLATIONS:
         raise ValueError(f"{op}: unknown mode {mode!r}; expected one of {', '.join(_INTERPOLATIONS)}")
+    if mode == "nearest" and not (align_corners is not None or antialias or coordinates or rounding or exclude_outside):
+        return  # as most calls are
     smooth = "linear, bilinear, bicubic and trilinear"
     is_smooth = mode.endswith(("linear", "cubic"))
     if align_corners is not None and not is_smooth:
@@ -4080,8 +4081,8 @@ def _padding(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str) -> 
     """The matrices of a padding of arrays of ``shape``."""
     if not isinstance(mode, str) or mode not in _PADDINGS:
         raise ValueError(f"{op}: unknown mode {mode!r}; expected one of {', '.join(_PADDINGS)}")
-    whole = isinstance(pad, (Sequence, np.ndarray)) and all(isinstance(n, (int, np.integer)) for n in pad)
-    if not whole or isinstance(pad, str) or len(pad) % 2:
+    whole = isinstance(pad, (list, tuple, np.ndarray)) and all(isinstance(n, (int, np.integer)) for n in pad)
+    if not whole or len(pad) % 2:
         raise TypeError(f"{op}: pad must be pairs of whole numbers (before, after), the last axis first, got {pad!r}")
     if len(pad) > 2 * len(shape):
         raise ShapeError(f"{op}: pad has {len(pad) // 2} pairs, more than there are axes in x of shape {shape}")
