@@ -87,6 +87,8 @@ def test_no_case_without_kernel() -> None:
 
 #: functions whose cases and gradients are among those of a kernel of another name
 SHARED = {
+    "relu6": "hardtanh_forward",
+    "relu6_backward": "hardtanh_backward",
     "gelu": "gelu_forward",
     "conv2d": "conv2d_im2col_forward",
     "mul_backward": "mul_forward",
