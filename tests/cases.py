@@ -1503,17 +1503,6 @@ def _draw_channels(draw: st.DrawFn, op: Op) -> Drawn:
     return {"dy": shape, "x": shape, **statistics, **vectors}, options | {"frozen": draw(st.booleans())}
 
 
-def _draw_pieces(draw: st.DrawFn, op: Op) -> Drawn:
-    """x with a weight for each channel or one for all, or with channels that make pieces."""
-    n, c, *rest = draw(st.lists(st.integers(0, 5), min_size=2, max_size=5))
-    if op.kernel.startswith("prelu"):
-        given, options = {"x": (n, c, *rest), "weight": (draw(st.sampled_from((1, c))),)}, {}
-    else:
-        options = {"pieces": draw(st.integers(1, 4))}
-        given = {"x": (n, c * options["pieces"], *rest)}
-    return ({"dy": (n, c, *rest), **given} if op.kernel.endswith("backward") else given), options
-
-
 def _draw_groups(draw: st.DrawFn, op: Op) -> Drawn:
     """x for layer, group or instance norm, all of which have the kernel of group_norm."""
     kind = draw(st.sampled_from(["layer_norm", "group_norm", "instance_norm"]))
@@ -1734,7 +1723,6 @@ DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
     **dict.fromkeys(
         ("conv2d_im2col_forward", "conv2d_backward", "im2col_forward", "col2im_forward"), _draw_convolution
     ),
-    **dict.fromkeys(("prelu_forward", "prelu_backward", "maxout_forward", "maxout_backward"), _draw_pieces),
     **dict.fromkeys(("group_norm_forward", "group_norm_backward"), _draw_groups),
     **dict.fromkeys(("adaptive_max_pool2d_forward", "adaptive_max_pool2d_backward"), _draw_adaptive),
     **dict.fromkeys(("adaptive_avg_pool2d_forward", "adaptive_avg_pool2d_backward"), _draw_adaptive),
