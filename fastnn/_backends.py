@@ -94,7 +94,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "adaptive_avg_pool2d_backward": ("dx",),
     "global_avg_pool2d_forward": ("y",),
     "global_avg_pool2d_backward": ("dx",),
-    "conv2d_im2col_forward": ("y",),
+    "conv2d_forward": ("y",),
     "conv2d_backward": ("dx", "dweight", "dbias"),
     "conv_transpose2d_forward": ("y",),
     "im2col_forward": ("y",),
@@ -114,7 +114,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 }
 
 #: Further algorithms of an op that the compiled backend has; what they compute is specified by the op on the right.
-ALGORITHMS = {"conv2d_amx_forward": "conv2d_im2col_forward"}
+ALGORITHMS = {"conv2d_im2col_forward": "conv2d_forward", "conv2d_amx_forward": "conv2d_forward"}
 
 #: The functions of the backend in use, by name, with ``empty``, ``empty_like`` and ``layout``; filled by ``use``.
 kernels = SimpleNamespace()

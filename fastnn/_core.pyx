@@ -393,6 +393,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_adaptive_avg_pool2d_backward
     int kKernel_global_avg_pool2d_forward
     int kKernel_global_avg_pool2d_backward
+    int kKernel_conv2d_forward
     int kKernel_conv2d_im2col_forward
     int kKernel_conv2d_amx_forward
     int kKernel_conv2d_backward
@@ -1034,6 +1035,12 @@ cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple 
     a.groups, a.channels_last, a.dtype = groups, last(x, y), code(x)
     a.then = ending(activation)
     return call(kernel, &a)
+
+
+def conv2d_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
+                   residual, activation, double alpha, y):
+    conv2d(kKernel_conv2d_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
+           activation, alpha, y)
 
 
 def conv2d_im2col_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,

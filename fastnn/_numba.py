@@ -1210,7 +1210,7 @@ def _row_blocks(c: int, kernel_size: Size, out_size: Size) -> Iterator[tuple[int
 
 
 @_ieee
-def conv2d_im2col_forward(
+def conv2d_forward(
     x: Array,
     weight: Array,
     bias: Array | None,

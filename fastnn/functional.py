@@ -3171,9 +3171,9 @@ _ALGORITHMS: dict[str, tuple[str, tuple[np.dtype[Any], ...]]] = {
 
 
 def _conv_kernel(algorithm: str | None, dtype: np.dtype[Any]) -> Any:
-    """The kernel for ``algorithm``; None chooses."""
-    if algorithm is None or algorithm == "im2col":
-        return _K.conv2d_im2col_forward
+    """The kernel for ``algorithm``; None leaves the choice to the kernels."""
+    if algorithm is None:
+        return _K.conv2d_forward
     if algorithm not in _ALGORITHMS:
         raise ValueError(f"conv2d: unknown algorithm {algorithm!r}; expected one of {', '.join(_ALGORITHMS)}")
     name, dtypes = _ALGORITHMS[algorithm]
@@ -3182,10 +3182,11 @@ def _conv_kernel(algorithm: str | None, dtype: np.dtype[Any]) -> Any:
     from . import _backends
 
     module = _backends.core()
-    if module is None or (algorithm == "amx" and module.isa() != "amx"):
+    if algorithm == "amx" and (module is None or module.isa() != "amx"):
         here = _backends.name if module is None else module.isa()
         raise RuntimeError(f"conv2d: algorithm {algorithm!r} needs the compiled kernels for amx; in use: {here!r}")
-    return getattr(_K, name)
+    # The other backends have one algorithm, which is im2col.
+    return getattr(_K, name) if module is not None else _K.conv2d_forward
 
 
 def _groups(op: str, groups: int) -> int:
@@ -3322,7 +3323,7 @@ def _conv2d(
     if not y.size:
         return y
     if not array.size or not w.size:  # no channels to sum over: the specification does it
-        y[...] = reference.conv2d_im2col_forward(array, w, biases, s, p, d, groups, statistics, skip, then)
+        y[...] = reference.conv2d_forward(array, w, biases, s, p, d, groups, statistics, skip, then)
         return y
     kernel(array, w, biases, s, p, d, int(groups), statistics, skip, then, y)
     return y
@@ -3686,14 +3687,14 @@ def conv_transpose2d_backward(
     accumulate, groups = into is not None, int(groups)
     if not gradient.size or not array.size or not w.size:  # sums over nothing: the specification does it
         if dx is not None and dx.size:
-            dx[...] = reference.conv2d_im2col_forward(gradient, w, None, s, p, d, groups, None, None, None)
+            dx[...] = reference.conv2d_forward(gradient, w, None, s, p, d, groups, None, None, None)
         results = reference.conv2d_backward(array, gradient, w, s, p, d, groups)[1], gradient.sum((0, 2, 3))
         for target, result in zip((dweight, dbias), results, strict=True):
             if target is not None:
                 target[...] = result + target if accumulate else result
     else:
         if dx is not None:
-            _K.conv2d_im2col_forward(gradient, w, None, s, p, d, groups, None, None, None, dx)
+            _K.conv2d_forward(gradient, w, None, s, p, d, groups, None, None, None, dx)
         _K.conv2d_backward(array, gradient, w, s, p, d, groups, accumulate, None, dweight, None)
         if dbias is not None:  # of a convolution of one tap a channel, which has dy for its dy
             like = dbias.reshape(o, 1, 1, 1)  # not read: it tells the number of outputs

@@ -1011,7 +1011,7 @@ def _grouped(matrix: Array, groups: int) -> Array:
 
 
 @_ieee
-def conv2d_im2col_forward(
+def conv2d_forward(
     x: Array,
     weight: Array,
     bias: Array | None,

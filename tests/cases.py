@@ -1009,7 +1009,7 @@ def _convolutions() -> list[Op]:
         fold.append((label, {"cols": shape}, {"output_size": x[2:], **columns(x, w, o)}))
     bx, bw = (4, 32, 28, 28), (64, 32, 3, 3)
     return [
-        Op("conv2d_im2col_forward", conv2d, bounds.conv2d, forward,
+        Op("conv2d_forward", conv2d, bounds.conv2d, forward,
             ({"x": bx, "weight": bw, "bias": (64,)}, {"padding": 1, "activation": "relu"})),
         Op("conv2d_backward", F.conv2d_backward, bounds.conv2d_backward, backward,
             ({"dy": (4, 64, 28, 28), "x": bx, "weight": bw}, {"padding": 1})),
@@ -1721,7 +1721,7 @@ DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
     **dict.fromkeys((f"{m}_pool2d_{d}" for m in ("max", "avg") for d in ("forward", "backward")), _draw_pool),
     **dict.fromkeys(("global_avg_pool2d_forward", "global_avg_pool2d_backward"), _draw_whole),
     **dict.fromkeys(
-        ("conv2d_im2col_forward", "conv2d_backward", "im2col_forward", "col2im_forward"), _draw_convolution
+        ("conv2d_forward", "conv2d_backward", "im2col_forward", "col2im_forward"), _draw_convolution
     ),
     **dict.fromkeys(("group_norm_forward", "group_norm_backward"), _draw_groups),
     **dict.fromkeys(("adaptive_max_pool2d_forward", "adaptive_max_pool2d_backward"), _draw_adaptive),

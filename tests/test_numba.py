@@ -67,7 +67,7 @@ def calls():
     yield "global_avg_pool2d_backward", (x[:, :, :1, :1], (5, 6))
     yield "im2col_forward", (x, *window)
     yield "col2im_forward", (reference.im2col_forward(x, *window), (7, 9), *window)
-    yield "conv2d_im2col_forward", (x, w, b, (1, 1), (1, 1), (1, 1), 2, (b, None, b, b * b, 1e-5), y, ("relu",))
+    yield "conv2d_forward", (x, w, b, (1, 1), (1, 1), (1, 1), 2, (b, None, b, b * b, 1e-5), y, ("relu",))
     yield "conv2d_backward", (y, x, w, (1, 1), (1, 1), (1, 1), 2)
     flat, grad, slot, other = (np.abs(draw(40001, seed=seed)) for seed in range(4))  # several chunks of a sum
     segments = np.array([[3, 17000, 1.0, 0.1], [17000, 20000, 0.0, 0.0], [20001, 40001, 0.5, 0.0]])
@@ -171,7 +171,7 @@ def test_read_only_input_compiles_nothing_new():
 
 def test_several_python_threads_at_once():
     _numba.set_num_threads(2)
-    op, args = "conv2d_im2col_forward", next(args for op, args in calls() if op == "conv2d_im2col_forward")
+    op, args = "conv2d_forward", next(args for op, args in calls() if op == "conv2d_forward")
     (truth,) = run(op, args)
     with ThreadPoolExecutor(4) as pool:
         for (y,) in pool.map(lambda _: run(op, args), range(40)):

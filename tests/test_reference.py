@@ -217,7 +217,7 @@ CONVOLUTIONS = [  # x, weight, stride, padding, dilation, groups
 def test_conv2d_gradient(x_shape, w_shape, stride, padding, dilation, groups):
     rule = (stride, padding, dilation, groups)
     check_gradients(
-        lambda x, w, b: ref.conv2d_im2col_forward(x, w, b, *rule, None, None, None),
+        lambda x, w, b: ref.conv2d_forward(x, w, b, *rule, None, None, None),
         [draw(*x_shape), draw(*w_shape, seed=1), draw(w_shape[0], seed=2)],
         lambda dy, x, w, b: ref.conv2d_backward(dy, x, w, *rule),
     )
@@ -237,7 +237,7 @@ def test_linear_gradient():
 @pytest.mark.parametrize(("x_shape", "w_shape", "stride", "padding", "dilation", "groups"), CONVOLUTIONS)
 def test_conv2d_is_its_sum(x_shape, w_shape, stride, padding, dilation, groups):
     x, w, b = draw(*x_shape), draw(*w_shape, seed=1), draw(w_shape[0], seed=2)
-    y = ref.conv2d_im2col_forward(x, w, b, stride, padding, dilation, groups, None, None, None)
+    y = ref.conv2d_forward(x, w, b, stride, padding, dilation, groups, None, None, None)
     padded = np.pad(x, ((0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])))
     expected = np.empty_like(y)
     for n, o, oh, ow in np.ndindex(y.shape):
@@ -254,9 +254,7 @@ def test_conv2d_epilogue_order():
     x, one = np.array([[[[1.0, 2.0]]]]), np.ones((1, 1, 1, 1))
     norm = (np.array([3.0]), np.array([0.5]), np.array([1.0]), np.array([4.0]), 0.0)  # (v - 1) / 2 * 3 + 0.5
     rule = ((1, 1), (0, 0), (1, 1), 1)
-    y = ref.conv2d_im2col_forward(
-        x, one, np.array([2.0]), *rule, norm, np.array([[[[1.0, -9.0]]]]), ("leaky_relu", 0.1)
-    )
+    y = ref.conv2d_forward(x, one, np.array([2.0]), *rule, norm, np.array([[[[1.0, -9.0]]]]), ("leaky_relu", 0.1))
     np.testing.assert_allclose(y.ravel(), [3.5 + 1, 0.1 * (5 - 9)], rtol=4 * EPS)  # conv + bias is 3, 4
 
 
@@ -703,7 +701,7 @@ def test_conv2d_as_torch(x_shape, w_shape, stride, padding, dilation, groups, to
     x, w, b = draw(*x_shape), draw(*w_shape, seed=1), draw(w_shape[0], seed=2)
     rule = (stride, padding, dilation, groups)
     torch_ = oracle(torch, lambda x, w, b: torch.nn.functional.conv2d(x, w, b, *rule), x, w, b)
-    assert_near(ref.conv2d_im2col_forward(x, w, b, *rule, None, None, None), torch_.y, 50)
+    assert_near(ref.conv2d_forward(x, w, b, *rule, None, None, None), torch_.y, 50)
     ours = ref.conv2d_backward(torch_.dy, x, w, *rule)
     for gradient, theirs, what in zip(ours, torch_.gradients, ("dx", "dweight", "dbias"), strict=True):
         assert_near(gradient, theirs, 100, what)
@@ -760,7 +758,7 @@ def test_float32_stays_float32():
         ("global_avg_pool2d_forward", x), ("global_avg_pool2d_backward", x[:, :, :1, :1], (3, 3)),
         ("im2col_forward", x, (2, 2), (1, 1), (1, 1), (1, 1)),
         ("col2im_forward", np.concatenate([x] * 2, axis=2).reshape(2, 12, 10), (6, 3), (2, 2), (1, 1), (0, 0), (1, 1)),
-        ("conv2d_im2col_forward", x, w, w[:, 0, 0, 0], *rule, None, y, ("relu",)),
+        ("conv2d_forward", x, w, w[:, 0, 0, 0], *rule, None, y, ("relu",)),
         ("conv2d_backward", y, x, w, *rule), ("linear_forward", rows, rows, None, ("tanh",)),
         ("linear_backward", rows, rows, rows[:5]),
     ]  # fmt: skip

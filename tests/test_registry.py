@@ -90,7 +90,7 @@ SHARED = {
     "relu6": "hardtanh_forward",
     "relu6_backward": "hardtanh_backward",
     "gelu": "gelu_forward",
-    "conv2d": "conv2d_im2col_forward",
+    "conv2d": "conv2d_forward",
     "mul_backward": "mul_forward",
     **{
         f"{name}{backward}": f"{kernel}{backward or '_forward'}"
@@ -141,7 +141,7 @@ def test_benchmark(kernel: str) -> None:
 def test_reached_through_functional(kernel: str) -> None:
     """An op is one noun: its public function has the kernel's name. The others are machinery of layers and trainers."""
     internal = {"scale_add", "fill", "copy", "random_bits", "resample"}
-    noun = kernel.removesuffix("_forward").replace("gelu_tanh", "gelu").replace("conv2d_im2col", "conv2d")
+    noun = kernel.removesuffix("_forward").replace("gelu_tanh", "gelu")
     assert noun in F.__all__ or kernel in internal
 
 

@@ -434,6 +434,7 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(adaptive_avg_pool2d_backward, AdaptivePoolBackwardArgs, 3) \
   X(global_avg_pool2d_forward, GlobalPoolArgs, 2)              \
   X(global_avg_pool2d_backward, GlobalPoolArgs, 2)             \
+  X(conv2d_forward, Conv2dArgs, 10)                            \
   X(conv2d_im2col_forward, Conv2dArgs, 10)                     \
   X(conv2d_amx_forward, Conv2dArgs, 10)                        \
   X(conv2d_backward, Conv2dBackwardArgs, 6)                    \
@@ -457,6 +458,7 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
 // once. `<kernel>_pack` returns the bytes that it takes, 0 where this call packs nothing, and writes it unless packed
 // is null; the struct has the members weight and packed.
 #define FASTNN_PACKERS(X)              \
+  X(conv2d_forward, Conv2dArgs)        \
   X(conv2d_im2col_forward, Conv2dArgs) \
   X(conv2d_amx_forward, Conv2dArgs)
 
