@@ -646,7 +646,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _transpose_row(8, 64, 28, 32, 4, 2),
     _transpose_row(1, 256, 14, 128, 3, 1),
     Workload("conv1d 5 32->64 @1024 b16", "conv1d", lambda: conv1d(16, 32, 1024, 64, 5),
-             flops=2.0 * 16 * 32 * 64 * 5 * 1024, kernels=("conv2d_im2col_forward",)),
+             flops=2.0 * 16 * 32 * 64 * 5 * 1024, kernels=("conv2d_forward",)),
     *(
         Workload(f"interpolate {mode} x{scale} 64 @56 b8", "interpolate", partial(interpolate, mode, scale),
                  bytes=4.0 * 8 * 64 * 56 * 56 * (1 + scale * scale), kernels=("resample",))

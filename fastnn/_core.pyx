@@ -1038,9 +1038,9 @@ cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple 
 
 
 def conv2d_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
-                   residual, activation, double alpha, y):
+                   residual, activation, y):
     conv2d(kKernel_conv2d_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
-           activation, alpha, y)
+           activation, y)
 
 
 def conv2d_im2col_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
