@@ -889,7 +889,7 @@ def silu(x: ArrayLike, *, out: Array | None = None) -> Array:
 
     Examples
     --------
-    >>> silu(np.float32([-100, 0, 100]))
+    >>> silu(np.float32([-200, 0, 100]))
     array([ -0.,   0., 100.], dtype=float32)
     """
     x, y = _elementwise("silu", x, out)
