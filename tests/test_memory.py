@@ -88,27 +88,32 @@ def test_outputs_belong_to_the_caller(channels_last: bool, engine: Engine) -> No
             assert address(y) % 64 == 0
 
 
-@engines
+# The instruction sets differ below what Python allocates: the best stands for all.
+@pytest.mark.parametrize(
+    "engine", [e for e in ENGINES if e.backend != "compiled"] + COMPILED[-1:], ids=lambda engine: engine.name
+)
 @pytest.mark.parametrize("op", OPS.values(), ids=lambda op: op.kernel)
 def test_nothing_leaks(op: Op, engine: Engine) -> None:
-    """200 calls leave no object and no array behind; an array is more than 100 bytes."""
+    """60 calls leave no object and no array behind; an array is more than 100 bytes."""
     case = max(CASES[op.kernel], key=lambda c: min(20, *(x.size for x in c.arrays("f4").values())))
     arrays = case.arrays("float32")
     with engine.on():
         for _ in range(10):
             case.run(arrays)
         gc.collect()
+        gc.freeze()  # what is there already need not be looked through five times
         tracemalloc.start()
         try:
             sizes = [tracemalloc.get_traced_memory()[0]]
             for _ in range(4):  # a leak grows in every round; a cache of the interpreter, filled once, in one of them
-                for _ in range(200):
+                for _ in range(60):
                     case.run(arrays)
                 gc.collect()
                 sizes.append(tracemalloc.get_traced_memory()[0])
         finally:
             tracemalloc.stop()
-    assert min(after - before for before, after in itertools.pairwise(sizes)) < 200 * 50
+            gc.unfreeze()
+    assert min(after - before for before, after in itertools.pairwise(sizes)) < 60 * 50
 
 
 @compiled
