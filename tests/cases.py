@@ -1720,9 +1720,7 @@ DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
     **dict.fromkeys(("batch_norm_forward", "batch_norm_train_forward", "batch_norm_backward"), _draw_channels),
     **dict.fromkeys((f"{m}_pool2d_{d}" for m in ("max", "avg") for d in ("forward", "backward")), _draw_pool),
     **dict.fromkeys(("global_avg_pool2d_forward", "global_avg_pool2d_backward"), _draw_whole),
-    **dict.fromkeys(
-        ("conv2d_forward", "conv2d_backward", "im2col_forward", "col2im_forward"), _draw_convolution
-    ),
+    **dict.fromkeys(("conv2d_forward", "conv2d_backward", "im2col_forward", "col2im_forward"), _draw_convolution),
     **dict.fromkeys(("group_norm_forward", "group_norm_backward"), _draw_groups),
     **dict.fromkeys(("adaptive_max_pool2d_forward", "adaptive_max_pool2d_backward"), _draw_adaptive),
     **dict.fromkeys(("adaptive_avg_pool2d_forward", "adaptive_avg_pool2d_backward"), _draw_adaptive),
