@@ -25,8 +25,6 @@ from fastnn import threads
 #: contestants that are ours to be quoted; the rest are peers, but for our own fallbacks
 OURS = ("compiled, program", "compiled", "compiled, amx", "compiled, amx channels-last")
 FALLBACKS = ("numba", "numpy")
-#: seconds of rest before a turn
-SETTLE = 0.04
 
 
 @dataclass(frozen=True)
@@ -37,12 +35,20 @@ class Timing:
     spread: float
 
 
+def rest() -> None:
+    """Wait until no thread of this process computes: torch's spin for some 9 ms after a call, OpenBLAS's for 105."""
+    for _ in range(100):
+        before = time.process_time()
+        time.sleep(0.005)
+        if time.process_time() - before < 0.001:
+            return
+
+
 def interleave(calls: dict[str, Call], seconds: float) -> dict[str, Timing]:
     """Time the contestants in turns for about ``seconds`` together; a turn is a few calls, of which the mean counts.
 
-    A turn begins with a pause, in which the threads of the one before stop spinning (OpenMP's spin for some 5 ms after
-    a call, OpenBLAS's for 25 ms, on the processors that the next one needs), and with a call that is not timed, which
-    wakes the own threads and brings the own data back into the caches.
+    A turn begins with a pause, in which the threads of the one before stop spinning on the processors that the next one
+    needs, and with a call that is not timed, which wakes the own threads and brings the own data back into the caches.
     """
     repeats = {}
     for name, call in calls.items():
@@ -57,7 +63,7 @@ def interleave(calls: dict[str, Call], seconds: float) -> dict[str, Timing]:
     while time.perf_counter() < end or len(times[order[0]]) < 9:
         for name in order:
             call, n = calls[name], repeats[name]
-            time.sleep(SETTLE)
+            rest()
             call()
             began = time.perf_counter()
             for _ in range(n):

@@ -262,7 +262,7 @@ class Program:
             for value, last in zip(graph.inputs, lasts, strict=True):
                 if inside_last and not last and len(value.shape) == 4:
                     # Channels-last throughout: a product whose columns are channels has no partial vectors at small
-                    # images, and its weights are packed once; 5 to 30 % faster for each layer measured.
+                    # images, and its weights are packed once. 3x3 512->512 @7: 1.14 ms, was 1.48; others gain less.
                     image = core.empty(values[value].shape, self._dtype, True)
                     core.copy(values[value], False, image)
                     values[value] = image
