@@ -1,4 +1,4 @@
-"""``python -m fastnn``: the command line, see cli.py."""
+"""``python -m fastnn``: the command line, see cli/."""
 
 import sys
 

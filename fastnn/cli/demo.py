@@ -1,51 +1,26 @@
-"""The command line: ``fastnn demo`` and ``fastnn info``. A command is a function and its arguments in ``_parser``."""
+"""``fastnn demo``: the main job on embedded data, and what compiling it gains."""
 
 from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import __version__, _backends
-from .errors import MissingDependencyError, need
-from .threads import get_num_threads, show_config
+from .. import _backends
+from ..errors import need
+from ..threads import get_num_threads
+from .common import Commands, count, say, seed
 
-__all__ = ["main"]
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the exit code."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.command is None:
-        parser.print_help()
-        return 2
-    try:
-        options.run(options)
-    except (MissingDependencyError, OSError, ValueError) as error:
-        print(f"fastnn {options.command}: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"\nfastnn {options.command}: interrupted", file=sys.stderr)
-        return 130
-    return 0
+__all__ = ["add"]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="fastnn",
-        description="Neural-network layers for NumPy at the speed of the processor.",
-        epilog="FASTNN_BACKEND, FASTNN_ISA and FASTNN_NUM_THREADS choose what computes; 'fastnn info' tells what does.",
-    )
-    parser.add_argument("--version", action="version", version=f"fastnn {__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands")
-
+def add(commands: Commands) -> None:
+    """Add the command."""
     what = "train, compile and time a small network on handwritten digits"
     demo = commands.add_parser(
         "demo", help=what, description=f"{what.capitalize()}; its test accuracy is a five-fold cross-validation."
@@ -59,52 +34,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     demo.add_argument(
         "--epochs",
-        type=_count,
+        type=count,
         default=20,
         metavar="N",
         help="for each of the five networks (default: %(default)s)",
     )
     demo.add_argument(
         "--seed",
-        type=_seed,
+        type=seed,
         default=0,
         metavar="N",
         help="of folds, weights, order and dropout (default: %(default)s)",
     )
     demo.set_defaults(run=_demo)
 
-    what = "what fastnn computes with here, and why"
-    info = commands.add_parser("info", help=what, description=f"Print {what}.")
-    info.set_defaults(run=lambda options: show_config())
-    return parser
-
-
-def _whole(text: str, least: int, most: int) -> int:
-    if not text.isdecimal() or not least <= int(text) <= most:
-        raise argparse.ArgumentTypeError(f"expected a whole number from {least} to {most}, got {text!r}")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    return _whole(text, 1, 10_000)
-
-
-def _seed(text: str) -> int:
-    return _whole(text, 0, 2**32 - 1)  # what scikit-learn takes
-
-
-def _say(*lines: str) -> None:
-    """Print at once, so that a pipe or a log shows how far a long command is."""
-    print(*lines, sep="\n", flush=True)
-
-
-# ---- demo -----------------------------------------------------------------------------------------------------------
-
 
 def digits_network(rng: int | np.random.Generator) -> Any:
     """Return the network of the demo: conv-BN-ReLU twice, pooling, once more, dropout, and ten scores from 8 x 8."""
-    from .layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
-    from .random import as_generator
+    from ..layers import BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
+    from ..random import as_generator
 
     rng = as_generator(rng)
 
@@ -123,10 +71,10 @@ def digits_network(rng: int | np.random.Generator) -> Any:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from . import plot
-    from .compiler import compile
-    from .optim import Adam
-    from .training import Trainer
+    from .. import plot
+    from ..compiler import compile
+    from ..optim import Adam
+    from ..training import Trainer
 
     try:
         from sklearn.datasets import load_digits
@@ -139,7 +87,7 @@ def _demo(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     digits = load_digits()
     x, y = np.asarray(digits.images[:, None] / 16.0, np.float32), digits.target
-    _say(
+    say(
         f"{len(x)} handwritten digits of 8 x 8; five networks, each tested on the fifth that it was not trained on",
         "",
         digits_network(0).summary((1, 1, 8, 8)),
@@ -160,23 +108,23 @@ def _demo(options: argparse.Namespace) -> None:
             progress=f"network {number + 1} of 5",
         )
         right += int((trainer.predict(x[test]).argmax(1) == y[test]).sum())
-        _say(f"network {number + 1}: {len(test)} test images, accuracy {100 * run.val_accuracy[-1]:.2f} %")
+        say(f"network {number + 1}: {len(test)} test images, accuracy {100 * run.val_accuracy[-1]:.2f} %")
         first = first or (model, run, test)
-    _say(f"test accuracy {100 * right / len(x):.2f} %")
+    say(f"test accuracy {100 * right / len(x):.2f} %")
     assert first is not None
     model, run, test = first
     path = plot.history(run, options.output, title="Handwritten digits: the first of five networks")
-    _say(f"curves of the first network: {path}")
+    say(f"curves of the first network: {path}")
 
     batch = x[test]
     program = compile(model, batch.shape)
     difference = float(np.abs(program(batch) - model(batch)).max())
     largest = float(np.abs(model(batch)).max())
-    _say("", "the first network compiled:", program.describe())
-    _say(f"largest difference to the uncompiled network {difference:.1e}, where the largest score is {largest:.1f}", "")
-    _say(_layer_table(), "")
+    say("", "the first network compiled:", program.describe())
+    say(f"largest difference to the uncompiled network {difference:.1e}, where the largest score is {largest:.1f}", "")
+    say(_layer_table(), "")
     threads = get_num_threads()
-    _say(f"{time.perf_counter() - began:.1f} s in all on {threads} thread{'s' * (threads > 1)}")
+    say(f"{time.perf_counter() - began:.1f} s in all on {threads} thread{'s' * (threads > 1)}")
 
 
 def _median_ms(function: Callable[[], Any], seconds: float = 0.3) -> float:
@@ -192,7 +140,7 @@ def _median_ms(function: Callable[[], Any], seconds: float = 0.3) -> float:
 
 def _layer_table() -> str:
     """One fused conv + batch norm + ReLU, 64 -> 64 channels, 3 x 3, 56 x 56, batch 1, on every backend that is here."""
-    from . import functional as F
+    from .. import functional as F
 
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 64, 56, 56), np.float32)

@@ -1,0 +1,51 @@
+"""The command line, ``fastnn``. A command is a module here, in which ``add`` names its arguments and its function.
+
+A command's function takes the parsed arguments, prints what it finds, and raises: an error that a person can act on
+becomes one line without traceback in ``main``. What commands load beyond NumPy they load when they run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from .. import __version__
+from ..errors import MissingDependencyError
+from . import demo, info
+
+__all__ = ["main"]
+
+#: in the order of the help
+_COMMANDS = (demo, info)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help()
+        return 2
+    try:
+        options.run(options)
+    except (MissingDependencyError, OSError, ValueError) as error:
+        print(f"fastnn {options.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\nfastnn {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fastnn",
+        description="Neural-network layers for NumPy at the speed of the processor.",
+        epilog="FASTNN_BACKEND, FASTNN_ISA and FASTNN_NUM_THREADS choose what computes; 'fastnn info' tells what does.",
+    )
+    parser.add_argument("--version", action="version", version=f"fastnn {__version__}")
+    commands = parser.add_subparsers(dest="command", title="commands")
+    for command in _COMMANDS:
+        command.add(commands)
+    return parser
