@@ -29,6 +29,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "compile": ("fastnn.compiler", "compile"),
     "Trainer": ("fastnn.training", "Trainer"),
     "gradcheck": ("fastnn._gradcheck", "gradcheck"),
+    "statistics": ("fastnn._statistics", "statistics"),
     "load_state": ("fastnn.io", "load_state"),
     "save_state": ("fastnn.io", "save_state"),
 }
@@ -53,11 +54,13 @@ __all__ = [
     "schedules",
     "set_num_threads",
     "show_config",
+    "statistics",
 ]
 
 if TYPE_CHECKING:
     from . import init, layers, losses, optim, regularization, schedules
     from ._gradcheck import gradcheck
+    from ._statistics import statistics
     from .compiler import compile
     from .io import load_state, save_state
     from .training import Trainer

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
+from ._statistics import LayerStatistics, Statistics
 from .errors import need
 from .training.history import History
 
-__all__ = ["available", "history"]
+__all__ = ["available", "history", "statistics"]
 
 # Blue for training and orange for validation throughout; distinguishable without colour by line style too.
 _TRAIN, _VALIDATION = "#1f6fb4", "#e07b1a"
@@ -73,11 +75,115 @@ def history(run: History, path: str | Path, *, title: str = "") -> Path:
         axes.set_xlabel("epoch")
         axes.locator_params(axis="x", integer=True)
         axes.set_ylabel(what)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        _tidy(axes)
         axes.legend(frameon=False)
+    return _saved(figure, path, title)
+
+
+def _tidy(axes: Any) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _saved(figure: Any, path: str | Path, title: str) -> Path:
     if title:
         figure.suptitle(title)
     target = Path(path)
     figure.savefig(target, dpi=120)
     return target
+
+
+# ---- statistics of layers ----
+
+
+def statistics(report: Statistics, path: str | Path, *, title: str = "", most: int = 12) -> Path:
+    """Write mean and standard deviation of outputs and gradients over the layers, and histograms of the outputs.
+
+    The lines go through the activations; other layers are grey dots beside them.
+
+    Parameters
+    ----------
+    report : Statistics
+        As `fastnn.statistics` returned it.
+    path : str or Path
+        The file to write.
+    title : str
+    most : int
+        Of so many layers there is a histogram, spread over the depth: of activations where there are any, else of all.
+
+    Returns
+    -------
+    Path
+    """
+    chosen = report.activations or report.layers
+    if not chosen:
+        raise ValueError("plot.statistics: the report has no layers")
+    shown = [chosen[i] for i in sorted({round(k * (len(chosen) - 1) / max(most - 1, 1)) for k in range(most)})]
+    columns = min(len(shown), 6)
+    rows = -(-len(shown) // columns)
+    available()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6 + 1.9 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    parts: Any = figure.subfigures(2, 1, height_ratios=(3.6, 1.9 * rows))
+    top, bottom = parts
+    means, stds, gradients = top.subplots(1, 3)
+    lined = [i for i, layer in enumerate(report) if layer in chosen]
+    outputs = [layer.output for layer in report]
+    _over_depth(means, [spread.mean for spread in outputs], lined, _TRAIN)
+    means.axhline(0, color="0.6", linewidth=1, zorder=0)
+    means.set_title("outputs: mean", fontsize=10)
+    _over_depth(stds, [spread.std for spread in outputs], lined, _TRAIN, log=True)
+    stds.set_title("outputs: standard deviation", fontsize=10)
+    _over_depth(gradients, [g.std if (g := one.gradient) else 0.0 for one in report], lined, _VALIDATION, log=True)
+    gradients.set_title("gradients: standard deviation", fontsize=10)
+    for axes in (means, stds, gradients):
+        kept = lined[:: -(-len(lined) // 14)]  # as many labels as there is room for
+        axes.set_xticks(kept, [_kind(report[i]) for i in kept], rotation=60, ha="right", fontsize=8)
+        axes.set_xlim(-0.5, len(report) - 0.5)
+        _tidy(axes)
+    panels = bottom.subplots(rows, columns, squeeze=False)
+    for axes in panels.flat[len(shown) :]:
+        axes.set_visible(False)
+    for axes, layer in zip(panels.flat, shown, strict=False):
+        _histogram(axes, layer)
+    return _saved(figure, path, title)
+
+
+def _kind(layer: LayerStatistics) -> str:
+    return f"{layer.name} {layer.label.split()[0]}".strip()
+
+
+def _over_depth(axes: Any, values: list[float], lined: list[int], color: str, *, log: bool = False) -> None:
+    """A line through some of the layers, and the others as grey dots; on a log axis what is zero leaves a gap."""
+    points = {i: v for i, v in enumerate(values) if math.isfinite(v) and (v > 0 or not log)}
+    if not points:
+        axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes, color="0.5")
+        return
+    others = [i for i in points if i not in lined]
+    axes.plot(others, [points[i] for i in others], ".", color="0.65", markersize=5)
+    axes.plot(lined, [points.get(i, math.nan) for i in lined], "o-", color=color, markersize=4, linewidth=2)
+    if log:
+        axes.set_yscale("log")
+        # Two decades at least: what differs by little should look so.
+        low, high = min(points.values()), max(points.values())
+        axes.set_ylim(min(low / 2, high / 100), max(high * 2, low * 100))
+
+
+def _histogram(axes: Any, layer: LayerStatistics) -> None:
+    spread = layer.output
+    low, high = (spread.low, spread.high) if spread.high > spread.low else (spread.low - 0.5, spread.low + 0.5)
+    if spread.counts.any():
+        width = (high - low) / len(spread.counts)
+        lefts = [low + i * width for i in range(len(spread.counts))]
+        axes.bar(lefts, spread.counts / spread.counts.sum(), width, align="edge", color=_TRAIN)
+    else:
+        axes.text(0.5, 0.5, "not finite", ha="center", transform=axes.transAxes, color="0.5")
+    shares = [f"{share:.0%} {what}" for share, what in ((layer.saturated, "sat."), (layer.dead, "dead")) if share]
+    axes.set_title("\n".join([_kind(layer), ", ".join(shares)]), fontsize=8)
+    axes.set_yticks([])
+    axes.tick_params(axis="x", labelsize=7)
+    axes.locator_params(axis="x", nbins=4)
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -57,6 +57,11 @@ class _Activation(Layer):
         name = type(self).function.__name__
         return (name, *self.arguments()) if self.options else name
 
+    def slope(self, x: ArrayLike) -> Array:
+        """Return the local gradient, dy/dx of each element: what `fastnn.statistics` finds saturated units by."""
+        x = F._array("slope", "x", x)
+        return type(self).derivative(np.ones_like(x), x, *self.arguments())
+
     def __call__(self, x: ArrayLike) -> Array:
         return type(self).function(x, *self.arguments())
 
@@ -252,6 +257,11 @@ class PReLU(Layer):
     def __init__(self, num_parameters: int = 1, init: float = 0.25) -> None:
         (n,) = _sizes("PReLU", num_parameters=num_parameters)
         self.weight = np.full(n, init, np.float32)
+
+    def slope(self, x: ArrayLike) -> Array:
+        """Return the local gradient, dy/dx of each element."""
+        x = F._array("slope", "x", x)
+        return F.prelu_backward(np.ones_like(x), x, self.weight)[0]
 
     def __call__(self, x: ArrayLike) -> Array:
         return F.prelu(x, self.weight)
