@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 
 import pytest
-import roofline as rooflines
 from workloads import WORKLOADS, check
 
 import fastnn as fnn
-from fastnn import _backends
+from fastnn import _backends, measure
 
 _calls: dict[str, dict] = {}
 _CONTESTANTS = (
@@ -33,8 +32,8 @@ _CONTESTANTS = (
 
 
 @pytest.fixture(scope="session")
-def roofline() -> rooflines.Roofline:
-    return rooflines.measure()
+def roofline() -> measure.Roofline:
+    return measure.roofline()
 
 
 @pytest.mark.parametrize("contestant", _CONTESTANTS)

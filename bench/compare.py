@@ -10,71 +10,18 @@ measured in the same run. Nothing else may run meanwhile; quote ratios and fract
 from __future__ import annotations
 
 import argparse
-import statistics
 import sys
-import time
 import warnings
-from dataclasses import dataclass
 
-import roofline as rooflines
-from workloads import WORKLOADS, Call, Workload, check
+from workloads import WORKLOADS, Workload, check
 
 import fastnn as fnn
 from fastnn import threads
+from fastnn.measure import Roofline, interleave, roofline
 
 #: contestants that are ours to be quoted; the rest are peers, but for our own fallbacks
 OURS = ("compiled, program", "compiled", "compiled, amx", "compiled, amx channels-last")
 FALLBACKS = ("numba", "numpy")
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Median and spread in ms."""
-
-    median: float
-    spread: float
-
-
-def rest() -> None:
-    """Wait until no thread of this process computes: torch's spin for some 9 ms after a call, OpenBLAS's for 105."""
-    for _ in range(100):
-        before = time.process_time()
-        time.sleep(0.005)
-        if time.process_time() - before < 0.001:
-            return
-
-
-def interleave(calls: dict[str, Call], seconds: float) -> dict[str, Timing]:
-    """Time the contestants in turns for about ``seconds`` together; a turn is a few calls, of which the mean counts.
-
-    A turn begins with a pause, in which the threads of the one before stop spinning on the processors that the next one
-    needs, and with a call that is not timed, which wakes the own threads and brings the own data back into the caches.
-    """
-    repeats = {}
-    for name, call in calls.items():
-        call()
-        began = time.perf_counter()
-        call()
-        once = time.perf_counter() - began
-        repeats[name] = max(1, min(1000, int(0.01 / max(once, 1e-7))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    order = list(calls)
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(times[order[0]]) < 9:
-        for name in order:
-            call, n = calls[name], repeats[name]
-            rest()
-            call()
-            began = time.perf_counter()
-            for _ in range(n):
-                call()
-            times[name].append(1e3 * (time.perf_counter() - began) / n)
-        order = order[1:] + order[:1]  # nobody always follows the same neighbour
-    result = {}
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        result[name] = Timing(median, (high - low) / 2)
-    return result
 
 
 def set_threads(n: int) -> None:
@@ -90,7 +37,7 @@ def set_threads(n: int) -> None:
         pass
 
 
-def run(workload: Workload, n: int, roofline: rooflines.Roofline, seconds: float, fallbacks: bool) -> tuple[str, ...]:
+def run(workload: Workload, n: int, best: Roofline, seconds: float, fallbacks: bool) -> tuple[str, ...]:
     """One row of the table, on ``n`` threads."""
     calls = workload.make()
     set_threads(n)  # now that the peers are imported
@@ -104,11 +51,11 @@ def run(workload: Workload, n: int, roofline: rooflines.Roofline, seconds: float
     cells = [workload.name, str(n), f"{mine.median:.3g} ± {mine.spread:.2g}"]
     if peers:
         peer = min(peers, key=lambda n: timings[n].median)
-        best = timings[peer]
-        cells += [f"{best.median:.3g} ± {best.spread:.2g}", peer, f"{best.median / mine.median:.2f}"]
+        theirs = timings[peer]
+        cells += [f"{theirs.median:.3g} ± {theirs.spread:.2g}", peer, f"{theirs.median / mine.median:.2f}"]
     else:
         cells += ["", "", ""]
-    fraction = roofline.fraction(mine.median / 1e3, workload.flops, workload.bytes)
+    fraction = best.fraction(mine.median / 1e3, workload.flops, workload.bytes)
     cells.append(f"{fraction:.0%}" if workload.flops or workload.bytes else "")
     if fallbacks:
         cells.append(", ".join(f"{n} {timings[n].median:.3g}" for n in FALLBACKS if n in timings))
@@ -130,7 +77,7 @@ def main() -> None:
     rows = []
     for n in map(int, options.threads.split(",")):
         set_threads(n)
-        best = rooflines.measure()
+        best = roofline()
         print(f"{n} threads: {best.flops / 1e9:.0f} GFLOP/s in a product, {best.bytes / 1e9:.1f} GB/s in a copy")
         for workload in WORKLOADS:
             named = options.filter.lower() in workload.name.lower() or options.filter == workload.op

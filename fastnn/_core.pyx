@@ -461,6 +461,7 @@ cdef extern from "program/program.hpp" namespace "fastnn::program" nogil:
         void release_idle()
         size_t steps()
         int kernel(size_t)
+        const char* algorithm(size_t)
         size_t arena_bytes()
         const char* isa()
 
@@ -1283,6 +1284,19 @@ cdef class Program:
     def steps(self):
         """The kernel of each step, by name."""
         return [kernel_name(self.program.kernel(i)).decode() for i in range(self.program.steps())]
+
+    @property
+    def algorithms(self):
+        """Of each step the algorithm that its kernel uses; None where it has but one."""
+        return [
+            None if self.program.algorithm(i) == NULL else self.program.algorithm(i).decode()
+            for i in range(self.program.steps())
+        ]
+
+    @property
+    def step_count(self):
+        """How many steps have been recorded so far."""
+        return self.program.steps()
 
     @property
     def arena_bytes(self):

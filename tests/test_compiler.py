@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import fastnn as fnn
+import fastnn.functional as F
 from engines import COMPILED, Engine
 from fastnn import _backends
 from fastnn import layers as L
@@ -50,7 +53,8 @@ def test_what_is_folded_and_fused():
     model, x, _ = build("residual")
     rows = [line.split("  ") for line in fnn.compile(model, x.shape).describe().splitlines()[2:]]
     text = "\n".join(" | ".join(filter(None, map(str.strip, row))) for row in rows)
-    assert "1 | 0 | Conv2d 3->8 3x3 | BatchNorm2d 8, ReLU | (4, 8, 12, 12)" in text
+    by = "{} | " + ("im2col" if _backends.name == "compiled" else _backends.name) + " | {}"
+    assert by.format("1 | 0 | Conv2d 3->8 3x3 | BatchNorm2d 8, ReLU", "(4, 3, 12, 12) | (4, 8, 12, 12)") in text
     # the residual sum goes into the convolution that ends its main branch, with the activation behind it
     assert "Conv2d 8->8 3x3 | BatchNorm2d 8, Add, LeakyReLU 0.1" in text
     # with a shortcut that computes, into the branch that comes later
@@ -161,6 +165,116 @@ def test_many_threads_run_one_program():
     assert not failures
 
 
+def test_python_goes_on_during_a_call():
+    """A thread of Python's counts while a program runs: the call gives the interpreter lock away.
+
+    With a switch interval of a minute nothing but the call itself lets the other thread in.
+    """
+    if _backends.name != "compiled":
+        pytest.skip("the other backends compute in Python")
+    program = fnn.compile(L.Conv2d(64, 64, 3, padding=1, rng=0), (1, 64, 56, 56))
+    n, seconds = 1, 0.0
+    while seconds < 0.03:
+        n *= 2
+        x = np.ones((n, 64, 56, 56), np.float32)
+        program(x)
+        began = time.perf_counter()
+        program(x)
+        seconds = time.perf_counter() - began
+    counted, stop = [0], threading.Event()
+
+    def count() -> None:
+        while not stop.is_set():
+            counted[0] += 1
+            time.sleep(0.001)
+
+    thread = threading.Thread(target=count)
+    before = sys.getswitchinterval()
+    thread.start()
+    try:
+        sys.setswitchinterval(60.0)
+        advanced = []
+        for _ in range(20):  # the system may give the processor to others meanwhile
+            first = counted[0]
+            program(x)
+            advanced.append(counted[0] - first)
+            if advanced[-1] > 1:
+                break
+    finally:
+        sys.setswitchinterval(before)
+        stop.set()
+        thread.join()
+    assert advanced[-1] > 1
+
+
+@pytest.mark.parametrize("isa", [e.isa for e in COMPILED])
+def test_the_algorithms_that_are_described_are_those_that_run(isa):
+    """A function forced to the algorithm gives the same bits; what it names cannot be another's work."""
+    convs = {
+        "wide": (L.Conv2d(32, 40, 3, padding=1, rng=0), 14),
+        "first": (L.Conv2d(3, 24, 7, stride=2, padding=3, rng=0), 20),
+        "tiny": (L.Conv2d(32, 32, 3, padding=1, rng=0), 3),
+        "grouped": (L.Conv2d(32, 32, 3, padding=1, groups=2, rng=0), 9),
+        "depthwise": (L.Conv2d(32, 32, 3, padding=1, groups=32, rng=0), 9),
+    }
+    with Engine("compiled", isa).on():
+        chosen = {}
+        for name, (conv, size) in convs.items():
+            c = conv.weight.shape[1] * conv.groups
+            x = np.random.default_rng(0).standard_normal((2, size, size, c), np.float32).transpose(0, 3, 1, 2)
+            program = fnn.compile(conv, x.shape)
+            (timed,) = (t for t in program.profile(x, repeats=1).steps if t.step.number)
+            (chosen[name],) = timed.step.kernels
+            if chosen[name] != "depthwise":  # which has no name of its own as an option
+                forced = F.conv2d(
+                    x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups, algorithm=chosen[name]
+                )
+                np.testing.assert_array_equal(program(x), forced)
+        assert chosen["depthwise"] == "depthwise"
+        assert (chosen["wide"] == "amx") == (isa == "amx")
+
+
+def test_a_profile_accounts_for_every_call():
+    model, x, _ = build("wired")
+    program = fnn.compile(model, x.shape)
+    profile = program.profile(x, repeats=3)
+    assert profile.repeats == 3 and profile.call > 0
+    steps = [timed.step for timed in profile.steps]
+    assert [s.number for s in steps if s.number] == list(range(1, len(program._graph.nodes) + 1))
+    assert all(timed.seconds > 0 for timed in profile.steps if timed.step.kernels)
+    if _backends.name == "compiled":
+        (plan,) = program._plans.values()
+        assert sum(len(s.kernels) for s in steps) == len(plan.program.steps)
+    first = next(s for s in steps if s.name == "stem.conv")
+    assert first.flops == 2 * 3 * 8 * 12 * 12 * 3 * 9  # images, outputs, pixels, channels, taps
+    assert first.bytes == 4 * (3 * 12 * 12 * (3 + 8) + 8 * 3 * 9 + 8)
+    lines = str(profile).splitlines()
+    assert lines[0].split() == ["step", "layer", "runs", "by", "output", "ms", "share", "GFLOP/s", "GB/s", "roofline"]
+    assert len(lines) == len(steps) + 5 and "median of 3" in lines[-1]
+
+
+def test_a_profile_of_another_batch_and_of_several_inputs():
+    both = L.Graph(("sum", L.Add(), "a", "b"), ("y", L.Linear(3, 2, rng=0), "sum"), inputs=("a", "b"))
+    program = fnn.compile(both, [(4, 3), (4, 3)])
+    assert program.profile(repeats=1).steps[-1].step.outputs == ((4, 2),)
+    a = np.ones((7, 3), np.float32)
+    assert program.profile((a, a), repeats=1).steps[-1].step.outputs == ((7, 2),)
+    with pytest.raises(ValueError, match="repeats must be a whole number of at least 1, got 0"):
+        program.profile(repeats=0)
+    with pytest.raises(fnn.ShapeError, match="input 1"):
+        program.profile((a, a[:, :2]))
+
+
+@pytest.mark.parametrize(
+    "layer", [L.Conv1d(4, 6, 3, groups=2), L.Conv2d(4, 6, 3), L.ConvTranspose2d(4, 6, 3), L.Linear(8, 5)]
+)
+def test_multiply_adds_are_counted(layer):
+    """As many as there are products of an input and a weight: what a layer of ones without padding sums up to."""
+    shape = {"Conv1d": (2, 4, 9), "Linear": (3, 8)}.get(type(layer).__name__, (2, 4, 7, 6))
+    layer.weight[...] = 1
+    assert layer.multiply_adds(shape) == layer(np.ones(shape, np.float32)).sum()
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_same_bits_for_any_number_of_threads(name):
     model, x, _ = build(name)
@@ -181,7 +295,7 @@ def test_the_arena_holds_less_than_all_arrays_together():
     program = fnn.compile(model, (1, 1, 64, 64))
     program(np.zeros((1, 1, 64, 64), np.float32))
     (plan,) = program._plans.values()
-    assert plan.arena_bytes <= 2 * 64 * 64 * 4
+    assert plan.program.arena_bytes <= 2 * 64 * 64 * 4
 
 
 def test_trivial_models():

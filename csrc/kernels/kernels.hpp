@@ -462,6 +462,13 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(conv2d_im2col_forward, Conv2dArgs) \
   X(conv2d_amx_forward, Conv2dArgs)
 
+// X(kernel, argument struct): kernels that stand for several algorithms. `<kernel>_algorithm` names the one that
+// computes this call, from all of the struct but the pointers.
+#define FASTNN_CHOOSERS(X)             \
+  X(conv2d_forward, Conv2dArgs)        \
+  X(conv2d_im2col_forward, Conv2dArgs) \
+  X(conv2d_amx_forward, Conv2dArgs)
+
 enum KernelId : int32_t {
 #define FASTNN_ID(name, Args, pointers) kKernel_##name,
   FASTNN_KERNELS(FASTNN_ID)
@@ -478,6 +485,9 @@ struct KernelTable {
 #define FASTNN_MEMBER(name, Args) int64_t (*name##_pack)(const Args&, void* packed);
   FASTNN_PACKERS(FASTNN_MEMBER)
 #undef FASTNN_MEMBER
+#define FASTNN_MEMBER(name, Args) const char* (*name##_algorithm)(const Args&);
+  FASTNN_CHOOSERS(FASTNN_MEMBER)
+#undef FASTNN_MEMBER
 };
 
 }  // namespace fastnn
@@ -490,6 +500,9 @@ FASTNN_KERNELS(FASTNN_DECLARE)
 #undef FASTNN_DECLARE
 #define FASTNN_DECLARE(name, Args) int64_t name##_pack(const Args&, void* packed);
 FASTNN_PACKERS(FASTNN_DECLARE)
+#undef FASTNN_DECLARE
+#define FASTNN_DECLARE(name, Args) const char* name##_algorithm(const Args&);
+FASTNN_CHOOSERS(FASTNN_DECLARE)
 #undef FASTNN_DECLARE
 }  // namespace fastnn::FASTNN_ISA
 

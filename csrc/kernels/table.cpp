@@ -16,6 +16,9 @@ const KernelTable FASTNN_TABLE(FASTNN_ISA) = {FASTNN_STRING(FASTNN_ISA),
 #define FASTNN_ENTRY(name, Args) FASTNN_ISA::name##_pack,
                                                   FASTNN_PACKERS(FASTNN_ENTRY)
 #undef FASTNN_ENTRY
+#define FASTNN_ENTRY(name, Args) FASTNN_ISA::name##_algorithm,
+                                                      FASTNN_CHOOSERS(FASTNN_ENTRY)
+#undef FASTNN_ENTRY
 };
 
 }  // namespace fastnn

@@ -43,6 +43,10 @@ class Program {
 
   size_t steps() const { return steps_.size(); }
   int kernel(size_t step) const { return steps_[step].kernel; }
+  // Of a kernel that stands for several; null for any other.
+  const char* algorithm(size_t step) const {
+    return runtime::kernel_algorithm(table_, steps_[step].kernel, args_.data() + steps_[step].args);
+  }
   size_t arena_bytes() const { return arena_peak_; }
   const char* isa() const { return table_->isa; }
 

@@ -55,6 +55,19 @@ constexpr Packer kPackers[] = {
 #undef FASTNN_ENTRY
 };
 
+struct Chooser {
+  int kernel;
+  const char* (*algorithm)(const KernelTable*, const void* args);
+};
+constexpr Chooser kChoosers[] = {
+#define FASTNN_ENTRY(name, Args)                                      \
+  {kKernel_##name, [](const KernelTable* table, const void* args) {   \
+     return table->name##_algorithm(*static_cast<const Args*>(args)); \
+   }},
+    FASTNN_CHOOSERS(FASTNN_ENTRY)
+#undef FASTNN_ENTRY
+};
+
 struct ActivationEntry {
   const char* name;
   int parameters;
@@ -95,6 +108,13 @@ const Packer* packer_of(int kernel) {
     if (packer.kernel == kernel) return &packer;
   return nullptr;
 }
+
+const char* kernel_algorithm(const KernelTable* table, int kernel, const void* args) {
+  for (const Chooser& chooser : kChoosers)
+    if (chooser.kernel == kernel) return chooser.algorithm(table, args);
+  return nullptr;
+}
+
 int activation_count() { return static_cast<int>(sizeof kActivations / sizeof *kActivations); }
 const char* activation_name(int activation) { return kActivations[activation].name; }
 int activation_parameters(int activation) { return kActivations[activation].parameters; }

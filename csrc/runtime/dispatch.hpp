@@ -27,6 +27,9 @@ struct Packer {
 };
 const Packer* packer_of(int kernel);
 
+// Which algorithm of a kernel with several (FASTNN_CHOOSERS) computes a call; null for any other kernel.
+const char* kernel_algorithm(const KernelTable*, int kernel, const void* args);
+
 // The list of activations, kIdentity first, by the numbers of the enumeration.
 int activation_count();
 const char* activation_name(int activation);

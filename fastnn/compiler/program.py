@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,6 +21,9 @@ from ..layers.base import shapes
 from ..layers.function import Add
 from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import _BatchNorm
+from ..measure import roofline
+from ..threads import get_num_threads
+from . import report
 from .graph import Graph, Node, Value, trace
 from .passes import optimise
 
@@ -118,6 +124,16 @@ def _compute(node: Node, inputs: list[Array], residual: Array | None, out: Array
     return layer(*inputs)
 
 
+class _Plan(NamedTuple):
+    """A recorded program, and how many of its calls were there after each of its parts.
+
+    A part is a node, or in words what is done around them.
+    """
+
+    program: Any
+    parts: list[tuple[Node | str, int]]
+
+
 def _one_or_all(found: Sequence[Shape]) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
 
@@ -149,8 +165,21 @@ class Program:
         Of several inputs each is an argument; several outputs, and ``out`` for them, are a tuple.
         """
         arrays, lasts = self._inputs(xs)
-        input_shapes = tuple(array.shape for array in arrays)
-        output_shapes = self._output_shapes(input_shapes)
+        ys, formats = self._outputs(arrays, lasts, out)
+        if self._interprets(arrays):
+            self._interpret(arrays, ys)
+        else:
+            self._plan(tuple(array.shape for array in arrays), lasts, formats).program.run(tuple(arrays), tuple(ys))
+        return ys[0] if len(ys) == 1 else tuple(ys)
+
+    def _interprets(self, arrays: Sequence[Array]) -> bool:
+        return not all(array.size for array in arrays) or _backends.core() is None
+
+    def _outputs(
+        self, arrays: list[Array], lasts: tuple[bool, ...], out: Array | Sequence[Array] | None
+    ) -> tuple[list[Array], tuple[bool, ...]]:
+        """The arrays to write, and which are channels-last."""
+        output_shapes = self._output_shapes(tuple(array.shape for array in arrays))
         count = len(self._graph.outputs)
         given: Sequence[Array | None] = [None] * count
         if out is not None:
@@ -163,11 +192,7 @@ class Program:
         ys: list[Array] = []
         for shape, target, last in zip(output_shapes, given, formats, strict=True):
             ys.append(F._out("program", target, shape, self._dtype, last, *arrays, *ys))
-        if not all(array.size for array in arrays) or _backends.core() is None:
-            self._interpret(arrays, ys)
-        else:
-            self._plan(input_shapes, lasts, formats).run(tuple(arrays), tuple(ys))
-        return ys[0] if len(ys) == 1 else tuple(ys)
+        return ys, formats
 
     def _inputs(self, xs: tuple[ArrayLike, ...]) -> tuple[list[Array], tuple[bool, ...]]:
         """The inputs as the plans take them, and which are channels-last."""
@@ -206,7 +231,13 @@ class Program:
             known.update(zip(node.outputs, shapes(shape), strict=True))
         return known
 
-    def _steps(self, values: dict[Value, Array], targets: dict[Value, Array], constant: Any = None) -> None:
+    def _steps(
+        self,
+        values: dict[Value, Array],
+        targets: dict[Value, Array],
+        constant: Any = None,
+        done: Callable[[Node], None] | None = None,
+    ) -> None:
         """Run node by node on the arrays of the inputs; drop each array after its last reader."""
         left = self._graph.consumers()
         for node in self._graph.nodes:
@@ -218,19 +249,21 @@ class Program:
             y = _compute(node, [values[v] for v in node.inputs], residual, target)
             values.update(zip(node.outputs, y if isinstance(y, tuple) else (y,), strict=True))
             del residual, y
+            if done is not None:
+                done(node)
             for value in {*node.reads(), *node.outputs}:
                 left[value] -= node.reads().count(value)
                 if not left[value]:
                     del values[value]
 
-    def _interpret(self, xs: list[Array], ys: list[Array]) -> None:
+    def _interpret(self, xs: list[Array], ys: list[Array], done: Callable[[Node], None] | None = None) -> None:
         """Run as the other backends do."""
         values = dict(zip(self._graph.inputs, xs, strict=True))
-        self._steps(values, {})
+        self._steps(values, {}, done=done)
         for value, y in zip(self._graph.outputs, ys, strict=True):
             np.copyto(y, values[value])
 
-    def _plan(self, input_shapes: tuple[Shape, ...], lasts: tuple[bool, ...], formats: tuple[bool, ...]) -> Any:
+    def _plan(self, input_shapes: tuple[Shape, ...], lasts: tuple[bool, ...], formats: tuple[bool, ...]) -> _Plan:
         core = _backends.core()
         assert core is not None
         key = (input_shapes, lasts, core.isa())
@@ -244,11 +277,16 @@ class Program:
 
     def _record(
         self, core: Any, input_shapes: tuple[Shape, ...], lasts: tuple[bool, ...], formats: tuple[bool, ...]
-    ) -> Any:
+    ) -> _Plan:
         """Plan by running every node once while the kernels are recorded; arrays that die leave room in the arena."""
         graph = self._graph
         known = self._shapes(input_shapes)
         program = core.Program()
+        parts: list[tuple[Node | str, int]] = []
+
+        def done(part: Node | str) -> None:
+            parts.append((part, program.step_count))
+
         with program:
             values = {
                 value: program.input(shape, self._dtype, last)
@@ -267,16 +305,18 @@ class Program:
                     core.copy(values[value], False, image)
                     values[value] = image
                     del image
+            done("input to channels-last")
             targets = {
                 value: y for value, y in zip(graph.outputs, ys, strict=True) if y.ndim != 4 or inside_last == any(lasts)
             }
-            self._steps(values, targets, partial(program.constant, final=True))
+            self._steps(values, targets, partial(program.constant, final=True), done)
             for value, y in zip(graph.outputs, ys, strict=True):
                 if values[value] is not y:
                     flat = y.ndim > 4  # more than the kernel's; then both are C-contiguous
                     core.copy(values[value].reshape(-1) if flat else values[value], False, y.reshape(-1) if flat else y)
             values.clear()
-        return program
+            done("copy to the output")
+        return _Plan(program, parts)
 
     def __repr__(self) -> str:
         return f"Program {self.input_shape} -> {self.output_shape}, {len(self._graph.nodes)} steps"
@@ -284,23 +324,118 @@ class Program:
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TypeError("a Program cannot be copied or pickled: save the model's state and compile it again")
 
+    def _report(self, input_shapes: tuple[Shape, ...], plan: _Plan | None) -> tuple[list[report.Step], list[slice]]:
+        """The steps for inputs of these shapes, and which calls of the plan each is; without one, by the backend."""
+        known = self._shapes(input_shapes)
+        if plan is None:
+            by = [_backends.name]
+            size = self._dtype.itemsize
+            steps = [report.step_of(i, node, known, by, size) for i, node in enumerate(self._graph.nodes, 1)]
+            return steps, [slice(i, i + 1) for i in range(len(steps))]
+        named = zip(plan.program.steps, plan.program.algorithms, strict=True)
+        kernels = [algorithm or kernel.removesuffix("_forward") for kernel, algorithm in named]
+        steps, calls, begin, count = [], [], 0, 0
+        for part, end in plan.parts:
+            by = kernels[begin:end]
+            if isinstance(part, Node):
+                count += 1
+                steps.append(report.step_of(count, part, known, by, self._dtype.itemsize))
+                calls.append(slice(begin, end))
+            elif by:
+                images = tuple(known[v] for v in (self._graph.outputs if count else self._graph.inputs))
+                moved = 2 * self._dtype.itemsize * sum(map(math.prod, images))
+                steps.append(report.Step(0, "", part, (), tuple(by), images, images, 0, moved))
+                calls.append(slice(begin, end))
+            begin = end
+        return steps, calls
+
     def describe(self) -> str:
-        """Return a table of the steps: what runs, what was merged into it, and the shape that it gives.
+        """Return a table of the steps for inputs of `input_shape`.
+
+        Of each: the layer, what was folded and fused into it, the kernels that compute it, and the shapes of its
+        inputs and outputs. Of a convolution the kernel is the algorithm that was chosen: "amx", "im2col",
+        "depthwise" and their like; a step without kernel is a view.
 
         Examples
         --------
         >>> import fastnn as fnn
         >>> from fastnn.layers import Linear, ReLU, Sequential
-        >>> print(fnn.compile(Sequential(Linear(4, 3), ReLU()), (2, 4)).describe())
-        step  layer  runs         with  output
-        --------------------------------------
-           1  0      Linear 4->3  ReLU  (2, 3)
+        >>> program = fnn.compile(Sequential(Linear(4, 3), ReLU()), (2, 4))
+        >>> print(program.describe())
+        step  layer  runs         with  by      input   output
+        ------------------------------------------------------
+           1  0      Linear 4->3  ReLU  linear  (2, 4)  (2, 3)
         """
-        rows = [("step", "layer", "runs", "with", "output")]
-        for i, node in enumerate(self._graph.nodes, 1):
-            label, merged = node.layer.label(), ", ".join(node.merged)
-            shape = str(_one_or_all([value.shape for value in node.outputs]))
-            rows.append((f"{i:4}", node.name, label, merged, shape))
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = ["  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([lines[0], "-" * max(map(len, lines)), *lines[1:]])
+        plan = None
+        if _backends.core() is not None and all(map(math.prod, self._input_shapes)):
+            plan = self._plan(self._input_shapes, *self._in_rows())
+        return report.describe(self._report(self._input_shapes, plan)[0])
+
+    def _in_rows(self) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
+        """Which inputs and outputs are channels-last, where all are C-contiguous."""
+        return (False,) * len(self._input_shapes), (False,) * len(self._graph.outputs)
+
+    def profile(self, x: ArrayLike | Sequence[ArrayLike] | None = None, repeats: int | None = None) -> report.Profile:
+        """Measure where the time goes: milliseconds of each step, its speed, and how much of the machine's it is.
+
+        Nothing else should run meanwhile. The fraction of the roofline compares with what this machine does at best,
+        which is measured once, in about a second; see `fastnn.measure.roofline`.
+
+        Parameters
+        ----------
+        x : array_like, or as many as there are inputs, optional
+            Normally distributed numbers of the shape `input_shape` when absent.
+        repeats : int, optional
+            How many runs the medians are of; when absent, as many as take a second, but 5 to 1,000.
+
+        Returns
+        -------
+        Profile
+            Its text is a table; ``steps`` has the numbers.
+
+        Examples
+        --------
+        >>> import fastnn as fnn
+        >>> from fastnn.layers import Linear, ReLU, Sequential
+        >>> profile = fnn.compile(Sequential(Linear(4, 3), ReLU()), (2, 4)).profile(repeats=5)
+        >>> [timed.step.layer for timed in profile.steps], profile.steps[0].step.flops
+        (['Linear 4->3'], 48)
+        """
+        if repeats is not None and (isinstance(repeats, bool) or repeats < 1):
+            raise ValueError(f"profile: repeats must be a whole number of at least 1, got {repeats!r}")
+        xs: Any = (x,) if len(self._input_shapes) == 1 else x
+        if x is None:
+            rng = np.random.default_rng(0)
+            xs = [rng.standard_normal(shape).astype(self._dtype) for shape in self._input_shapes]
+        arrays, lasts = self._inputs(tuple(xs))
+        ys, formats = self._outputs(arrays, lasts, None)
+        shapes = tuple(array.shape for array in arrays)
+        plan = None if self._interprets(arrays) else self._plan(shapes, lasts, formats)
+        steps, calls = self._report(shapes, plan)
+        best = roofline(self._dtype)
+
+        def run() -> list[float]:
+            """Seconds of each call of the plan, or of each node."""
+            if plan is not None:
+                nanoseconds = np.zeros(plan.program.step_count, np.int64)
+                plan.program.run(tuple(arrays), tuple(ys), nanoseconds)
+                return (nanoseconds / 1e9).tolist()
+            clock = [time.perf_counter()]
+            self._interpret(arrays, ys, lambda node: clock.append(time.perf_counter()))
+            return np.diff(clock).tolist()
+
+        run()
+        began = time.perf_counter()
+        self(*arrays)
+        count = repeats or min(1000, max(5, int(0.5 / max(time.perf_counter() - began, 1e-6))))
+        runs, wholes = [], []
+        for _ in range(count):
+            runs.append(run())
+            began = time.perf_counter()
+            self(*arrays)
+            wholes.append(time.perf_counter() - began)
+        timed = tuple(
+            report.StepTime(step, statistics.median(sum(times[part]) for times in runs))
+            for step, part in zip(steps, calls, strict=True)
+        )
+        return report.Profile(timed, statistics.median(wholes), count, best, get_num_threads())

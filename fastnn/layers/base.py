@@ -70,6 +70,13 @@ class Layer:
         """Return the shape of the output for an input of ``shape``, without computing; raise `ShapeError`."""
         raise ShapeError(f"{type(self).__name__} does not tell its output's shape")
 
+    def multiply_adds(self, *shapes: Shape) -> int:
+        """Return how many multiply-adds of products inference takes for inputs of these shapes.
+
+        Those of convolutions and linear layers, which make up the work of a network; 0 for all other layers.
+        """
+        return 0
+
     def label(self) -> str:
         """Return the layer in a few words, for errors and tables: ``Linear 100->10``."""
         return type(self).__name__

@@ -103,6 +103,9 @@ class Conv1d(Layer):
         size = F._output_size("conv1d", (1, shape[2]), (1, k), (1, self.stride), (0, self.padding), (1, self.dilation))
         return shape[0], o, size[1]
 
+    def multiply_adds(self, shape: Shape) -> int:  # type: ignore[override]
+        return math.prod(self.output_shape(shape)) * self.weight[0].size
+
     def label(self) -> str:
         o, c, k = self.weight.shape
         parts = [f"Conv1d {c * self.groups}->{o} {k}"]
@@ -185,6 +188,9 @@ class Conv2d(Layer):
             o,
             *F._output_size("conv2d", shape[2:], kernel, self.stride, self.padding, self.dilation),
         )
+
+    def multiply_adds(self, shape: Shape) -> int:  # type: ignore[override]
+        return math.prod(self.output_shape(shape)) * self.weight[0].size
 
     def label(self) -> str:
         o, c, kh, kw = self.weight.shape
@@ -283,6 +289,9 @@ class ConvTranspose2d(Layer):
         )
         return shape[0], o, *size
 
+    def multiply_adds(self, shape: Shape) -> int:  # type: ignore[override]
+        return math.prod(shape) * self.weight[0].size
+
     def label(self) -> str:
         c, o, kh, kw = self.weight.shape
         parts = [f"ConvTranspose2d {c}->{o * self.groups} {kh}x{kw}"]
@@ -343,6 +352,9 @@ class Linear(Layer):
         if not shape or shape[-1] != self.weight.shape[1]:
             raise ShapeError(f"expected (N, {self.weight.shape[1]}), got {shape}")
         return (*shape[:-1], self.weight.shape[0])
+
+    def multiply_adds(self, shape: Shape) -> int:  # type: ignore[override]
+        return math.prod(self.output_shape(shape)) * self.weight[0].size
 
     def label(self) -> str:
         return f"Linear {self.weight.shape[1]}->{self.weight.shape[0]}"

@@ -449,6 +449,10 @@ int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
   return p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
 }
 
+const char* conv2d_amx_forward_algorithm(const Conv2dArgs& args) {
+  return takes_tiles(args) ? "amx" : conv2d_im2col_forward_algorithm(args);
+}
+
 void conv2d_amx_forward(const Conv2dArgs& args) {
   if (!takes_tiles(args)) return conv2d_im2col_forward(args);
   for (int64_t i = 0; i < args.n; i += kImages) {

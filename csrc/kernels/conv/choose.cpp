@@ -20,4 +20,8 @@ int64_t conv2d_forward_pack(const Conv2dArgs& args, void* packed) {
   return by_tiles(args) ? conv2d_amx_forward_pack(args, packed) : conv2d_im2col_forward_pack(args, packed);
 }
 
+const char* conv2d_forward_algorithm(const Conv2dArgs& args) {
+  return by_tiles(args) ? conv2d_amx_forward_algorithm(args) : conv2d_im2col_forward_algorithm(args);
+}
+
 }  // namespace fastnn::FASTNN_ISA

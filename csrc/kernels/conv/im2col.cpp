@@ -74,4 +74,8 @@ int64_t conv2d_im2col_forward_pack(const Conv2dArgs& args, void* packed) {
   return args.dtype == kFloat32 ? pack_bytes<float>(args, packed) : pack_bytes<double>(args, packed);
 }
 
+const char* conv2d_im2col_forward_algorithm(const Conv2dArgs& args) {
+  return args.channels_last && is_depthwise(forward_product<float>(args)) ? "depthwise" : "im2col";
+}
+
 }  // namespace fastnn::FASTNN_ISA
