@@ -26,6 +26,8 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "optim": ("fastnn.optim", None),
     "regularization": ("fastnn.regularization", None),
     "schedules": ("fastnn.schedules", None),
+    "ensemble": ("fastnn.ensemble", None),
+    "search": ("fastnn.search", None),
     "compile": ("fastnn.compiler", "compile"),
     "Trainer": ("fastnn.training", "Trainer"),
     "gradcheck": ("fastnn._gradcheck", "gradcheck"),
@@ -40,6 +42,7 @@ __all__ = [
     "ShapeError",
     "Trainer",
     "compile",
+    "ensemble",
     "functional",
     "gradcheck",
     "init",
@@ -52,13 +55,14 @@ __all__ = [
     "release_memory",
     "save_state",
     "schedules",
+    "search",
     "set_num_threads",
     "show_config",
     "statistics",
 ]
 
 if TYPE_CHECKING:
-    from . import init, layers, losses, optim, regularization, schedules
+    from . import ensemble, init, layers, losses, optim, regularization, schedules, search
     from ._gradcheck import gradcheck
     from ._statistics import statistics
     from .compiler import compile

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ._statistics import LayerStatistics, Statistics
 from .errors import need
 from .training.history import History
 
-__all__ = ["available", "history", "statistics"]
+if TYPE_CHECKING:
+    from .search import Result
+
+__all__ = ["available", "history", "search", "statistics"]
 
 # Blue for training and orange for validation throughout; distinguishable without colour by line style too.
 _TRAIN, _VALIDATION = "#1f6fb4", "#e07b1a"
+# For several things side by side, by colour and by marker.
+_COLOURS = (_TRAIN, _VALIDATION, "#2a9d5c", "#8a4fbf", "#b03030", "#666666")
+_MARKERS = "osD^vP"
 
 
 def available() -> None:
@@ -91,6 +97,92 @@ def _saved(figure: Any, path: str | Path, title: str) -> Path:
     target = Path(path)
     figure.savefig(target, dpi=120)
     return target
+
+
+# ---- search ----
+
+
+def search(result: Result, path: str | Path, *, title: str = "") -> Path:
+    """Write the pictures of a search as a PNG: each parameter against the score, and two parameters against each other.
+
+    Parameters
+    ----------
+    result : fastnn.search.Result
+    path : str or Path
+        The file to write.
+    title : str
+
+    Returns
+    -------
+    Path
+    """
+    done = [row for row in result.rows if row.state == "done"]
+    lost = [row for row in result.rows if row.state != "done"]
+    names = list(dict.fromkeys(name for row in result.rows for name in row.params))
+    numeric = [n for n in names if all(isinstance(row.params.get(n, 0.0), (int, float)) for row in result.rows)]
+    pair = numeric[:2] if len(numeric) > 1 else []
+    count = len(names) + bool(pair)
+    columns = min(3, max(count, 1))
+    lines = -(-max(count, 1) // columns)
+    figure, panels = _figure(lines, columns, (4.3 * columns, 3.6 * lines))
+    axes = list(panels.flat) if count > 1 else [panels]
+    for unused in axes[count:]:
+        unused.set_axis_off()
+    stages = list(dict.fromkeys(row.stage for row in result.rows))
+    percent = 100.0 if result.metric == "accuracy" else 1.0
+    logs = {name for row in result.rows for name in row.logs}
+    for name, panel in zip(names, axes, strict=False):
+        for i, stage in enumerate(stages):
+            rows = [row for row in done if row.stage == stage and name in row.params]
+            values = [row.params[name] if name in numeric else str(row.params[name]) for row in rows]
+            panel.plot(
+                values,
+                [percent * row.value for row in rows],
+                linestyle="",
+                marker=_MARKERS[i % len(_MARKERS)],
+                color=_COLOURS[i % len(_COLOURS)],
+                alpha=0.8,
+                label=stage,
+            )
+        if name in logs:
+            _log_axis(panel, "x", [row.params[name] for row in done if name in row.params])
+        if done and name in done[0].params:
+            best = result.best.params.get(name)
+            if name in numeric and best is not None:
+                panel.axvline(best, color="#666666", linewidth=1, linestyle=":")
+        panel.set_xlabel(name)
+        panel.set_ylabel("accuracy, %" if result.metric == "accuracy" else "loss")
+        _tidy(panel)
+    if len(stages) > 1:
+        axes[0].legend(frameon=False, fontsize=8)
+    if pair:
+        panel = axes[len(names)]
+        rows = [row for row in done if all(n in row.params for n in pair)]
+        points = panel.scatter(
+            *([row.params[n] for row in rows] for n in pair), c=[percent * row.value for row in rows], cmap="viridis"
+        )
+        cut = [row for row in lost if all(n in row.params for n in pair)]
+        panel.plot(*([row.params[n] for row in cut] for n in pair), "x", color="#b03030", label="pruned or failed")
+        figure.colorbar(points, ax=panel, label="accuracy, %" if result.metric == "accuracy" else "loss")
+        for axis, n in zip("xy", pair, strict=True):
+            getattr(panel, f"set_{axis}label")(n)
+            if n in logs:
+                _log_axis(panel, axis, [row.params[n] for row in rows])
+        if cut:
+            panel.legend(frameon=False, fontsize=8)
+    return _saved(figure, path, title)
+
+
+def _log_axis(panel: Any, axis: str, values: list[float]) -> None:
+    """A logarithmic axis, labelled at 1, 2 and 5 where a decade or two alone would leave it bare."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    getattr(panel, f"set_{axis}scale")("log")
+    line = getattr(panel, f"{axis}axis")
+    if values and max(values) < 100 * min(values):
+        line.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        line.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
+    line.set_minor_formatter(NullFormatter())
 
 
 # ---- statistics of layers ----

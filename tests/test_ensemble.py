@@ -1,0 +1,99 @@
+"""Ensembles, snapshots of one run, and averages of its weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn.ensemble import Average, Ensemble, refresh, snapshots
+from fastnn.layers import BatchNorm1d, Linear, ReLU, Sequential
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((256, 6)).astype(np.float32)
+Y = (X[:, 0] * X[:, 1] > 0).astype(int)
+
+
+def net(seed: int) -> Sequential:
+    return Sequential(
+        Linear(6, 16, rng=seed), BatchNorm1d(16), ReLU(), Linear(16, 2, rng=np.random.default_rng([seed, 1]))
+    )
+
+
+def test_an_ensemble_is_the_mean_of_probabilities_or_of_scores() -> None:
+    models = [net(seed) for seed in range(4)]
+    scores = np.stack([model(X) for model in models]).astype(np.float64)
+    shares = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    # Means of four float32 numbers, each within a few roundings.
+    np.testing.assert_allclose(Ensemble(models)(X), np.log(shares.mean(0)), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(Ensemble(models, combine="scores")(X), scores.mean(0), rtol=1e-5, atol=1e-6)
+    assert Ensemble(models).params.keys() == {f"{i}.{n}" for i in range(4) for n in models[0].params}
+
+
+def test_an_ensemble_saves_and_summarises_like_a_layer() -> None:
+    team, other = Ensemble([net(0), net(1)]), Ensemble([net(2), net(3)])
+    other.load_state(team.state())
+    np.testing.assert_array_equal(other(X), team(X))
+    assert "Ensemble" in repr(team) and str(2 * (6 * 16 + 16 + 32 + 34)) in team.summary((1, 6))
+    with pytest.raises(TypeError, match="trained one by one"):
+        team.forward(X)
+
+
+def test_a_probability_of_zero_stays_finite() -> None:
+    model = Linear(1, 2, rng=0)
+    model.weight[...] = [[1000], [-1000]]
+    assert np.isfinite(Ensemble([model])(np.ones((1, 1), np.float32))).all()
+
+
+def test_wrong_members_are_refused() -> None:
+    with pytest.raises(TypeError, match="one model or more"):
+        Ensemble([])
+    with pytest.raises(ValueError, match="combine"):
+        Ensemble([net(0)], combine="median")
+
+
+def test_snapshots_are_copies_at_the_end_of_each_cycle() -> None:
+    trainer = fnn.Trainer(net(0), optimizer=fnn.optim.SGD(0.2, momentum=0.9), rng=0)
+    team, runs = snapshots(trainer, (X, Y), cycles=3, epochs=5, batch_size=32, progress=False)
+    assert len(team.models) == len(runs) == 3 and all(len(run) == 5 for run in runs)
+    states = [model.state() for model in team.models]
+    assert all((states[0][k] != states[2][k]).any() for k in ("0.weight", "1.running_mean"))
+    for name, array in trainer.model.state().items():
+        np.testing.assert_array_equal(states[2][name], array)
+    with pytest.raises(ValueError, match="cycles"):
+        snapshots(trainer, (X, Y), cycles=0)
+    wild = fnn.Trainer(net(0), optimizer=fnn.optim.SGD(1e38), rng=0)
+    with pytest.raises(RuntimeError, match="learning rate"):
+        snapshots(wild, (X, Y), epochs=3, progress=False)
+
+
+def test_the_average_follows_its_formula() -> None:
+    model = net(0)
+    plain, running = Average(model), Average(model, decay=0.5)
+    seen = []
+    for k in range(5):
+        model.params["0.weight"][...] = k * k
+        seen.append(float(k * k))
+        plain.update()
+        running.update()
+    assert plain.model().params["0.weight"][0, 0] == np.float32(np.mean(seen))
+    mean = seen[0]
+    for k, value in enumerate(seen[1:], 2):
+        mean += max(1 / k, 0.5) * (value - mean)
+    assert running.model().params["0.weight"][0, 0] == np.float32(mean)
+    assert model.params["0.weight"][0, 0] == 16
+    with pytest.raises(RuntimeError, match="no update"):
+        Average(model).model()
+    with pytest.raises(ValueError, match="decay"):
+        Average(model, decay=1.0)
+
+
+def test_refresh_counts_statistics_as_the_mean_over_batches() -> None:
+    model = net(0)
+    model.buffers["1.running_mean"][...] = 100
+    refresh(model, X, batch_size=64)
+    inside = X.astype(np.float64) @ model.params["0.weight"].T.astype(np.float64) + model.params["0.bias"]
+    np.testing.assert_allclose(model.buffers["1.running_mean"], inside.mean(0), atol=1e-5)
+    each = np.mean([inside[i : i + 64].var(0, ddof=1) for i in range(0, 256, 64)], axis=0)
+    np.testing.assert_allclose(model.buffers["1.running_var"], each, rtol=1e-4)
+    assert model["1"].momentum == 0.1

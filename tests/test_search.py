@@ -1,0 +1,339 @@
+"""Searches: what they draw, how ranges narrow and move, what happens to trials that fail, and sharing a storage."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import fastnn as fnn
+from fastnn.layers import Linear, ReLU, Sequential
+
+optuna = pytest.importorskip("optuna", reason="a search needs Optuna")
+pytest.importorskip("joblib", reason="a search on several processes needs joblib")
+
+from fastnn import search  # noqa: E402
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((300, 4)).astype(np.float32)
+Y = (X @ np.array([1, -1, 2, 0.5]) > 0).astype(int)
+DATA, VALIDATION = (X[:200], Y[:200]), (X[200:], Y[200:])
+SHORT: dict[str, Any] = {"validation": VALIDATION, "epochs": 1, "progress": False}
+
+BUILD = """
+import os, sys, time
+import numpy as np
+import fastnn as fnn
+from fastnn import search
+from fastnn.layers import Linear, ReLU, Sequential
+
+rng = np.random.default_rng(0)
+x = rng.standard_normal((300, 4)).astype(np.float32)
+y = (x @ np.array([1, -1, 2, 0.5]) > 0).astype(int)
+
+def build(trial):
+    lr = trial.suggest_float("lr", 1e-4, 1.0, log=True)
+    hidden = trial.suggest_int("hidden", 2, 32, log=True)
+    time.sleep(float(os.environ.get("SLOW", "0")))
+    model = Sequential(Linear(4, hidden, rng=trial.seed), ReLU(), Linear(hidden, 2, rng=trial.seed + 1))
+    return fnn.Trainer(model, optimizer=fnn.optim.SGD(lr), rng=trial.seed)
+"""
+
+
+def build(trial: search.Trial) -> fnn.Trainer:
+    lr = trial.suggest_float("lr", 1e-4, 1.0, log=True)
+    hidden = trial.suggest_int("hidden", 2, 32, log=True)
+    model = Sequential(Linear(4, hidden, rng=trial.seed), ReLU(), Linear(hidden, 2, rng=trial.seed + 1))
+    return fnn.Trainer(model, optimizer=fnn.optim.SGD(lr), rng=trial.seed)
+
+
+def linear(trial: search.Trial, lr: float = 0.1) -> fnn.Trainer:
+    return fnn.Trainer(Linear(4, 2, rng=trial.seed), optimizer=fnn.optim.SGD(lr), rng=trial.seed)
+
+
+def told(result: search.Result) -> list[Any]:
+    """What must not depend on who did the work: drawn values and scores, by place in the plan."""
+    return sorted((row.stage, sorted(row.params.items()), row.value, row.state) for row in result.rows)
+
+
+# ---- what is drawn ----
+
+
+def test_random_draws_evenly_in_log_space() -> None:
+    seen: list[float] = []
+
+    def noting(trial: search.Trial) -> fnn.Trainer:
+        seen.append(trial.suggest_float("lr", 1e-5, 1e-1, log=True))
+        assert trial.suggest_float("lr", 1e-5, 1e-1, log=True) == seen[-1]
+        return linear(trial)
+
+    result = search.random(noting, (X[:8], Y[:8]), trials=120, **{**SHORT, "validation": (X[:4], Y[:4])})
+    decades = np.floor(np.log10(seen)).astype(int)
+    # A uniform draw puts 30 of 120 into each of four decades, with a standard deviation of 4.7.
+    assert all(30 - 15 <= (decades == d).sum() <= 30 + 15 for d in (-5, -4, -3, -2))
+    drawn = {row.params["lr"] for row in result.rows}
+    assert [row.params["lr"] for row in result.rows] == seen
+    again = search.random(noting, (X[:8], Y[:8]), trials=3, seed=1, **{**SHORT, "validation": (X[:4], Y[:4])})
+    assert not {row.params["lr"] for row in again.rows} & drawn
+
+
+def test_whole_numbers_steps_and_choices_stay_in_their_ranges() -> None:
+    drawn: dict[str, set[Any]] = {"n": set(), "even": set(), "half": set(), "kind": set()}
+
+    def noting(trial: search.Trial) -> fnn.Trainer:
+        drawn["n"].add(trial.suggest_int("n", 1, 4, log=True))
+        drawn["even"].add(trial.suggest_int("even", 2, 8, step=2))
+        drawn["half"].add(trial.suggest_float("half", 0.0, 1.0, step=0.5))
+        drawn["kind"].add(trial.suggest_categorical("kind", ["a", None, 3]))
+        return linear(trial)
+
+    search.random(noting, (X[:8], Y[:8]), trials=80, **{**SHORT, "validation": (X[:4], Y[:4])})
+    assert drawn == {"n": {1, 2, 3, 4}, "even": {2, 4, 6, 8}, "half": {0.0, 0.5, 1.0}, "kind": {"a", None, 3}}
+
+
+def test_grid_is_every_combination_with_both_ends() -> None:
+    result = search.grid(build, DATA, points={"lr": 4, "hidden": [2, 8]}, **SHORT)
+    places = [(row.params["lr"], row.params["hidden"]) for row in result.rows]
+    expected = [(lr, h) for lr in (1e-4, 10 ** (-8 / 3), 10 ** (-4 / 3), 1.0) for h in (2, 8)]
+    np.testing.assert_allclose(sorted(places), sorted(expected), rtol=1e-12)
+    assert result.best.value == max(row.value for row in result.rows)
+
+
+def test_each_fold_has_its_own_weights_and_every_row_is_scored_once() -> None:
+    seeds, folds = [], []
+
+    def noting(trial: search.Trial) -> fnn.Trainer:
+        seeds.append(trial.seed)
+        folds.append(trial.fold)
+        return linear(trial)
+
+    result = search.random(noting, DATA, trials=2, epochs=2, folds=4, progress=False)
+    assert folds == [0, 1, 2, 3] * 2 and seeds[:4] == seeds[4:] and len(set(seeds)) == 4
+    assert [len(row.folds) for row in result.rows] == [4, 4]
+    assert result.best.value == pytest.approx(np.mean(result.best.folds), rel=1e-12)
+    splits = search._splits(DATA, 4, 0)
+    assert sorted(np.concatenate([test for _, test in splits])) == list(range(200))
+
+
+# ---- coarse to fine, and ranges that move ----
+
+
+def peaked(where: float, **within: Any) -> Any:
+    """A build whose score falls with the distance of log10(lr) from ``where``."""
+
+    class Scored(fnn.Trainer):
+        def fit(self, *arguments: Any, **options: Any) -> Any:
+            distance = abs(math.log10(self.lr_given) - where)
+            run = fnn.training.History(loss=[distance], step_loss=[1.0], seconds=[0.0])
+            run.val_accuracy, run.val_loss = [1.0 - distance / 10], [distance]
+            return run
+
+    def build(trial: search.Trial) -> fnn.Trainer:
+        trainer = Scored(Linear(4, 2, rng=0), rng=0)
+        trainer.lr_given = trial.suggest_float("lr", 1e-3, 1e-1, log=True, **within)
+        return trainer
+
+    return build
+
+
+@pytest.mark.parametrize("kind", [search.random, search.grid])
+def test_a_best_value_at_the_border_moves_the_range(kind: Any) -> None:
+    options = {"trials": 20} if kind is search.random else {"points": 5}
+    result = kind(peaked(-4.5), DATA, moves=3, **options, **SHORT)
+    assert abs(math.log10(result.best_params["lr"]) + 4.5) < 0.3
+    assert result.moved and "lr" in result.moved[0] and "border" in result.moved[0]
+    low, high = result.best.ranges["lr"]
+    assert low < 10**-4.5 < high < 0.1
+    still = kind(peaked(-2.0), DATA, moves=3, **options, **SHORT)
+    assert not still.moved and len(still.rows) == (20 if kind is search.random else 5)
+
+
+def test_a_range_moves_no_further_than_it_may() -> None:
+    result = search.grid(peaked(-6, within=(1e-4, 1)), DATA, points=5, moves=9, **SHORT)
+    assert result.best_params["lr"] == 1e-4
+    assert min(row.params["lr"] for row in result.rows) == 1e-4
+
+    def fixed(trial: search.Trial) -> fnn.Trainer:
+        return linear(trial, trial.suggest_float("lr", 0.0, 1e-3))
+
+    assert not search.random(fixed, DATA, trials=8, moves=2, **SHORT).moved
+
+
+def test_fine_looks_around_the_best_of_coarse() -> None:
+    result = search.coarse_to_fine(
+        peaked(-1.7), DATA, trials=(24, 8), epochs=(1, 3), validation=VALIDATION, progress=False
+    )
+    fine = [row for row in result.rows if row.stage.startswith("fine")]
+    coarse = [row for row in result.rows if row.stage.startswith("coarse")]
+    widths = [math.log10(r.ranges["lr"][1] / r.ranges["lr"][0]) for r in (coarse[0], fine[0])]
+    assert widths[0] == pytest.approx(2) and 0.5 - 1e-9 <= widths[1] <= 1.0
+    assert {row.epochs for row in coarse} == {1} and {row.epochs for row in fine} == {3}
+    assert result.best in fine and abs(math.log10(result.best_params["lr"]) + 1.7) < 0.15
+    text = str(result)
+    assert text.splitlines()[1].split()[1] == "fine" and "coarse" in text
+
+
+# ---- trials that go wrong ----
+
+
+def test_what_explodes_is_pruned_and_what_crashes_does_not_stop_the_rest() -> None:
+    def mixed(trial: search.Trial) -> fnn.Trainer:
+        kind = trial.suggest_categorical("kind", ["good", "explodes", "infinite", "crashes"])
+        if kind == "crashes":
+            raise RuntimeError("out of luck")
+        return linear(trial, {"good": 0.1, "explodes": 3e3, "infinite": 1e38}[kind])
+
+    result = search.grid(mixed, DATA, **{**SHORT, "epochs": 4})
+    rows = {row.params["kind"]: row for row in result.rows}
+    assert [rows[k].state for k in ("good", "explodes", "infinite", "crashes")] == [
+        "done",
+        "pruned",
+        "pruned",
+        "failed",
+    ]
+    assert "3 times the first" in rows["explodes"].reason
+    assert rows["crashes"].reason == "RuntimeError: out of luck" and math.isnan(rows["crashes"].value)
+    assert result.best is rows["good"]
+    assert "out of luck" in result.table()
+
+
+def test_a_pruner_is_heard_between_epochs() -> None:
+    result = search.grid(
+        build,
+        DATA,
+        points={"lr": [1.0, 1e-4], "hidden": [8]},
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=1, n_warmup_steps=0),
+        **{**SHORT, "epochs": 6},
+    )
+    assert [row.state for row in result.rows] == ["done", "pruned"]
+    assert len(result.rows[1].curves[0]) < 6
+
+
+def test_nothing_came_to_an_end() -> None:
+    def never(trial: search.Trial) -> fnn.Trainer:
+        raise KeyError("none")
+
+    result = search.random(never, DATA, trials=2, **SHORT)
+    with pytest.raises(RuntimeError, match="KeyError: 'none'"):
+        _ = result.best
+
+
+def test_arguments_that_do_not_fit_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="either validation"):
+        search.random(build, DATA)
+    with pytest.raises(ValueError, match="either validation"):
+        search.random(build, DATA, validation=VALIDATION, folds=3)
+    with pytest.raises(ValueError, match="metric must be"):
+        search.random(build, DATA, metric="f1", **SHORT)
+    with pytest.raises(ValueError, match="trials of the random stage"):
+        search.random(build, DATA, trials=0, **SHORT)
+    with pytest.raises(TypeError, match="build must be a function"):
+        search.random(None, DATA, **SHORT)  # type: ignore[arg-type]
+    path = tmp_path / "one.journal"
+    search.random(build, DATA, trials=1, storage=path, **SHORT)
+    with pytest.raises(ValueError, match="seed was 0 and is 1"):
+        search.random(build, DATA, trials=1, storage=path, seed=1, **SHORT)
+    failed = search.random(lambda trial: 3, DATA, trials=1, **SHORT)
+    assert "must return a Trainer" in failed.rows[0].reason
+
+
+# ---- several processes ----
+
+
+def test_joblib_draws_and_scores_the_same() -> None:
+    options: dict[str, Any] = {"trials": (4, 2), "epochs": (1, 2), "folds": 2, "progress": False}
+    alone = search.coarse_to_fine(build, DATA, **options)
+    shared = search.coarse_to_fine(build, DATA, jobs=2, **options)
+    assert told(alone) == told(shared)
+    assert shared.study.best_value  # the study outlives the file that the processes shared
+
+
+def script(code: str, **environment: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", BUILD + code],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_several_processes_share_one_storage(kind: str, tmp_path: Path) -> None:
+    storage = str(tmp_path / "s.journal") if kind == "journal" else f"sqlite:///{tmp_path / 's.db'}"
+    code = f"""
+found = search.random(build, (x[:200], y[:200]), validation=(x[200:], y[200:]), trials=12, epochs=1,
+                      storage={storage!r}, progress=False)
+print(len(found.rows), found.best.number, repr(found.best.value))
+"""
+    processes = [script(code, SLOW="0.2") for _ in range(3)]
+    out = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], "\n".join(e for _, e in out)
+    assert len({text for text, _ in out}) == 1
+    shared = search.random(build, DATA, trials=12, storage=storage, **SHORT)  # all is there already
+    assert told(shared) == told(search.random(build, DATA, trials=12, **SHORT))
+    trials = [t for t in shared.study.get_trials() if t.state.name == "COMPLETE"]
+    assert len(trials) == 12
+    assert len({t.user_attrs["fastnn"]["owner"][1] for t in trials}) == 3  # each had its share
+
+
+def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "s.journal"
+    code = f"""
+search.random(build, (x[:200], y[:200]), validation=(x[200:], y[200:]), trials=6, epochs=1,
+              storage={str(path)!r}, progress=False)
+"""
+    process = script(code, SLOW="0.3")
+    deadline = time.monotonic() + 60
+    while not (path.exists() and path.read_text().count('"seconds"') >= 2):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.15)  # into the next one
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    result = search.random(build, DATA, trials=6, storage=path, **SHORT)
+    assert told(result) == told(search.random(build, DATA, trials=6, **SHORT))
+    owners = {t.user_attrs["fastnn"]["owner"][1] for t in result.study.get_trials() if t.state.name == "COMPLETE"}
+    assert owners == {process.pid, os.getpid()}
+
+
+def test_a_process_that_dies_does_not_stop_the_rest() -> None:
+    # A trial that kills its process is tried three times, and then given up.
+    def deadly(trial: search.Trial) -> fnn.Trainer:
+        if trial.suggest_categorical("kind", ["lives", "dies", "lives too"]) == "dies" and trial.seed:
+            os._exit(1)
+        return linear(trial)
+
+    kinds = {"points": {"kind": ["lives", "dies", "lives too"]}}
+    result = search.grid(deadly, DATA, jobs=2, **kinds, **SHORT)
+    rows = {row.params.get("kind"): row for row in result.rows}
+    assert rows["lives"].state == rows["lives too"].state == "done"
+    assert rows["dies"].state == "failed" and "died 3 times" in rows["dies"].reason
+
+
+def test_the_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = search.coarse_to_fine(build, DATA, trials=(4, 3), epochs=(1, 2), validation=VALIDATION, progress=False)
+    assert result.plot(tmp_path / "search.png", title="A search").stat().st_size > 20_000
+
+
+def test_the_best_is_built_again() -> None:
+    result = search.random(build, DATA, trials=3, **SHORT)
+    trainer = result.build()
+    assert trainer.optimizer.lr == result.best_params["lr"]
+    trainer.fit(DATA, epochs=1, progress=False)
+    assert trainer.evaluate(*VALIDATION)["accuracy"] == result.best.value
+
+
+def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(fnn.MissingDependencyError, match=r"fastnn\[train\]"):
+        search.random(build, DATA, **SHORT)
