@@ -30,6 +30,8 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "search": ("fastnn.search", None),
     "compile": ("fastnn.compiler", "compile"),
     "Trainer": ("fastnn.training", "Trainer"),
+    "monitors": ("fastnn.training.monitors", None),
+    "compare": ("fastnn.training.compare", "compare"),
     "gradcheck": ("fastnn._gradcheck", "gradcheck"),
     "statistics": ("fastnn._statistics", "statistics"),
     "load_state": ("fastnn.io", "load_state"),
@@ -41,6 +43,7 @@ __all__ = [
     "MissingDependencyError",
     "ShapeError",
     "Trainer",
+    "compare",
     "compile",
     "ensemble",
     "functional",
@@ -49,6 +52,7 @@ __all__ = [
     "layers",
     "load_state",
     "losses",
+    "monitors",
     "num_threads",
     "optim",
     "regularization",
@@ -67,7 +71,8 @@ if TYPE_CHECKING:
     from ._statistics import statistics
     from .compiler import compile
     from .io import load_state, save_state
-    from .training import Trainer
+    from .training import Trainer, monitors
+    from .training.compare import compare
 
 
 def __getattr__(name: str) -> Any:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ._statistics import LayerStatistics, Statistics
 from .errors import need
-from .training.history import History
+from .training.compare import Comparison, curves
+from .training.history import History, Series
 
 if TYPE_CHECKING:
     from .search import Result
 
-__all__ = ["available", "history", "search", "statistics"]
+__all__ = ["available", "comparison", "history", "history_figure", "png", "search", "statistics"]
 
 # Blue for training and orange for validation throughout; distinguishable without colour by line style too.
 _TRAIN, _VALIDATION = "#1f6fb4", "#e07b1a"
@@ -44,10 +46,12 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
 def history(run: History, path: str | Path, *, title: str = "") -> Path:
     """Write the loss and accuracy curves of a training run as a PNG; losses of values have no accuracy.
 
+    What monitors recorded gets a panel for each kind: update ratios, gradient norms, shares of dead units.
+
     Parameters
     ----------
     run : History
-        As `Trainer.fit` returned it.
+        As `Trainer.fit` returned it, or while it runs.
     path : str or Path
         The file to write.
     title : str
@@ -56,34 +60,90 @@ def history(run: History, path: str | Path, *, title: str = "") -> Path:
     -------
     Path
     """
+    return _saved(history_figure(run), path, title)
+
+
+def history_figure(run: History, *, title: str = "") -> Any:
+    """Return the picture of `history` as a matplotlib figure."""
+    kinds: dict[str, dict[str, Series]] = {}
+    for name, series in run.series.items():
+        kind, _, layer = name.partition("/")
+        kinds.setdefault(kind, {})[layer] = series
     classified = bool(run.accuracy)
-    figure, panels = _figure(1, 1 + classified, (10 if classified else 5, 4))
-    left = panels[0] if classified else panels
+    panels = 1 + classified + len(kinds)
+    columns = min(panels, 3 if panels != 4 else 2)
+    rows = -(-panels // columns)
+    figure, axes = _figure(rows, columns, (5 * columns, 4 * rows))
+    flat = list(axes.flat) if panels > 1 else [axes]
+    for unused in flat[panels:]:
+        unused.set_visible(False)
+    left = flat[0]
     epochs = range(1, len(run) + 1)
     style: dict[str, Any] = {"linewidth": 2, "markersize": 4, "marker": "o" if len(run) <= 30 else ""}
     train = {**style, "color": _TRAIN, "label": "training"}
     validation = {**style, "color": _VALIDATION, "linestyle": "--", "label": "validation"}
-    steps = len(run.step_loss) / max(len(run), 1)
+    steps = run.steps_per_epoch or len(run.step_loss) / max(len(run), 1)
     at = [(i + 1) / steps for i in range(len(run.step_loss))] if steps else []
     left.plot(at, run.step_loss, color=_TRAIN, alpha=0.25, linewidth=1, label="each step")
     left.plot(epochs, run.loss, **train)
     if run.val_loss:
         left.plot(epochs, run.val_loss, **validation)
     # The loss falls by orders of magnitude; on a linear axis the end of training would be a flat line.
-    left.set_yscale("log")
+    if any(loss > 0 for loss in run.step_loss):
+        left.set_yscale("log")
+    left.set_ylabel("loss")
+    left.legend(frameon=False)
     if classified:
-        right = panels[1]
+        right = flat[1]
         right.plot(epochs, [100 * a for a in run.accuracy], **train)
         if run.val_accuracy:
             right.plot(epochs, [100 * a for a in run.val_accuracy], **validation)
         right.set_ylim(max(0.0, 100 * min([*run.accuracy, *run.val_accuracy]) - 2), 100.5)
-    for axes, what in zip(figure.axes, ("loss", "accuracy, %"), strict=False):
-        axes.set_xlabel("epoch")
-        axes.locator_params(axis="x", integer=True)
-        axes.set_ylabel(what)
-        _tidy(axes)
-        axes.legend(frameon=False)
-    return _saved(figure, path, title)
+        right.set_ylabel("accuracy, %")
+        right.legend(frameon=False)
+    for panel, (kind, layers) in zip(flat[1 + classified :], kinds.items(), strict=False):
+        _series(panel, kind, layers, steps or 1)
+    for panel in flat[:panels]:
+        panel.set_xlabel("epoch")
+        panel.locator_params(axis="x", integer=True)
+        _tidy(panel)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _series(axes: Any, kind: str, layers: dict[str, Series], steps: float) -> None:
+    """One kind of series, the layers from dark to light in their order."""
+    from matplotlib import colormaps
+
+    share = kind in ("dead", "saturated")
+    colours = colormaps["viridis"]
+    for i, (layer, series) in enumerate(layers.items()):
+        at = [step / steps for step in series.steps]
+        values = [100 * v if share else v for v in series.values]
+        colour = colours(0.9 * i / max(len(layers) - 1, 1)) if layer else "black"
+        style: dict[str, Any] = {"color": colour, "label": layer or "all"}
+        style |= {"marker": "o" if len(values) <= 30 else "", "markersize": 3}
+        axes.plot(at, values, linewidth=2.5 if not layer and len(layers) > 1 else 1.2, **style)
+    if share:
+        axes.set_ylim(-2, 102)
+    elif any(v > 0 for series in layers.values() for v in series.values):
+        axes.set_yscale("log")
+    if kind == "update ratio":
+        axes.axhline(1e-3, color="0.4", linewidth=1, linestyle=":", zorder=0)
+    axes.set_ylabel(f"{kind}, %" if share else kind)
+    if len(layers) > 8:  # the first and the last say which colour is which end
+        handles, labels = axes.get_legend_handles_labels()
+        axes.legend([handles[0], handles[-1]], [labels[0], labels[-1]], frameon=False, fontsize=8)
+    else:
+        axes.legend(frameon=False, fontsize=8)
+
+
+def png(figure: Any) -> bytes:
+    """Return a figure as the bytes of a PNG."""
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=120)
+    return target.getvalue()
 
 
 def _tidy(axes: Any) -> None:
@@ -279,3 +339,43 @@ def _histogram(axes: Any, layer: LayerStatistics) -> None:
     axes.tick_params(axis="x", labelsize=7)
     axes.locator_params(axis="x", nbins=4)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+# ---- comparisons ----
+
+
+def comparison(found: Comparison, path: str | Path, *, title: str = "") -> Path:
+    """Write the metric of every run over epochs and over seconds, a colour for each contestant, and the target.
+
+    Parameters
+    ----------
+    found : Comparison
+        As `fastnn.compare` returned it.
+    path : str or Path
+        The file to write.
+    title : str
+
+    Returns
+    -------
+    Path
+    """
+    figure, panels = _figure(1, 2, (10, 4))
+    share = "accuracy" in found.metric
+    factor = 100 if share else 1
+    for i, one in enumerate(found):
+        for k, run in enumerate(one.runs):
+            epochs, seconds, values = curves(run, found.metric)
+            style: dict[str, Any] = {"color": f"C{i}", "linewidth": 1.5, "alpha": 1 if len(one.runs) == 1 else 0.6}
+            style |= {"linestyle": ("-", "--", "-.", ":")[i // 10 % 4], "label": one.name if k == 0 else None}
+            for axes, at in zip(panels, (epochs, seconds), strict=True):
+                axes.plot(at, [factor * v for v in values], marker="o" if len(values) == 1 else "", **style)
+    for axes, what in zip(panels, ("epoch", "seconds"), strict=True):
+        axes.axhline(factor * found.target, color="0.4", linewidth=1, linestyle=":")
+        axes.set_xlabel(what)
+        axes.set_ylabel(found.metric.replace("val_", "validation ") + ", %" * share)
+        if not share and found.target > 0:
+            axes.set_yscale("log")
+        _tidy(axes)
+    panels[0].locator_params(axis="x", integer=True)
+    panels[0].legend(frameon=False)
+    return _saved(figure, path, title)

@@ -15,6 +15,7 @@ from fastnn import _backends, optim
 from fastnn import functional as F
 from fastnn import layers as L
 from fastnn.errors import ShapeError
+from fastnn.regularization import L2
 from nets import NETS, build
 from test_compiler import Doubling, Overriding
 
@@ -336,6 +337,18 @@ def test_a_failed_step_changes_nothing(program, batch, error):
     for before, after in zip(slots, (s for b in trainer._parameters.buffers for s in b.slots.values()), strict=True):
         np.testing.assert_array_equal(before, after)
     assert trainer.steps == 1
+
+
+def test_training_cost_is_what_a_step_returns():
+    for name in ("mlp", "residual", "stochastic"):
+        model, x, y = build(name)
+        trainer = fnn.Trainer(model, rng=3, regularization=L2(0.1))
+        for _ in range(2):
+            before = model.state()
+            cost = trainer.training_cost(x, y)
+            same(model.state(), before)
+            # The penalty is summed in another order after the program's own pass over the buffer.
+            assert cost == pytest.approx(trainer.step(x, y), rel=1e-6)
 
 
 def blobs(n=300):

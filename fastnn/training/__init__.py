@@ -1,6 +1,7 @@
 """Training: `Trainer` runs the steps.
 
-buffers.py holds a model's arrays together, step.py compiles a step, history.py records how it went.
+buffers.py holds a model's arrays together, step.py compiles a step, history.py records how it went, monitors.py has
+what watches and steers a run, compare.py says which of several runs was faster.
 """
 
 from .history import History

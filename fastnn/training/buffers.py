@@ -84,6 +84,8 @@ class Parameters:
         chosen = [(regularizer, _chosen(regularizer, places, arrays)) for regularizer in regularizers]
         #: what applies to each parameter, by its (first) name
         self.regularized: dict[str, list[Penalty | MaxNorm]] = {}
+        #: the (first) names of the parameters that are not frozen, and whether each is a weight
+        self.trained: dict[str, bool] = {}
         self._clip = clip
         self._penalty, self._total = np.zeros(1), np.zeros(1)
         self._limit = np.array([0.0 if clip is None else clip.limit])
@@ -111,6 +113,8 @@ class Parameters:
             penalties, limits = np.concatenate([segments[:, :2], np.zeros((len(mine), 2))], axis=1), []
             for i, place in enumerate(mine):
                 own = [] if segments[i, 2] == 0.0 else [r for r, hit in chosen if place in hit]
+                if segments[i, 2] != 0.0:
+                    self.trained[names[i]] = any(_is_weight(use, arrays[place]) for use in places[place])
                 if own:
                     self.regularized[names[i]] = own
                 penalties[i, 2:] = [sum(getattr(r, k) for r in own if isinstance(r, Penalty)) for k in ("l1", "l2")]
@@ -171,6 +175,13 @@ class Parameters:
             for buffer in self.buffers:
                 if len(buffer.penalties):
                     F.penalty(buffer.params, buffer.penalties, buffer.grads if gradients else None, self._penalty)
+
+    @property
+    def clipped(self) -> float:
+        """How many times larger than the gradients are now they were before the last update clipped their norm."""
+        if not isinstance(self._clip, ClipNorm):
+            return 1.0
+        return max(1.0, (math.sqrt(self._total[0]) + 1e-6) / self._clip.limit)
 
     @property
     def penalizes(self) -> bool:

@@ -1,10 +1,22 @@
-"""What a training run was like, epoch by epoch."""
+"""What a training run was like, epoch by epoch, and what monitors measured besides."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-__all__ = ["History"]
+__all__ = ["History", "Series"]
+
+
+@dataclass
+class Series:
+    """Numbers that a monitor recorded, each with the step after which it was measured (1 is the run's first)."""
+
+    steps: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.values)
 
 
 @dataclass
@@ -21,9 +33,12 @@ class History:
     val_loss, val_accuracy : list of float
         On the validation data after each epoch; empty without.
     seconds : list of float
-        Wall time of each epoch, validation included.
+        Wall time of each epoch, validation included, without that of monitors.
     step_loss : list of float
         The loss of every single step, of the data alone.
+    series : dict of str to Series
+        What monitors recorded, by name: "gradient norm", or "update ratio/0.weight" for one of several.
+    steps_per_epoch : int
     stopped : str
         Why training ended before its last epoch; empty when it did not.
     """
@@ -35,10 +50,21 @@ class History:
     val_accuracy: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     step_loss: list[float] = field(default_factory=list)
+    series: dict[str, Series] = field(default_factory=dict)
+    steps_per_epoch: int = 0
     stopped: str = ""
+
+    #: the lists with one entry for each epoch
+    EPOCHS: ClassVar[tuple[str, ...]] = ("loss", "regularization", "accuracy", "val_loss", "val_accuracy", "seconds")
 
     def __len__(self) -> int:
         return len(self.loss)
+
+    def record(self, name: str, step: int, value: float) -> None:
+        """Add a number to the series of that name."""
+        series = self.series.setdefault(name, Series())
+        series.steps.append(int(step))
+        series.values.append(float(value))
 
     def __str__(self) -> str:
         columns = {

@@ -21,6 +21,7 @@ from ..random import Stream, draw_seed
 from ..regularization import ClipNorm, ClipValue, MaxNorm, Penalty
 from .buffers import Parameters
 from .history import History
+from .monitors import Monitor, Run, monitoring
 from .step import StepProgram, layers_of
 
 __all__ = ["Trainer"]
@@ -258,6 +259,14 @@ class Trainer:
             return float(loss[0]), dscores
         return self.loss(scores, labels, **({} if sample_weight is None else {"sample_weight": sample_weight}))
 
+    def training_cost(self, x: Rows, y: Rows) -> float:
+        """Return what `step` would on this batch, penalties included, and change nothing."""
+        xs, labels, _ = self._batch(x, y, None)
+        forward: Callable[..., Any] = self.model.copy().forward
+        scores, _ = forward(*xs, rng=Stream(self.seed, self.steps))
+        loss, _ = self._loss_of(scores, labels)
+        return float(loss) + (self._parameters.penalty_now() if self._parameters.penalizes else 0.0)
+
     # ---- many steps ----
 
     def fit(
@@ -269,6 +278,7 @@ class Trainer:
         batch_size: int = 128,
         shuffle: bool = True,
         schedule: Callable[[float], float] | None = None,
+        monitors: Sequence[Monitor | Callable[[Run], Any]] = (),
         progress: bool | str | None = None,
     ) -> History:
         """Train for a number of epochs.
@@ -286,6 +296,9 @@ class Trainer:
         schedule : callable, optional
             The factor of the learning rate as a function of the share of the training that is done, from 0 to 1; see
             `fastnn.schedules`. One with a method ``observe`` is told the validation loss after each epoch.
+        monitors : sequence of Monitor or callable
+            What watches and steers the run: `fastnn.monitors`, or functions ``f(run)`` that are called after each
+            epoch with the `Run`; ``run.stop("why")`` ends the training.
         progress : bool or str, optional
             Show a progress bar. None, or a text to put in front of it: where tqdm is installed and the output is a
             terminal or a notebook.
@@ -293,7 +306,8 @@ class Trainer:
         Returns
         -------
         History
-            Training stops early, and ``history.stopped`` says why, when the loss is no longer a finite number.
+            Training stops early, and ``history.stopped`` says why, when the loss is no longer a finite number or a
+            monitor stops it.
         """
         xs, ys = self._inputs(data[0]), _parts(data[1])
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
@@ -308,23 +322,41 @@ class Trainer:
             self._check_labels("Trainer.fit: validation", *validation)
         if getattr(schedule, "needs_validation", False) and validation is None:
             raise ValueError(f"Trainer.fit: the schedule {schedule!r} needs validation=(x, y), whose loss drives it")
-        history = History()
         starts = range(0, n, batch_size)
-        with _progress_bar(progress, epochs * len(starts)) as bar:
+        history = History(steps_per_epoch=len(starts))
+        run = Run(self, history, (xs, ys), validation, int(epochs), int(batch_size))
+        watching, watched = monitoring(monitors), 0.0
+
+        def tell(what: str) -> None:
+            nonlocal watched
+            now = time.perf_counter()
+            for monitor in watching:
+                getattr(monitor, what)(run)
+            watched += time.perf_counter() - now
+
+        with contextlib.ExitStack() as stack:
+            for monitor in watching:
+                monitor.begin(run)
+                stack.callback(monitor.end, run)  # what has begun is ended, whatever happens
+            bar = stack.enter_context(_progress_bar(progress, epochs * len(starts)))
             for epoch in range(epochs):
-                began = time.perf_counter()
+                began, watched = time.perf_counter(), 0.0
                 order = self._order(n) if shuffle else np.arange(n)
                 total, penalties, right = 0.0, 0.0, np.zeros(2)
                 for start in starts:
                     rows = order[start : start + batch_size]
                     labels = _alone([y[rows] for y in ys])
-                    factor = 1.0 if schedule is None else schedule(len(history.step_loss) / (epochs * len(starts)))
+                    factor = 1.0 if schedule is None else schedule(run.step / (epochs * len(starts)))
+                    tell("before_step")
                     loss, penalty, scores = self._step(tuple(x[rows] for x in xs), labels, rate=factor)
                     history.step_loss.append(loss)
+                    run.loss, run.penalty, run.rate = loss, penalty, self.optimizer.lr * factor
                     if not math.isfinite(loss + penalty):
                         given = all(np.isfinite(x[rows]).all() for x in xs)
                         hint = "try a lower learning rate" if given else "x has NaN or infinite values there"
-                        history.stopped = f"the loss is {loss + penalty} at step {self.steps}: {hint}"
+                        run.stop(f"the loss is {loss + penalty} at step {self.steps}: {hint}")
+                    tell("after_step")
+                    if history.stopped:
                         return history
                     total += loss * len(rows)
                     penalties += penalty * len(rows)
@@ -343,7 +375,10 @@ class Trainer:
                         observe(result["loss"])
                     if "accuracy" in result:
                         history.val_accuracy.append(result["accuracy"])
-                history.seconds.append(time.perf_counter() - began)
+                history.seconds.append(time.perf_counter() - began - watched)
+                tell("after_epoch")
+                if history.stopped:
+                    return history
         return history
 
     def _check_labels(self, op: str, x: Rows, y: Rows) -> None:
