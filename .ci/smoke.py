@@ -26,5 +26,7 @@ with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "net.npz"
     fnn.save_state(path, model.state())
     model.load_state(fnn.load_state(path))
+    program.save(Path(folder) / "net.fnn")
+    assert (fnn.load_program(Path(folder) / "net.fnn")(x) == program(x)).all()
 fnn.show_config()
 print("smoke test passed")

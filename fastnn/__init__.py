@@ -34,6 +34,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "compare": ("fastnn.training.compare", "compare"),
     "gradcheck": ("fastnn._gradcheck", "gradcheck"),
     "statistics": ("fastnn._statistics", "statistics"),
+    "load_program": ("fastnn.compiler", "load_program"),
     "load_state": ("fastnn.io", "load_state"),
     "save_state": ("fastnn.io", "save_state"),
 }
@@ -50,6 +51,7 @@ __all__ = [
     "gradcheck",
     "init",
     "layers",
+    "load_program",
     "load_state",
     "losses",
     "monitors",
@@ -69,7 +71,7 @@ if TYPE_CHECKING:
     from . import ensemble, init, layers, losses, optim, regularization, schedules, search
     from ._gradcheck import gradcheck
     from ._statistics import statistics
-    from .compiler import compile
+    from .compiler import compile, load_program
     from .io import load_state, save_state
     from .training import Trainer, monitors
     from .training.compare import compare

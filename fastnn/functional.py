@@ -4078,8 +4078,8 @@ def _resample_backward(op: str, dy: ArrayLike, in_shape: tuple[int, ...], matric
 _PADDINGS = ("constant", "reflect", "replicate", "circular")
 
 
-def _padding(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str) -> Matrices:
-    """The matrices of a padding of arrays of ``shape``."""
+def _padded_shape(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str) -> tuple[int, ...]:
+    """The shape of arrays of ``shape`` with a border."""
     if not isinstance(mode, str) or mode not in _PADDINGS:
         raise ValueError(f"{op}: unknown mode {mode!r}; expected one of {', '.join(_PADDINGS)}")
     whole = isinstance(pad, (list, tuple, np.ndarray)) and all(isinstance(n, (int, np.integer)) for n in pad)
@@ -4087,7 +4087,7 @@ def _padding(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str) -> 
         raise TypeError(f"{op}: pad must be pairs of whole numbers (before, after), the last axis first, got {pad!r}")
     if len(pad) > 2 * len(shape):
         raise ShapeError(f"{op}: pad has {len(pad) // 2} pairs, more than there are axes in x of shape {shape}")
-    matrices: Matrices = [None] * len(shape)
+    padded = list(shape)
     for axis, before, after in zip(reversed(range(len(shape))), pad[::2], pad[1::2], strict=False):
         n, before, after = shape[axis], int(before), int(after)
         if n + before + after < 0:
@@ -4100,7 +4100,16 @@ def _padding(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str) -> 
                     f"{op}: mode {mode!r} has only {max(most, 0)} elements to pad with along axis {axis} of {shape}, "
                     f"got {before}, {after}"
                 )
-        matrices[axis] = _resampling.padding(n, before, after, mode)
+        padded[axis] = n + before + after
+    return tuple(padded)
+
+
+def _padding(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str) -> Matrices:
+    """The matrices of a padding of arrays of ``shape``."""
+    _padded_shape(op, shape, pad, mode)
+    matrices: Matrices = [None] * len(shape)
+    for axis, before, after in zip(reversed(range(len(shape))), pad[::2], pad[1::2], strict=False):
+        matrices[axis] = _resampling.padding(shape[axis], int(before), int(after), mode)
     return matrices
 
 

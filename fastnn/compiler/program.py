@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import statistics
 import threading
 import time
@@ -322,7 +323,37 @@ class Program:
         return f"Program {self.input_shape} -> {self.output_shape}, {len(self._graph.nodes)} steps"
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        raise TypeError("a Program cannot be copied or pickled: save the model's state and compile it again")
+        raise TypeError(
+            "a Program cannot be copied or pickled: save(path) writes it, fastnn.load_program(path) reads it"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save the program: its steps and weights, which `fastnn.load_program` reads back without the model's code.
+
+        The file appears whole or not at all: it is written beside, synced to the disk and renamed. Equal programs give
+        equal files, on any machine. What is laid out for this machine's kernels is not in it.
+
+        Parameters
+        ----------
+        path : path
+            Ends in .fnn by convention.
+
+        Raises
+        ------
+        TypeError
+            Where a layer holds something else than numbers, text and arrays; naming it.
+
+        Examples
+        --------
+        >>> import fastnn as fnn
+        >>> from fastnn.layers import Linear
+        >>> fnn.compile(Linear(4, 3, rng=0), (2, 4)).save("net.fnn")
+        >>> fnn.load_program("net.fnn")(np.zeros((5, 4), np.float32)).shape
+        (5, 3)
+        """
+        from .saved import save
+
+        save(self, path)
 
     def _report(self, input_shapes: tuple[Shape, ...], plan: _Plan | None) -> tuple[list[report.Step], list[slice]]:
         """The steps for inputs of these shapes, and which calls of the plan each is; without one, by the backend."""

@@ -119,13 +119,10 @@ class _Pad2d(Layer):
         return self(x), lambda dy: F.pad_backward(dy, shape, padding, mode)
 
     def output_shape(self, shape: Shape) -> Shape:
-        matrices = F._padding("pad", shape, self.padding, self.mode)
-        return tuple(n if m is None else m.shape[0] for n, m in zip(shape, matrices, strict=True))
+        return F._padded_shape("pad", shape, self.padding, self.mode)
 
     def label(self) -> str:
-        left, right, top, bottom = self.padding
-        same = left == right == top == bottom
-        return f"{type(self).__name__} {left if same else self.padding}"
+        return f"{type(self).__name__} {self.padding[0] if len(set(self.padding)) == 1 else self.padding}"
 
 
 class ConstantPad2d(_Pad2d):
