@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import losses
 from .errors import ShapeError
 from .random import draw_seed
 
@@ -72,6 +73,8 @@ class Report:
         The largest error by array: "x", and each parameter by name.
     reason : str
         Why nothing can be concluded, or empty.
+    hint : str
+        What the wrong gradients look like: a factor, a sign, a transpose; or empty.
     """
 
     ok: bool
@@ -82,6 +85,7 @@ class Report:
     worst: Coordinate | None
     errors: dict[str, float] = field(default_factory=dict)
     reason: str = ""
+    hint: str = ""
 
     @property
     def verdict(self) -> str:
@@ -106,32 +110,39 @@ class Report:
             counts += f", {self.kinks} on kinks left out"
         if self.worst is None:
             return f"{head}; {counts}"
-        return f"{head}; largest relative error {self.max_error:.1e} at {self.worst}; {counts}"
+        hint = f"; hint: {self.hint}" if self.hint else ""
+        return f"{head}; largest relative error {self.max_error:.1e} at {self.worst}; {counts}{hint}"
 
 
 def gradcheck(
     layer_or_function: Any,
     x: ArrayLike | tuple[np.ndarray, ...],
+    y: Any = None,
     *,
+    loss: str | losses.Loss = "cross_entropy",
     rng: int | np.random.Generator = 0,
     max_checks: int | None = 100,
     step: float = 1e-5,
     tolerance: float | None = None,
 ) -> Report:
-    """Check the gradients of a layer or a function against central differences, in float64.
+    """Check the gradients of a layer, model, loss or function against central differences, in float64.
 
-    Every gradient is that of sum(dy * y) with a random dy. Parameters are those of a float64 copy of the layer; the
-    layer itself is not touched.
+    Every gradient is that of sum(dy * output) with a random dy, or with labels of the loss. Parameters are those of a
+    float64 copy of the layer; the layer itself is not touched.
 
     Parameters
     ----------
-    layer_or_function : layer, or callable
-        A layer: dx and the gradient of every parameter are checked. A function ``f(x) -> (loss, dx)`` or
-        ``f(x) -> (y, backward)``: dx is checked.
+    layer_or_function : layer, callable or str
+        A layer or model: dx and the gradient of every parameter are checked. A function ``f(x) -> (loss, dx)`` or
+        ``f(x) -> (y, backward)``: dx is checked. The name of a loss: its gradient by the scores x, for the labels y.
     x : array_like, or a tuple of arrays
         Where to check; becomes float64. A tuple for a layer of several inputs, which the report calls "x0", "x1", ...
         Values of size 1 that avoid kinks are best: draw them from a normal
         distribution.
+    y : array_like, optional
+        Labels. With a model they check the gradients of ``loss`` at its output.
+    loss : str or callable
+        As of `Trainer`; for a model with labels.
     rng : int or numpy.random.Generator
         Seeds dy, the choice of coordinates, and each forward pass: all passes draw the same dropout masks.
     max_checks : int, optional
@@ -165,6 +176,13 @@ def gradcheck(
     (True, 'great', 20)
     >>> print(gradcheck(lambda x: ((x**2).sum(), x), [3.0]))
     gradient check failed: wrong; largest relative error 5.0e-01 at x[0]: analytic 3, numeric 6; 1 of 1 coordinates compared
+
+    A loss by its name, and a model with its loss:
+
+    >>> gradcheck("hinge", np.random.default_rng(0).standard_normal((4, 3)), [0, 1, 2, 0]).verdict
+    'great'
+    >>> gradcheck(Linear(3, 2, rng=0), np.random.default_rng(0).standard_normal((4, 3)), [0, 1, 1, 0]).verdict
+    'great'
     """  # noqa: E501
     if not (math.isfinite(step) and step > 0):
         raise ValueError(f"gradcheck: step must be above 0, got {step!r}")
@@ -172,11 +190,51 @@ def gradcheck(
         raise ValueError(f"gradcheck: max_checks must be at least 1, or None for all, got {max_checks!r}")
     seed = draw_seed(rng)
     generator = np.random.default_rng(seed)
-    problem = _Problem(layer_or_function, x, seed, generator)
+    problem = _Problem(_with_loss(layer_or_function, y, loss), x, seed, generator)
     return _judge(problem, generator, max_checks, step, tolerance)
 
 
 # ---- what is differentiated ----
+
+
+def _with_loss(target: Any, y: Any, loss: str | losses.Loss) -> Any:
+    """What is checked where labels are given."""
+    if isinstance(target, str):
+        if y is None:
+            raise TypeError(f"gradcheck: the loss {target!r} needs labels: gradcheck({target!r}, scores, labels)")
+        function = losses.get(target)
+        return lambda scores: function(scores, y)
+    if y is None:
+        return target
+    if not hasattr(target, "forward"):
+        raise TypeError("gradcheck: labels go with a model or with the name of a loss; a function closes over its own")
+    return _Judged(target, losses.get(loss), y)
+
+
+class _Judged:
+    """A model and the loss of its output, as a layer whose output is one number."""
+
+    def __init__(self, model: Any, loss: losses.Loss, y: Any) -> None:
+        self._model, self._loss, self._y = model, loss, y
+
+    def copy(self, dtype: Any) -> _Judged:
+        return _Judged(self._model.copy(dtype=dtype), self._loss, self._y)
+
+    def forward(self, *xs: Any, rng: Any = None) -> tuple[Any, Callable[[Any], Any]]:
+        scores, backward = self._model.forward(*xs, rng=rng)
+        value, dscores = self._loss(scores, self._y)
+        return value, lambda dy: backward(*(dscores if isinstance(dscores, tuple) else (dscores,)))
+
+    @property
+    def params(self) -> Any:
+        return self._model.params
+
+    @property
+    def grads(self) -> Any:
+        return self._model.grads
+
+    def zero_grad(self) -> None:
+        self._model.zero_grad()
 
 
 class _Problem:
@@ -194,7 +252,7 @@ class _Problem:
         result, way_back = self._run()
         self.y = _output(result)
         if callable(way_back):
-            self.dy = generator.standard_normal(self.y.shape)
+            self.dy = generator.standard_normal(self.y.shape) if self.y.ndim else np.ones(())
             if self.layer is not None:
                 self.layer.zero_grad()
             dx = way_back(*_parted(self.dy, result))
@@ -209,6 +267,7 @@ class _Problem:
         dxs = dx if several else (dx,)
         if len(dxs) != len(self.xs):
             raise TypeError(f"gradcheck: {len(dxs)} gradients came for {len(self.xs)} inputs")
+        self.rows = len(next(iter(self.xs.values()))) if all(x.ndim for x in self.xs.values()) else 1
         self.arrays = [(name, x, _gradient(name, x, dx)) for (name, x), dx in zip(self.xs.items(), dxs, strict=True)]
         if self.layer is not None:
             self.arrays += _parameters(self.layer)
@@ -347,8 +406,10 @@ def _judge(
     largest, worst = math.nan, None
     total = sum(array.size for _, array, _ in problem.arrays)
     reason = _cannot(problem, total)
+    pairs_of: dict[str, list[tuple[tuple[int, ...], _Slope, float]]] = {}
     for name, array, analytic in problem.arrays if not reason else ():
         compared = 0
+        pairs = pairs_of.setdefault(name, [])
         for flat in _sample(array.size, most, generator):
             index = tuple(int(i) for i in np.unravel_index(flat, array.shape))
             slope = _slope(problem, array, index, step)
@@ -359,6 +420,7 @@ def _judge(
             a = float(analytic[index])
             error = _relative(a, slope)
             errors[name] = max(errors.get(name, 0.0), error)
+            pairs.append((index, slope, error))
             if not error <= largest:
                 largest, worst = error, Coordinate(name, index, a, slope.numeric)
         checked += compared
@@ -369,7 +431,48 @@ def _judge(
     elif unjudged:
         reason = f"every coordinate of {', '.join(unjudged)} lies on a kink; move x away from it"
     limit = tolerance if tolerance is not None else FINE if kinks else SMOOTH
-    return Report(not reason and largest <= limit, largest, checked, kinks, total, worst, errors, reason)
+    hint = ""
+    if worst is not None and not largest <= limit:
+        analytic = next(gradient for name, _, gradient in problem.arrays if name == worst.name)
+        hint = _hint(worst.name, analytic, pairs_of[worst.name], limit, problem.rows)
+    return Report(not reason and largest <= limit, largest, checked, kinks, total, worst, errors, reason, hint)
+
+
+def _hint(
+    name: str, analytic: np.ndarray, pairs: list[tuple[tuple[int, ...], _Slope, float]], limit: float, rows: int
+) -> str:
+    """What the wrong gradients of an array have in common, where three elements or more say so."""
+    numeric = np.array([slope.numeric for _, slope, _ in pairs])
+    given = np.array([analytic[index] for index, _, _ in pairs])
+    # Elements that are as good as zero say nothing about a factor.
+    clear = np.array([abs(slope.numeric) > 1e-3 * slope.size and slope.numeric != 0 for _, slope, _ in pairs])
+    if clear.sum() >= 3:
+        if not given.any():
+            return f"no gradient arrives at {name}: it is zero everywhere"
+        ratios = given[clear] / numeric[clear]
+        factor = float(np.median(ratios))
+        if np.isfinite(ratios).all() and np.abs(ratios - factor).max() <= 1e-3 * abs(factor):
+            if abs(factor + 1) < 1e-3:
+                return f"the gradient of {name} has the wrong sign"
+            text = f"the gradient of {name} is {factor:.4g} times what it should be, everywhere"
+            for count, words in ((rows, f"the number of rows is {rows}"), (1 / rows, f"1 / {rows} rows")):
+                if rows > 1 and abs(factor / count - 1) < 1e-3:
+                    text += f": {words}, so a sum and a mean were mixed up"
+            return text
+        square = analytic.ndim == 2 and analytic.shape[0] == analytic.shape[1] > 1
+        if square:
+            turned = np.array([analytic.T[index] for index, _, _ in pairs])
+            if (np.abs(turned - numeric) <= limit * np.maximum(np.abs(numeric), 1e-300)).all():
+                return f"the gradient of {name} is transposed"
+    wrong = [index for index, _, error in pairs if not error <= limit]
+    if len(wrong) == len(pairs):
+        return ""
+    text = f"{len(wrong)} of the {len(pairs)} compared elements of {name} are wrong"
+    for axis in range(analytic.ndim):
+        places = {index[axis] for index in wrong}
+        if len(wrong) > 1 and len(places) == 1 and analytic.shape[axis] > 1:
+            text += f", all at index {places.pop()} of axis {axis}"
+    return text
 
 
 def _cannot(problem: _Problem, total: int) -> str:

@@ -21,7 +21,7 @@ def _examples() -> list[doctest.DocTest]:
     found = []
     for name in ["fastnn", *(n for n in names if n not in _NOT_IMPORTED)]:
         module = importlib.import_module(name)
-        found += [test for test in finder.find(module, name, extraglobs={"np": np}) if test.examples]
+        found += [test for test in finder.find(module, name, extraglobs={"np": np, "fnn": fastnn}) if test.examples]
     return found
 
 

@@ -415,3 +415,95 @@ def test_the_name_stays_the_function():
 
     assert callable(fnn.gradcheck)
     assert fnn.gradcheck is fastnn._gradcheck.gradcheck
+
+
+# ---- losses and models with their loss ----
+
+
+@pytest.mark.parametrize("name", fnn.losses.names())
+def test_losses_by_name(name):
+    scores = RNG.standard_normal((6, 5))
+    y = np.arange(6) % 5 if name in ("cross_entropy", "hinge") else RNG.uniform(0, 1, scores.shape)
+    report = fnn.gradcheck(name, scores, y)
+    assert report.verdict == "great" and report.checked == 30, str(report)
+
+
+def test_the_kinks_of_losses_are_left_out():
+    """Scores exactly at the margin, and an error of exactly zero."""
+    scores = np.array([[1.0, 0.0, 3.0], [0.5, -0.3, 0.2]])
+    report = fnn.gradcheck("hinge", scores, [0, 0])
+    assert report.ok and report.kinks == 2  # 1 - 1 + 0 = 0 turns by either score
+    report = fnn.gradcheck("l1", scores, np.where(scores == 3.0, 3.0, 7.0))
+    assert report.ok and report.kinks == 1
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp", "wired", "normalised"])
+def test_models_with_their_loss(name):
+    """Every gradient of the training loss of a whole network, dropout and batch statistics included."""
+    from nets import build
+
+    model, x, y = build(name)
+    before = model.state()
+    report = fnn.gradcheck(model, x, y, max_checks=3)
+    assert report.ok and report.max_error < 1e-4, str(report)
+    assert set(report.errors) <= {"x", *model.params} and len(report.errors) > 3
+    for key, value in model.state().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_a_model_with_a_wrong_layer_is_caught_by_its_loss():
+    model = fnn.layers.Sequential(fnn.layers.Linear(4, 4, rng=0), fnn.layers.Tanh(), fnn.layers.Linear(4, 3, rng=1))
+    assert fnn.gradcheck(model, X, np.arange(6) % 3).verdict == "great"
+
+    class Wrong(fnn.layers.Tanh):
+        def forward(self, x, rng=None):
+            y, backward = super().forward(x)
+            return y, lambda dy: 2 * backward(dy)
+
+    model = fnn.layers.Sequential(fnn.layers.Linear(4, 4, rng=0), Wrong(), fnn.layers.Linear(4, 3, rng=1))
+    report = fnn.gradcheck(model, X, np.arange(6) % 3)
+    assert report.verdict == "wrong" and report.worst.name in ("x", "0.weight", "0.bias")
+    assert "is 2 times what it should be, everywhere" in report.hint
+    assert report.errors["2.weight"] < 1e-7
+
+
+def test_refuses_labels_that_go_with_nothing():
+    with pytest.raises(TypeError, match=r"needs labels: gradcheck\('hinge', scores, labels\)"):
+        fnn.gradcheck("hinge", X)
+    with pytest.raises(TypeError, match="labels go with a model"):
+        fnn.gradcheck(lambda x: (x, lambda dy: dy), X, [0] * 6)
+    with pytest.raises(ValueError, match="unknown loss 'hinges'"):
+        fnn.gradcheck("hinges", X, [0] * 6)
+
+
+# ---- hints ----
+
+
+@pytest.mark.parametrize(
+    ("spoil", "hint"),
+    [
+        (lambda g: -g, "the gradient of w has the wrong sign"),
+        (lambda g: 3 * g, "the gradient of w is 3 times what it should be, everywhere"),
+        (lambda g: 6 * g, "is 6 times what it should be, everywhere: the number of rows is 6, so a sum and a mean"),
+        (lambda g: g / 6, "everywhere: 1 / 6 rows, so a sum and a mean were mixed up"),
+        (lambda g: 0 * g, "no gradient arrives at w"),
+        (one_wrong, "1 of the 12 compared elements of w are wrong"),
+        (lambda g: g * np.array([[1], [2], [1]]), "4 of the 12 compared elements of w are wrong, all at index 1"),
+        (lambda g: g + RNG.standard_normal(g.shape), ""),
+    ],
+)  # fmt: skip
+def test_hints(spoil, hint):
+    report = fnn.gradcheck(spoiled(w=spoil), X)
+    assert report.worst.name == "w"
+    assert hint in report.hint if hint else not report.hint
+    assert ("hint: " in str(report)) == bool(hint)
+
+
+def test_a_transposed_gradient_is_told():
+    w = RNG.standard_normal((4, 4))
+    layer = Fake(lambda x, p: x @ p["w"].T, lambda dy, x, p: (dy @ p["w"], {"w": x.T @ dy}), w=w)
+    assert fnn.gradcheck(layer, X).hint == "the gradient of w is transposed"
+
+
+def test_no_hint_where_all_is_well():
+    assert fnn.gradcheck(fake_affine(), X).hint == ""
