@@ -201,7 +201,7 @@ def test_batch_norm_folds_into_transposed_and_one_dimensional_convolutions():
         model = L.Sequential(conv, norm, L.ReLU()).copy(dtype=np.float64)
         program = fnn.compile(model, shape)
         assert "BatchNorm" in program.describe()
-        assert len(program.describe().splitlines()) == 3  # header, rule, one step
+        assert len(program._graph.nodes) == 1
         x = rng.standard_normal(shape)
         # sums of at most 27 products of numbers near 1, scaled once before and once behind
         np.testing.assert_allclose(program(x), model(x), rtol=0, atol=1e-13 * np.abs(model(x)).max())
