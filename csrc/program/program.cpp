@@ -18,6 +18,7 @@ namespace {
 
 // Every block starts on a cache line. Reserved ranges are address space only: no page of them is ever touched.
 constexpr size_t kAlign = 64;
+constexpr size_t kHuge = size_t{2} << 20;
 constexpr size_t kArenaReserve = size_t{1} << 38;
 size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
 
@@ -99,6 +100,19 @@ void Program::add_constant(const void* data, size_t bytes, bool final) {
   constants_.push_back({static_cast<char*>(const_cast<void*>(data)), std::max<size_t>(bytes, 1), final});
 }
 
+// Weights share chunks of whole huge pages, which live as long as any of them.
+std::shared_ptr<char> Program::packed_memory(size_t bytes) {
+  if (chunk_ == nullptr || bytes > chunk_bytes_ - chunk_used_) {
+    const size_t size = (bytes + kHuge - 1) / kHuge * kHuge;
+    char* p = static_cast<char*>(runtime::pool_allocate(size));
+    if (p == nullptr) throw std::bad_alloc();
+    chunk_ = std::shared_ptr<char>(p, [size](char* block) { runtime::pool_free(block, size); });
+    chunk_bytes_ = size, chunk_used_ = 0;
+  }
+  chunk_used_ += bytes;
+  return {chunk_, chunk_.get() + chunk_used_ - bytes};
+}
+
 // The plans of one network for several batch sizes share what is packed. A weight lives as long as a program that
 // packed it, so its address is nobody else's meanwhile; a pack differs by kernel, instruction set and its size.
 void Program::pack_weight(int kernel, uint64_t* args) {
@@ -118,11 +132,8 @@ void Program::pack_weight(int kernel, uint64_t* args) {
   std::weak_ptr<char>& entry = known[{weight, kernel, table_, bytes}];
   std::shared_ptr<char> packed = entry.lock();
   if (packed == nullptr) {
-    const size_t size = aligned(static_cast<size_t>(bytes) + kAlign);  // kernels read whole vectors
-    char* p = static_cast<char*>(runtime::pool_allocate(size));
-    if (p == nullptr) throw std::bad_alloc();
-    packed = std::shared_ptr<char>(p, [size](char* block) { runtime::pool_free(block, size); });
-    packer->pack(table_, args, p);
+    packed = packed_memory(aligned(static_cast<size_t>(bytes) + kAlign));  // kernels read whole vectors
+    packer->pack(table_, args, packed.get());
     entry = packed;
   }
   args[packer->packed] = reinterpret_cast<uint64_t>(packed.get());
@@ -163,7 +174,12 @@ bool Program::append(int kernel, const void* args) {
   return true;
 }
 
+size_t Program::arena_size() const {
+  return arena_peak_ < kHuge / 2 ? arena_peak_ : (arena_peak_ + kHuge - 1) / kHuge * kHuge;
+}
+
 void Program::finish() {
+  chunk_.reset();
   constants_.clear();
   holes_.clear();
 }
@@ -180,7 +196,7 @@ std::unique_ptr<Program::Instance> Program::take_instance() {
   auto instance = std::make_unique<Instance>();
   instance->args = args_;
   if (arena_peak_ > 0) {
-    instance->arena = static_cast<char*>(runtime::pool_allocate(arena_peak_));
+    instance->arena = static_cast<char*>(runtime::pool_allocate(arena_size()));
     if (instance->arena == nullptr) throw std::bad_alloc();
   }
   for (const Fixup& fixup : arena_fixups_)
@@ -216,7 +232,7 @@ void Program::run(void* const* inputs, void* const* outputs, int64_t* nanosecond
 void Program::release_idle() {
   const std::lock_guard lock(mutex_);
   for (const auto& instance : idle_)
-    if (instance->arena) runtime::pool_free(instance->arena, arena_peak_);
+    if (instance->arena) runtime::pool_free(instance->arena, arena_size());
   idle_.clear();
 }
 

@@ -80,13 +80,17 @@ class Program {
   static Range reserve(size_t bytes);
   void* add_bound(std::vector<Range>& ranges, size_t bytes);
   void pack_weight(int kernel, uint64_t* args);
+  std::shared_ptr<char> packed_memory(size_t bytes);
   std::unique_ptr<Instance> take_instance();
+  size_t arena_size() const;  // of an instance: whole huge pages from half of one on
 
   const KernelTable* table_;
   Range arena_;
   std::vector<Range> inputs_, outputs_;
   std::vector<Range> constants_;
   std::vector<std::shared_ptr<char>> packed_;  // weights as kernels want them
+  std::shared_ptr<char> chunk_;                // where the next ones go
+  size_t chunk_bytes_ = 0, chunk_used_ = 0;
   std::vector<Hole> holes_;                    // free parts of the arena below arena_end_, sorted, never touching
   size_t arena_end_ = 0, arena_peak_ = 0;
   std::vector<Step> steps_;

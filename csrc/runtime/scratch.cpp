@@ -4,17 +4,25 @@
 #include <cstdio>
 #include <cstdlib>
 
+#include "runtime/pool.hpp"
+
 namespace fastnn::runtime {
 namespace {
 
 constexpr size_t kPage = 4096;
+// From here on a buffer takes at least one huge page: a kernel that goes to and fro between many small ones waits for
+// their addresses (the tile convolution of 64 channels @56, planes and weights: 10 % of its time).
+constexpr size_t kLarge = size_t{128} << 10, kHuge = size_t{2} << 20;
 
 struct Buffer {
   void* data = nullptr;
   size_t bytes = 0;
 
   void release() {
-    std::free(data);
+    if (bytes >= kHuge)
+      pool_free(data, bytes);
+    else
+      std::free(data);
     data = nullptr;
     bytes = 0;
   }
@@ -29,8 +37,8 @@ void* scratch(Slot slot, size_t bytes) {
   if (bytes > buffer.bytes || buffer.data == nullptr) {
     // The old contents are undefined anyway, so free first: the peak is one buffer, not two.
     buffer.release();
-    const size_t rounded = (bytes + kPage) / kPage * kPage;
-    buffer.data = std::aligned_alloc(64, rounded);
+    const size_t unit = bytes < kLarge ? kPage : kHuge, rounded = bytes / unit * unit + unit;
+    buffer.data = unit == kHuge ? pool_allocate(rounded) : std::aligned_alloc(64, rounded);
     if (buffer.data == nullptr) {
       std::fprintf(stderr, "fastnn: out of memory: no %zu bytes of scratch for a kernel\n", rounded);
       std::abort();

@@ -8,8 +8,9 @@
 //   t.store<i>(p, pitch)
 //   t.dot<c, a, b>()                c[m][n] += sum over k of a[m][k] * b[k][n]; c is 16 x 16 float32, a has 16 rows
 //                                   of 32 bfloat16, row i of b holds the pairs b[2i][n], b[2i + 1][n]
-//   split_bf16(x, parts, stride)    32 floats -> three rows of 32 bfloat16, `stride` apart, whose sum is x to 24 bits
-//   split_bf16_pairs(x0, x1, ...)   the same of x0[0] x1[0] x0[1] x1[1] .. x0[15] x1[15]: a row of b
+//   split_bf16<n>(x, to, stride)             32 floats -> n rows of 32 bfloat16, `stride` apart: the sum of three is
+//                                            the float to 24 bits, of two to 16; one is the float rounded
+//   split_bf16_pairs<n>(x0, x1, to, stride)  the same of x0[0] x1[0] x0[1] x1[1] .. x0[15] x1[15]: a row of b
 //
 // The arithmetic is that of Intel's manual for TDPBF16PS: even and odd k are summed apart, each in a chain of fused
 // multiply-adds from zero; the two sums are added, then c is. Every step rounds to nearest even, denormals count as
@@ -60,11 +61,14 @@ class Tiles {
   static constexpr Config kConfig = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 };
 
-FASTNN_INLINE void split_bf16(const float* x, uint16_t* parts, int64_t stride) {
+template <int n>
+FASTNN_INLINE void split_bf16(const float* x, uint16_t* to, int64_t stride) {
   __m512 low = _mm512_loadu_ps(x), up = _mm512_loadu_ps(x + 16);
-  for (int part = 0; part < 3; ++part, parts += stride) {
+#pragma GCC unroll 3
+  for (int part = 0; part < n; ++part, to += stride) {
     const __m512i bf16 = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(up, low));
-    _mm512_storeu_si512(parts, bf16);
+    _mm512_storeu_si512(to, bf16);
+    if (part == n - 1) return;
     const __m512i low32 = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(bf16));
     const __m512i up32 = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(bf16, 1));
     low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(low32, 16)));
@@ -72,13 +76,14 @@ FASTNN_INLINE void split_bf16(const float* x, uint16_t* parts, int64_t stride) {
   }
 }
 
-FASTNN_INLINE void split_bf16_pairs(const float* x0, const float* x1, uint16_t* parts, int64_t stride) {
+template <int n>
+FASTNN_INLINE void split_bf16_pairs(const float* x0, const float* x1, uint16_t* to, int64_t stride) {
   __m512 low = _mm512_loadu_ps(x0), up = _mm512_loadu_ps(x1);
-  for (int part = 0; part < 3; ++part, parts += stride) {
+  for (int part = 0; part < n; ++part, to += stride) {
     const __m512i low32 = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(low)));
     const __m512i up32 =
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(up))), 16);
-    _mm512_storeu_si512(parts, _mm512_or_si512(low32, up32));
+    _mm512_storeu_si512(to, _mm512_or_si512(low32, up32));
     low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(low32, 16)));
     up = _mm512_sub_ps(up, _mm512_castsi512_ps(up32));
   }
@@ -105,21 +110,23 @@ FASTNN_INLINE uint32_t round_bf16(uint32_t u) {
   return (magnitude > 0x7f800000u ? u | 0x00400000u : number) & 0xffff0000u;
 }
 
-FASTNN_INLINE void split_bf16(const float* x, uint16_t* parts, int64_t stride) {
+template <int n>
+FASTNN_INLINE void split_bf16(const float* x, uint16_t* to, int64_t stride) {
   float rest[32];
   std::memcpy(rest, x, sizeof rest);
-  for (int part = 0; part < 3; ++part, parts += stride)
+  for (int part = 0; part < n; ++part, to += stride)
     for (int i = 0; i < 32; ++i) {
       const uint32_t bf16 = round_bf16(bits_of(rest[i]));
-      parts[i] = static_cast<uint16_t>(bf16 >> 16);
+      to[i] = static_cast<uint16_t>(bf16 >> 16);
       rest[i] -= float_of(bf16);
     }
 }
 
-FASTNN_INLINE void split_bf16_pairs(const float* x0, const float* x1, uint16_t* parts, int64_t stride) {
+template <int n>
+FASTNN_INLINE void split_bf16_pairs(const float* x0, const float* x1, uint16_t* to, int64_t stride) {
   float pairs[32];
   for (int i = 0; i < 16; ++i) pairs[2 * i] = x0[i], pairs[2 * i + 1] = x1[i];
-  split_bf16(pairs, parts, stride);
+  split_bf16<n>(pairs, to, stride);
 }
 
 #if defined(FASTNN_ISA_SCALAR)

@@ -11,8 +11,8 @@ namespace isa = fastnn::FASTNN_ISA;
 void TILE_PROBE_NAME(tile_split, FASTNN_ISA)(const float* x, uint16_t* parts, uint16_t* pairs, int64_t size) {
   const fastnn::runtime::FlushDenormals flush;
   for (int64_t i = 0; i < size; i += 32) {
-    isa::split_bf16(x + i, parts + i, size);
-    isa::split_bf16_pairs(x + i, x + i + 16, pairs + i, size);
+    isa::split_bf16<3>(x + i, parts + i, size);
+    isa::split_bf16_pairs<3>(x + i, x + i + 16, pairs + i, size);
   }
 }
 

@@ -2,7 +2,8 @@
 //   scale, shift   per output channel, from bias and batch norm: scale = gamma / sqrt(var + eps),
 //                  shift = (bias - mean) * scale + beta, computed in double and rounded once
 // A strategy file makes one Epilogue per call (prepare_epilogue) and calls finish_rows on tiles whose rows are channels
-// (NCHW) or finish_columns on tiles whose columns are channels (channels-last). In place; the residual lies as y does.
+// (NCHW) or finish_columns on tiles whose columns are channels (channels-last), in place or from other memory; the
+// residual lies as y does.
 #pragma once
 #include <cmath>
 
@@ -41,14 +42,15 @@ Epilogue<T> prepare_epilogue(const Conv2dArgs& q, T* memory) {
           static_cast<const T*>(q.residual), q.then};
 }
 
-// ---- one run of vectors: y[i * step] for i < count ----
+// ---- one run of vectors: y[i * step] from the sums in from[i * from_step] for i < count ----
 template <class T, Activation kind, bool has_residual>
-FASTNN_INLINE void finish_run(T* y, const T* residual, int64_t step, int64_t count, int lanes, Vec<T> scale,
-                              Vec<T> shift, Parameters<T> p) {
+FASTNN_INLINE void finish_run(const T* from, int64_t from_step, T* y, const T* residual, int64_t step, int64_t count,
+                              int lanes, Vec<T> scale, Vec<T> shift, Parameters<T> p) {
   const bool partial = lanes < Vec<T>::lanes;
   for (int64_t i = 0; i < count; ++i) {
     T* at = y + i * step;
-    Vec<T> v = fma(partial ? load_partial(at, lanes) : load(at), scale, shift);
+    const T* sum = from + i * from_step;
+    Vec<T> v = fma(partial ? load_partial(sum, lanes) : load(sum), scale, shift);
     if (has_residual) v = v + (partial ? load_partial(residual + i * step, lanes) : load(residual + i * step));
     v = activate<kind>(v, p);
     if (partial)
@@ -58,50 +60,49 @@ FASTNN_INLINE void finish_run(T* y, const T* residual, int64_t step, int64_t cou
   }
 }
 
-// ---- tiles of y: m rows of n elements, row stride ld ----
+// ---- tiles of y: m rows of n elements, row stride ld, from sums with row stride ld_from ----
 
 // Runs go along the rows, or where channels are columns down the columns, so that scale and shift stay in registers.
 // Where they are missing, v * 1 + -0 is v, bit for bit.
 template <class T, bool channels_are_rows, Activation kind, bool has_residual>
-void finish_tile(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
+void finish_tile(const Epilogue<T>& e, const T* from, int64_t ld_from, T* y, int64_t ld, int64_t channel, int64_t m,
+                 int64_t n) {
   constexpr int lanes = Vec<T>::lanes;
   const T* residual = has_residual ? e.residual + (y - e.y) : nullptr;
   const Parameters<T> p = parameters_of<T>(e.then);
   const int rest = static_cast<int>(n % lanes);
   const int64_t whole_n = n - rest;
   if (channels_are_rows) {
-    for (int64_t i = 0; i < m; ++i, y += ld, residual += has_residual ? ld : 0) {
+    for (int64_t i = 0; i < m; ++i, from += ld_from, y += ld, residual += has_residual ? ld : 0) {
       const Vec<T> scale = set1(e.scale ? e.scale[channel + i] : T(1));
       const Vec<T> shift = set1(e.shift ? e.shift[channel + i] : T(-0.0));
-      finish_run<T, kind, has_residual>(y, residual, lanes, n / lanes, lanes, scale, shift, p);
+      finish_run<T, kind, has_residual>(from, lanes, y, residual, lanes, n / lanes, lanes, scale, shift, p);
       if (rest)
-        finish_run<T, kind, has_residual>(y + whole_n, residual + (has_residual ? whole_n : 0), lanes, 1, rest, scale,
-                                          shift, p);
+        finish_run<T, kind, has_residual>(from + whole_n, lanes, y + whole_n, residual + (has_residual ? whole_n : 0),
+                                          lanes, 1, rest, scale, shift, p);
     }
     return;
   }
   const T *scales = e.scale ? e.scale + channel : nullptr, *shifts = e.shift ? e.shift + channel : nullptr;
   for (int64_t j = 0; j < whole_n; j += lanes)
-    finish_run<T, kind, has_residual>(y + j, residual + (has_residual ? j : 0), ld, m, lanes,
+    finish_run<T, kind, has_residual>(from + j, ld_from, y + j, residual + (has_residual ? j : 0), ld, m, lanes,
                                       scales ? load(scales + j) : set1(T(1)), shifts ? load(shifts + j) : set1(T(-0.0)),
                                       p);
   if (rest)
-    finish_run<T, kind, has_residual>(y + whole_n, residual + (has_residual ? whole_n : 0), ld, m, rest,
-                                      scales ? load_partial(scales + whole_n, rest) : set1(T(1)),
+    finish_run<T, kind, has_residual>(from + whole_n, ld_from, y + whole_n, residual + (has_residual ? whole_n : 0), ld,
+                                      m, rest, scales ? load_partial(scales + whole_n, rest) : set1(T(1)),
                                       shifts ? load_partial(shifts + whole_n, rest) : set1(T(-0.0)), p);
-}
-
-template <class T, bool channels_are_rows, Activation kind>
-void finish_tile(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-  e.residual ? finish_tile<T, channels_are_rows, kind, true>(e, y, ld, channel, m, n)
-             : finish_tile<T, channels_are_rows, kind, false>(e, y, ld, channel, m, n);
 }
 
 // The cheap activations are part of the pass; the others follow in a pass of their own over the tile.
 template <class T, bool channels_are_rows>
-void finish(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-  const auto pass = [&](auto tag) { finish_tile<T, channels_are_rows, tag.value>(e, y, ld, channel, m, n); };
-  const bool nothing = !e.scale && !e.shift && !e.residual;
+void finish(const Epilogue<T>& e, const T* from, int64_t ld_from, T* y, int64_t ld, int64_t channel, int64_t m,
+            int64_t n) {
+  const auto pass = [&](auto tag) {
+    e.residual ? finish_tile<T, channels_are_rows, tag.value, true>(e, from, ld_from, y, ld, channel, m, n)
+               : finish_tile<T, channels_are_rows, tag.value, false>(e, from, ld_from, y, ld, channel, m, n);
+  };
+  const bool nothing = !e.scale && !e.shift && !e.residual && from == y;
   if (e.then.activation == kIdentity && nothing) return;
   if (with_cheap_activation(e.then.activation, pass)) return;
   if (!nothing) pass(Tag<kIdentity>{});
@@ -110,11 +111,11 @@ void finish(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, 
 
 template <class T>
 void finish_rows(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-  finish<T, true>(e, y, ld, channel, m, n);
+  finish<T, true>(e, y, ld, y, ld, channel, m, n);
 }
 template <class T>
 void finish_columns(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
-  finish<T, false>(e, y, ld, channel, m, n);
+  finish<T, false>(e, y, ld, y, ld, channel, m, n);
 }
 
 }  // namespace

@@ -1,0 +1,138 @@
+// How conv2d_amx lays out one call and cuts it into tasks: the geometry of the planes and a model of cycles. From the
+// shape, and for the cut the number of threads, which changes no bit: every sum is made by one task, in one order.
+//
+// The images of a batch lie one below the other as one tall image in one long row of flat pixels: pixel f is column
+// f % pitch of plane row f / pitch, rows of neighbouring images share their zeros as columns of neighbouring rows do,
+// and a tap is one shift. Flat pixels that no output has (between rows, between images) are computed and not stored.
+#pragma once
+#include "kernels/kernels.hpp"
+#include "runtime/team.hpp"
+#include "simd/simd.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+constexpr int64_t kBlock = 32;                     // pixels, channels in and channels out of one block of products
+constexpr int64_t kPartWeights = kBlock * kBlock;  // bfloat16 of one part of a step of a panel: 2 KB
+// Bytes of the 2 MB of L2 that stay there while a task runs: the weights of its panels where all panels take turns at a
+// block of pixels, the planes of its pixels where all pixels take turns at a panel.
+constexpr int64_t kWeightsBudget = 1 << 20, kPlanesBudget = 1 << 20;
+constexpr int64_t kWeightsBlock = 36;  // steps: weights that all pixels share before the next come, where not all fit
+
+FASTNN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+FASTNN_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+FASTNN_INLINE int64_t blocks_of(int64_t a, int64_t unit) { return (a + unit - 1) / unit; }
+
+// The part [begin, end) of `count` padded columns (or rows) that lies in the input: column c is x * stride + residue.
+struct Span {
+  int64_t begin, end;
+};
+FASTNN_INLINE Span inside(int64_t size, int64_t pad, int64_t residue, int64_t stride, int64_t count) {
+  const int64_t begin = least(count, blocks_of(most(pad - residue, 0), stride));
+  return {begin, most(begin, least(count, blocks_of(most(size + pad - residue, 0), stride)))};
+}
+
+// One axis. Tap k reads phase k % period and lies k * dilation / stride whole strides after the first tap.
+struct Axis {
+  int64_t size, pad, stride, dilation;
+  int64_t period, phases, reach;  // reach: of the last tap
+  int64_t count, pitch;           // of a row with its padding; what the next one shares is taken off the pitch
+
+  int64_t residue(int64_t phase) const { return phase * dilation % stride; }
+  Span span(int64_t phase) const { return inside(size, pad, residue(phase), stride, count); }
+};
+
+FASTNN_INLINE Axis axis_of(int64_t size, int64_t pad, int64_t stride, int64_t dilation, int64_t taps, int64_t out) {
+  int64_t a = stride, b = dilation;
+  while (b != 0) {
+    const int64_t rest = a % b;
+    a = b, b = rest;
+  }
+  Axis r = {size, pad, stride, dilation, stride / a, 0, (taps - 1) * dilation / stride, 0, 0};
+  r.phases = least(taps, r.period);
+  r.count = out + r.reach;
+  int64_t shared = r.reach;
+  for (int64_t i = 0; i < r.phases; ++i) {
+    const Span s = r.span(i);
+    shared = least(shared, least(s.begin, r.count - s.end));
+  }
+  r.pitch = r.count - shared;
+  return r;
+}
+
+struct Plan {
+  int64_t parts;
+  Axis rows, columns;
+  int64_t taps, channel_blocks, panels, steps, phases;
+  int64_t blocks;  // of flat pixels
+  int64_t reach;   // flat pixels from a pixel to its last tap
+  // The cut: task = group * ranges + range
+  int64_t ranges, blocks_a_task, groups, panels_a_task;
+  bool panels_outside;    // all pixels of the task take turns at a panel, not all panels at a block of pixels
+  int64_t steps_a_block;  // of weights
+  // The planes: flat pixel f of the task lies at f % ring; the first block lies behind the ring once more.
+  int64_t ring, plane, part;
+
+  int64_t step_weights() const { return parts * kPartWeights; }
+  int64_t weights_size() const { return panels * steps * step_weights(); }
+  int64_t planes_size() const { return channel_blocks * parts * part * kBlock; }
+  int64_t tasks() const { return ranges * groups; }
+};
+
+FASTNN_INLINE int64_t products_of(const Plan& p) { return p.parts * (p.parts + 1) / 2; }  // 6, 3, 1 of a step
+
+// Cycles of the slowest thread, and the rest of the plan that belongs to this cut.
+FASTNN_INLINE int64_t cut(Plan& p, int64_t ranges, int64_t groups, int64_t threads) {
+  p.blocks_a_task = blocks_of(p.blocks, ranges), p.ranges = blocks_of(p.blocks, p.blocks_a_task);
+  p.panels_a_task = blocks_of(p.panels, groups), p.groups = blocks_of(p.panels, p.panels_a_task);
+  const int64_t weights = p.panels_a_task * p.steps * p.step_weights() * 2;
+  p.panels_outside = weights > kWeightsBudget && p.blocks_a_task > 1;
+  p.steps_a_block = p.panels_outside && p.steps > 2 * kWeightsBlock ? kWeightsBlock : p.steps;
+  const int64_t pixels = p.blocks_a_task * kBlock + p.reach;
+  // A window of two blocks, one that is read and one that is packed meanwhile.
+  p.ring = p.panels_outside ? pixels : least(pixels, p.reach + 3 * kBlock);
+  p.plane = p.ring + kBlock;
+  p.part = p.phases * p.plane | 1;  // odd, so that the parts of a pixel lie in different sets of L1
+  // 16 cycles a product of tiles. To pack 32 channels of a pixel takes about 30 cycles; most of it, and nearly all of
+  // what ends a block, is hidden between products, unless there are too few of them.
+  const int64_t compute = p.blocks_a_task * p.panels_a_task * p.steps * products_of(p) * 64;
+  const int64_t unit = 10 * p.parts * p.channel_blocks * p.phases, start = least(pixels, kBlock + p.reach) * unit;
+  const int64_t shadow = (pixels * unit - start) + p.blocks_a_task * p.panels_a_task * 400;
+  const int64_t work = compute + start + shadow / 3 + most(0, shadow - compute) / 2 + 1500;
+  const int64_t stream = weights / 8;  // bytes a cycle from L3
+  const int64_t task = most(work, stream);
+  const int64_t misfit =
+      p.panels_outside && p.planes_size() * 2 > kPlanesBudget ? p.panels_a_task * p.planes_size() / 8 : 0;
+  return blocks_of(p.tasks(), threads) * (task + misfit) +
+         task / 16;  // a thread that is disturbed delays by a part of a task
+}
+
+FASTNN_INLINE int64_t next_count(int64_t n) {  // 1 2 3 4 6 8 12 16 24 ..
+  return n == 1 ? 2 : (n & (n - 1)) == 0 ? n / 2 * 3 : n / 3 * 4;
+}
+
+Plan plan_of(const Conv2dArgs& q, int64_t parts) {
+  Plan p = {};
+  p.parts = parts;
+  p.rows = axis_of(q.h, q.pad_h, q.stride_h, q.dilation_h, q.kh, q.oh);
+  p.columns = axis_of(q.w, q.pad_w, q.stride_w, q.dilation_w, q.kw, q.ow);
+  p.taps = q.kh * q.kw;
+  p.channel_blocks = blocks_of(q.c, kBlock);
+  p.panels = blocks_of(q.o, kBlock);
+  p.steps = p.channel_blocks * p.taps;
+  p.phases = p.rows.phases * p.columns.phases;
+  p.blocks = blocks_of(((q.n - 1) * p.rows.pitch + q.oh - 1) * p.columns.pitch + q.ow, kBlock);
+  p.reach = p.rows.reach * p.columns.pitch + p.columns.reach;
+  const int64_t threads = runtime::num_threads();
+  int64_t best = -1, best_ranges = 1, best_groups = 1;
+  for (int64_t groups = 1; groups < 2 * p.panels; groups *= 2)
+    for (int64_t ranges = 1; ranges <= most(p.blocks, 1); ranges = next_count(ranges)) {
+      const int64_t cost = cut(p, ranges, groups, threads);
+      if (best < 0 || cost < best) best = cost, best_ranges = ranges, best_groups = groups;
+    }
+  cut(p, best_ranges, best_groups, threads);
+  return p;
+}
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA

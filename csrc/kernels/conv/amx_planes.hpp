@@ -1,0 +1,197 @@
+// What conv2d_amx multiplies: weights, packed once, and planes of x, packed pixel by pixel as the products need them.
+//   weights  [panel][channel block][tap][part][half of the panel][pair of channels][16 output channels][2]
+//   planes   [channel block][part][phase][flat pixel of the ring][32 channels], zero outside x
+#pragma once
+#include "kernels/conv/amx_plan.hpp"
+#include "runtime/scratch.hpp"
+#include "simd/tile.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+// to[j * 32 + i] = from[i * stride + j], i and j < 16
+FASTNN_INLINE void transpose_16(const float* from, int64_t stride, float* to) {
+  constexpr int lanes = Vec<float>::lanes;
+  for (int i = 0; i < 16; i += lanes)
+    for (int j = 0; j < 16; j += lanes) transpose(from + i * stride + j, stride, to + j * kBlock + i, kBlock);
+}
+
+// One channel block of one panel, by way of `rows`: 32 * taps rows (channel, tap) of 32 output channels.
+template <int parts>
+void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t block, float* rows, uint16_t* packed) {
+  const int64_t channels = least(kBlock, q.c - block * kBlock), outs = least(kBlock, q.o - panel * kBlock);
+  const int64_t width = kBlock * p.taps, stride = q.c * p.taps;
+  const float* w = static_cast<const float*>(q.weight) + panel * kBlock * stride + block * width;
+  if (channels == kBlock && outs == kBlock) {
+    for (int64_t i = 0; i < width; i += 16)
+      for (int64_t o = 0; o < kBlock; o += 16) transpose_16(w + o * stride + i, stride, rows + i * kBlock + o);
+  } else {
+    std::memset(rows, 0, static_cast<size_t>(width * kBlock) * sizeof(float));
+    for (int64_t o = 0; o < outs; ++o)
+      for (int64_t i = 0; i < channels * p.taps; ++i) rows[i * kBlock + o] = w[o * stride + i];
+  }
+  packed += (panel * p.channel_blocks + block) * p.taps * p.step_weights();
+  for (int64_t tap = 0; tap < p.taps; ++tap, packed += p.step_weights())
+    for (int64_t half = 0; half < 2; ++half)
+      for (int64_t pair = 0; pair < 16; ++pair) {
+        const float* row = rows + (2 * pair * p.taps + tap) * kBlock + half * 16;
+        split_bf16_pairs<parts>(row, row + p.taps * kBlock, packed + (half * 16 + pair) * 32, kPartWeights);
+      }
+}
+
+template <int parts>
+void pack_all_weights(const Conv2dArgs& q, const Plan& p, uint16_t* weights) {
+  const int64_t pieces = p.panels * p.channel_blocks;
+  runtime::parallel_for(pieces, pieces * p.taps * 500, [&](int64_t i) {
+    float* rows = static_cast<float*>(
+        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(p.taps * kBlock * kBlock) * sizeof(float)));
+    pack_weights<parts>(q, p, i / p.channel_blocks, i % p.channel_blocks, rows, weights);
+  });
+}
+
+static const int ABL = getenv("ABL") ? atoi(getenv("ABL")) : 0;
+// in the order of flat pixels. A unit is 32 channels of a pixel; units come in runs,
+// whose pixels lie side by side in x and in the planes, so that next to nothing is to be computed for one.
+template <int parts>
+class Planes {
+ public:
+  // pixels: how many there are from `first` on
+  Planes(const Conv2dArgs& q, const Plan& p, int64_t first, int64_t pixels, uint16_t* memory)
+      : q_(q), p_(p), memory_(memory), part_(p.part * kBlock), pixels_(pixels), wraps_(p.ring < pixels) {
+    row_ = first / p.columns.pitch, column_ = first % p.columns.pitch;
+    image_ = row_ / p.rows.pitch, row_ %= p.rows.pitch;
+  }
+
+  const uint16_t* memory() const { return memory_; }
+  // From now on there are units until all pixels before `pixel` (of the task) are packed.
+  void want(int64_t pixel) { wanted_ = least(pixel, pixels_); }
+  FASTNN_MEMBER_INLINE bool busy() const { return left_ > 0 || done_ < wanted_; }
+  int64_t units_left() const { return (wanted_ - done_) * p_.phases * p_.channel_blocks; }
+
+  FASTNN_MEMBER_INLINE void run(int64_t units) {
+    if (left_ == 0 && !next_run()) return;
+    const int64_t count = least(units, left_);
+    left_ -= count;
+    for (int64_t i = 0; i < count; ++i, from_ += from_step_, to_ += kBlock) split_bf16<parts>((ABL & 2) ? gathered_ : from_, (ABL & 4) ? (uint16_t*)gathered_ + 256 : to_, (ABL & 4) ? 32 : part_);
+  }
+  void drain() {
+    while (busy()) run(1 << 10);
+  }
+
+ private:
+  // A segment lies in one row of one phase and in one piece in the ring; a run is a channel block of what lies in x.
+  __attribute__((noinline)) bool next_run() {
+    for (;;) {
+      if (block_ < p_.channel_blocks) return start_run();
+      mirror();
+      if (phase_ == p_.phases && !next_segment()) return false;
+      start_phase();
+    }
+  }
+
+  bool start_run() {
+    const int64_t channels = q_.c - block_ * kBlock, first = slot_ + begin_;
+    to_ = memory_ + (block_ * parts * p_.part + (phase_ - 1) * p_.plane + first) * kBlock;
+    left_ = end_ - begin_;
+    if (q_.channels_last && channels >= kBlock) {
+      from_ = source_ + begin_ * q_.stride_w * q_.c + block_ * kBlock, from_step_ = q_.stride_w * q_.c;
+    } else {
+      gather(block_ * kBlock, least(channels, kBlock));
+      from_ = gathered_, from_step_ = kBlock;
+    }
+    ++block_;
+    return true;
+  }
+
+  // 32 channels of the pixels in x side by side: zeros where there are no more channels.
+  void gather(int64_t channel, int64_t channels) {
+    const int64_t plane = q_.h * q_.w, count = end_ - begin_;
+    const float* x = source_ + begin_ * q_.stride_w * (q_.channels_last ? q_.c : 1);
+    if (channels < kBlock) std::memset(gathered_, 0, sizeof gathered_);
+    if (q_.channels_last) {
+      for (int64_t i = 0; i < count; ++i)
+        std::memcpy(gathered_ + i * kBlock, x + i * q_.stride_w * q_.c + channel,
+                    static_cast<size_t>(channels) * sizeof(float));
+      return;
+    }
+    x += channel * plane;
+    if (channels == kBlock && count == kRun && q_.stride_w == 1) {
+      transpose_16(x, plane, gathered_), transpose_16(x + 16 * plane, plane, gathered_ + 16);
+      return;
+    }
+    for (int64_t c = 0; c < channels; ++c, x += plane)
+      for (int64_t i = 0; i < count; ++i) gathered_[i * kBlock + c] = x[i * q_.stride_w];
+  }
+
+  bool next_segment() {
+    done_ += length_, slot_ += length_, column_ += length_;
+    length_ = 0;
+    if (done_ >= wanted_) return false;
+    if (slot_ == p_.ring) slot_ = 0;
+    if (column_ == p_.columns.pitch) {
+      column_ = 0, ++row_;
+      if (row_ == p_.rows.pitch) row_ = 0, ++image_;
+    }
+    length_ = least(least(p_.columns.pitch - column_, p_.ring - slot_), wanted_ - done_);
+    if (!q_.channels_last || q_.c % kBlock != 0) length_ = least(length_, kRun);
+    phase_ = 0;
+    return true;
+  }
+
+  void start_phase() {
+    const int64_t phase_h = phase_ / p_.columns.phases, phase_w = phase_ % p_.columns.phases;
+    const int64_t y = row_ * q_.stride_h + p_.rows.residue(phase_h) - q_.pad_h;
+    const int64_t x = column_ * q_.stride_w + p_.columns.residue(phase_w) - q_.pad_w;
+    const Span span = p_.columns.span(phase_w);
+    if (image_ < q_.n && y >= 0 && y < q_.h) {
+      begin_ = least(most(span.begin - column_, 0), length_), end_ = least(most(span.end - column_, 0), length_);
+    } else {
+      begin_ = end_ = length_;
+    }
+    source_ = static_cast<const float*>(q_.x) + image_ * q_.c * q_.h * q_.w +
+              (q_.channels_last ? (y * q_.w + x) * q_.c : y * q_.w + x);
+    fill(0, begin_), fill(end_, length_);
+    block_ = begin_ < end_ ? 0 : p_.channel_blocks;
+    ++phase_;
+  }
+
+  uint16_t* plane(int64_t phase, int64_t piece) { return memory_ + (piece * p_.part + phase * p_.plane) * kBlock; }
+
+  // Zeros for pixels of the segment.
+  void fill(int64_t begin, int64_t end) {
+    if (begin == end) return;
+    for (int64_t i = 0; i < parts * p_.channel_blocks; ++i)
+      std::memset(plane(phase_, i) + (slot_ + begin) * kBlock, 0,
+                  static_cast<size_t>((end - begin) * kBlock) * sizeof(uint16_t));
+  }
+
+  // What lies at the begin of the ring lies behind it too.
+  void mirror() {
+    if (!wraps_ || slot_ >= kBlock || phase_ == 0) return;
+    const size_t bytes = static_cast<size_t>(least(kBlock - slot_, length_) * kBlock) * sizeof(uint16_t);
+    for (int64_t i = 0; i < parts * p_.channel_blocks; ++i) {
+      uint16_t* at = plane(phase_ - 1, i) + slot_ * kBlock;
+      std::memcpy(at + p_.ring * kBlock, at, bytes);
+    }
+  }
+
+  static constexpr int64_t kRun = 16;  // pixels of a segment that is gathered
+  const Conv2dArgs& q_;
+  const Plan& p_;
+  uint16_t* memory_;
+  int64_t part_, pixels_;
+  bool wraps_;
+  int64_t left_ = 0;  // units of the run
+  const float* from_ = nullptr;
+  uint16_t* to_ = nullptr;
+  int64_t from_step_ = 0;
+  int64_t wanted_ = 0, done_ = 0;                            // flat pixels of the task
+  int64_t image_, row_, column_, slot_ = 0;                  // where pixel done_ lies
+  int64_t length_ = 0, phase_ = p_.phases;                   // pixels of the segment; the phase after its
+  int64_t begin_ = 0, end_ = 0, block_ = p_.channel_blocks;  // pixels that lie in x; the channel block to come
+  const float* source_ = nullptr;                            // pixel 0 of the segment
+  alignas(64) float gathered_[kRun * kBlock];
+};
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA
