@@ -1372,5 +1372,5 @@ def cached_bytes():
 def release_memory():
     with nogil:
         stop_workers()  # their scratch memory goes with them; they start again when next needed
+    release_scratch()  # to the pool, what is large
     pool_release()
-    release_scratch()
