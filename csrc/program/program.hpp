@@ -91,7 +91,7 @@ class Program {
   std::vector<std::shared_ptr<char>> packed_;  // weights as kernels want them
   std::shared_ptr<char> chunk_;                // where the next ones go
   size_t chunk_bytes_ = 0, chunk_used_ = 0;
-  std::vector<Hole> holes_;                    // free parts of the arena below arena_end_, sorted, never touching
+  std::vector<Hole> holes_;  // free parts of the arena below arena_end_, sorted, never touching
   size_t arena_end_ = 0, arena_peak_ = 0;
   std::vector<Step> steps_;
   std::vector<uint64_t> args_;

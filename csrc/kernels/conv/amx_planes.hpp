@@ -49,8 +49,7 @@ void pack_all_weights(const Conv2dArgs& q, const Plan& p, uint16_t* weights) {
   });
 }
 
-static const int ABL = getenv("ABL") ? atoi(getenv("ABL")) : 0;
-// in the order of flat pixels. A unit is 32 channels of a pixel; units come in runs,
+// The planes of one task, filled in the order of flat pixels. A unit is 32 channels of a pixel; units come in runs,
 // whose pixels lie side by side in x and in the planes, so that next to nothing is to be computed for one.
 template <int parts>
 class Planes {
@@ -72,7 +71,7 @@ class Planes {
     if (left_ == 0 && !next_run()) return;
     const int64_t count = least(units, left_);
     left_ -= count;
-    for (int64_t i = 0; i < count; ++i, from_ += from_step_, to_ += kBlock) split_bf16<parts>((ABL & 2) ? gathered_ : from_, (ABL & 4) ? (uint16_t*)gathered_ + 256 : to_, (ABL & 4) ? 32 : part_);
+    for (int64_t i = 0; i < count; ++i, from_ += from_step_, to_ += kBlock) split_bf16<parts>(from_, to_, part_);
   }
   void drain() {
     while (busy()) run(1 << 10);
