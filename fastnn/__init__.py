@@ -26,6 +26,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "optim": ("fastnn.optim", None),
     "regularization": ("fastnn.regularization", None),
     "schedules": ("fastnn.schedules", None),
+    "checks": ("fastnn.checks", None),
     "ensemble": ("fastnn.ensemble", None),
     "search": ("fastnn.search", None),
     "compile": ("fastnn.compiler", "compile"),
@@ -44,6 +45,7 @@ __all__ = [
     "MissingDependencyError",
     "ShapeError",
     "Trainer",
+    "checks",
     "compare",
     "compile",
     "ensemble",
@@ -68,7 +70,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import ensemble, init, layers, losses, optim, regularization, schedules, search
+    from . import checks, ensemble, init, layers, losses, optim, regularization, schedules, search
     from ._gradcheck import gradcheck
     from ._statistics import statistics
     from .compiler import compile, load_program

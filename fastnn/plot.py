@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from ._statistics import LayerStatistics, Statistics
 from .errors import need
@@ -13,6 +13,7 @@ from .training.compare import Comparison, curves
 from .training.history import History, Series
 
 if TYPE_CHECKING:
+    from .checks import Check
     from .search import Result
 
 __all__ = ["available", "comparison", "history", "history_figure", "png", "search", "statistics"]
@@ -151,12 +152,74 @@ def _tidy(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _saved(figure: Any, path: str | Path, title: str) -> Path:
+def _saved(figure: Any, path: Any, title: str) -> Any:
     if title:
         figure.suptitle(title)
-    target = Path(path)
+    target = path if hasattr(path, "write") else Path(path)
     figure.savefig(target, dpi=120)
     return target
+
+
+# ---- checks ----
+
+
+def check(found: Check, path: str | Path | BinaryIO, *, title: str = "") -> Any:
+    """Write the curves of a check as a PNG; several curves share the axes.
+
+    Parameters
+    ----------
+    found : fastnn.checks.Check
+    path : str, Path, or a file opened for writing bytes
+    title : str
+
+    Returns
+    -------
+    Path, or the file
+
+    Raises
+    ------
+    ValueError
+        Where the check has no curves.
+    """
+    if not found.curves:
+        raise ValueError(f"plot.check: the check {found.name!r} has no curves")
+    figure, axes = _figure(1, 1, (5, 3.2))
+    for i, (label, (x, y)) in enumerate(found.curves.items()):
+        marker = "o" if len(x) <= 30 and "rate" not in label else ""
+        dashed = ":" if label.startswith("this ") else "-"
+        axes.plot(
+            x, y, dashed, color=_COLOURS[i % len(_COLOURS)], marker=marker, markersize=4, label=label, linewidth=1.6
+        )
+    values = [v for _, y in found.curves.values() for v in y if math.isfinite(v)]
+    if "range test" in found.curves:
+        axes.set_xscale("log")
+        axes.set_xlabel("learning rate")
+        axes.set_ylabel("loss, smoothed")
+        suggested = found.numbers.get("suggestion", math.nan)
+        if math.isfinite(suggested):
+            axes.axvline(suggested, color=_COLOURS[2], linestyle="--", linewidth=1, label=f"suggested: {suggested:.1g}")
+    else:
+        inside = found.name.endswith(("gradients", "units"))
+        axes.set_xlabel("layer, first to last" if inside else "step")
+        axes.set_ylabel(_AXES.get(found.name, "loss"))
+        if found.name.endswith("units"):
+            axes.set_ylim(0, max(10.0, 1.1 * max(values, default=0.0)))
+        elif values and min(values) > 0 and (inside or max(values) > 20 * min(values)):
+            axes.set_yscale("log")
+    if found.name == "update_ratio":
+        axes.axhline(1e-3, color="#666666", linewidth=1, linestyle="--", label="about right: 1e-3")
+    _tidy(axes)
+    axes.legend(frameon=False, fontsize=8)
+    return _saved(figure, path, title)
+
+
+_AXES = {
+    "update_ratio": "size of update / size of weight",
+    "dead_units": "dead units, %",
+    "saturated_units": "saturated, %",
+    "vanishing_gradients": "norm of the gradient",
+    "exploding_gradients": "size",
+}
 
 
 # ---- search ----

@@ -29,11 +29,10 @@ import numpy as np
 from .errors import need
 from .threads import get_num_threads, num_threads
 from .training import Trainer
+from .training.monitors import Divergence, Monitor, Run
 
 __all__ = ["Result", "Row", "Trial", "coarse_to_fine", "grid", "random"]
 
-#: the lecture's rule: a cost above 3 times the original one has exploded
-EXPLODED = 3.0
 #: the best value is at the border of a range when it lies in this share of it (in log space where the range is)
 _BORDER = 0.1
 #: the share of a stage's trials, best first, around which the next stage looks
@@ -347,6 +346,7 @@ def random(
 
     Examples
     --------
+    >>> import fastnn as fnn
     >>> from fastnn.layers import Linear
     >>> def build(trial):
     ...     lr = trial.suggest_float("lr", 1e-3, 1.0, log=True)
@@ -903,6 +903,23 @@ def _score_of(source: Any, task: _Task) -> float:
     return float(np.mean(scores))
 
 
+class _Told(Monitor):
+    """Tells the study the score after each epoch, and asks its pruner."""
+
+    def __init__(self, source: Any, fold: int, metric: str) -> None:
+        self.source, self.fold, self.metric = source, fold, metric
+        self.pruned = ""
+
+    def after_epoch(self, run: Run) -> None:
+        values = run.history.val_accuracy if self.metric == "accuracy" else run.history.val_loss
+        if not values:
+            raise ValueError("search: the trainer's loss has no accuracy; use metric='loss'")
+        self.source.report(values[-1], self.fold * run.epochs + run.epoch - 1)
+        if self.source.should_prune():
+            self.pruned = f"by the pruner, after {run.epoch} epochs of fold {self.fold}"
+            run.stop(self.pruned)
+
+
 def _fit(
     source: Any,
     trainer: Trainer,
@@ -914,46 +931,18 @@ def _fit(
     metric: str,
     curves: list[list[float]],
 ) -> float:
-    """Train epoch by epoch, so that a pruner is heard between them; return the last score."""
-    pruned = _optuna().TrialPruned
-    epochs = int(options.pop("epochs", epochs))
-    schedule = options.pop("schedule", None)
-    first = math.nan
-    value = math.nan
-    for epoch in range(epochs):
-        share = None if schedule is None else _Part(schedule, epoch, epochs)
-        run = trainer.fit(train, validation=test, epochs=1, schedule=share, progress=False, **options)
-        first = run.step_loss[0] if epoch == 0 else first
-        if run.stopped:
-            raise pruned(run.stopped)
-        curves[-1].append(run.loss[-1])
-        if run.loss[-1] > EXPLODED * first:
-            raise pruned(
-                f"the loss is {run.loss[-1]:.4g} after {epoch + 1} epochs, above 3 times the first, {first:.4g}"
-            )
-        values = run.val_accuracy if metric == "accuracy" else run.val_loss
-        if not values:
-            raise ValueError("search: the trainer's loss has no accuracy; use metric='loss'")
-        value = values[-1]
-        source.report(value, fold * epochs + epoch)
-        if source.should_prune():
-            raise pruned(f"by the pruner, after {epoch + 1} epochs of fold {fold}")
-    return value
-
-
-class _Part:
-    """A schedule of a whole run, during one of its epochs."""
-
-    def __init__(self, schedule: Any, epoch: int, epochs: int) -> None:
-        self.schedule, self.epoch, self.epochs = schedule, epoch, epochs
-        self.needs_validation = getattr(schedule, "needs_validation", False)
-
-    def __call__(self, done: float) -> float:
-        return float(self.schedule((self.epoch + done) / self.epochs))
-
-    def observe(self, loss: float) -> None:
-        if hasattr(self.schedule, "observe"):
-            self.schedule.observe(loss)
+    """Train on one fold and return the score; raise `optuna.TrialPruned` where it was stopped."""
+    told, divergence = _Told(source, fold, metric), Divergence()
+    options = {"epochs": epochs, "progress": False, **options}
+    options["monitors"] = [*options.get("monitors", ()), divergence, told]
+    run = trainer.fit(train, validation=test, **options)
+    curves[-1].extend(run.loss)
+    # What is not a number stops without the monitor, and leaves the epoch unfinished.
+    if told.pruned or divergence.diverged:
+        raise _optuna().TrialPruned(run.stopped)
+    if run.stopped:
+        return trainer.evaluate(*test)[metric]  # a monitor of the user's may have put other weights back
+    return (run.val_accuracy if metric == "accuracy" else run.val_loss)[-1]
 
 
 def _arrays(x: Any) -> Any:

@@ -1,7 +1,8 @@
 """The command line, ``fastnn``. A command is a module here, in which ``add`` names its arguments and its function.
 
-A command's function takes the parsed arguments, prints what it finds, and raises: an error that a person can act on
-becomes one line without traceback in ``main``. What commands load beyond NumPy they load when they run.
+A command's function takes the parsed arguments, prints what it finds, and returns an exit code or nothing; what it
+raises and a person can act on becomes one line without traceback in ``main``. What commands load beyond NumPy they load
+when they run.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import MissingDependencyError
-from . import demo, info
+from . import demo, doctor, info
 
 __all__ = ["main"]
 
 #: in the order of the help
-_COMMANDS = (demo, info)
+_COMMANDS = (demo, doctor, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,14 +29,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help()
         return 2
     try:
-        options.run(options)
+        code = options.run(options)
     except (MissingDependencyError, OSError, ValueError) as error:
         print(f"fastnn {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nfastnn {options.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -296,6 +296,11 @@ class Divergence(Monitor):
         The first loss is that of so many rows of the training data before the run; later ones are means over at least
         so many: that of a single row says little.
 
+    Attributes
+    ----------
+    diverged : bool
+        Whether it stopped the last run.
+
     References
     ----------
     CS231n: "if the cost is ever > 3 * original cost, break out early".
@@ -305,22 +310,23 @@ class Divergence(Monitor):
         if not (math.isfinite(factor) and factor > 1):
             raise ValueError(f"Divergence: factor must be above 1, got {factor!r}")
         self.factor, self.rows = float(factor), _count("Divergence", "rows", rows)
+        self.diverged = False
 
     def begin(self, run: Run) -> None:
         self._costs: deque[float] = deque(maxlen=-(-self.rows // run.batch_size))
         self._first = run.trainer.training_cost(*run.some(self.rows))
         self._best = _Best()
         self._best.keep(run.model)
-        self._diverged = False
+        self.diverged = False
 
     def after_step(self, run: Run) -> None:
         self._costs.append(run.loss + run.penalty)
         cost = sum(self._costs) / len(self._costs)
-        self._diverged = not math.isfinite(cost)
-        if len(self._costs) < (self._costs.maxlen or 1) or self._diverged:
+        self.diverged = not math.isfinite(cost)
+        if len(self._costs) < (self._costs.maxlen or 1) or self.diverged:
             return
         if cost > self.factor * self._first:
-            self._diverged = True
+            self.diverged = True
             since = f"epoch {self._best.epoch}" if self._best.epoch else "before the run"
             run.stop(
                 f"the loss is {cost:.4g} at step {run.step}, above {self.factor:g} times the first, {self._first:.4g}: "
@@ -332,7 +338,7 @@ class Divergence(Monitor):
         self._best.offer(losses[-1], run.epoch, run.model)
 
     def end(self, run: Run) -> None:
-        if self._diverged:
+        if self.diverged:
             self._best.restore(run.model)
 
 
