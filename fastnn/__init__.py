@@ -24,6 +24,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "init": ("fastnn.init", None),
     "losses": ("fastnn.losses", None),
     "optim": ("fastnn.optim", None),
+    "preprocess": ("fastnn.preprocess", None),
     "regularization": ("fastnn.regularization", None),
     "schedules": ("fastnn.schedules", None),
     "checks": ("fastnn.checks", None),
@@ -59,6 +60,7 @@ __all__ = [
     "monitors",
     "num_threads",
     "optim",
+    "preprocess",
     "regularization",
     "release_memory",
     "save_state",
@@ -70,7 +72,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import checks, ensemble, init, layers, losses, optim, regularization, schedules, search
+    from . import checks, ensemble, init, layers, losses, optim, preprocess, regularization, schedules, search
     from ._gradcheck import gradcheck
     from ._statistics import statistics
     from .compiler import compile, load_program

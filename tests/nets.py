@@ -51,10 +51,12 @@ from fastnn.layers import (
     Mish,
     Mul,
     Node,
+    Normalize,
     Parameter,
     PixelShuffle,
     PixelUnshuffle,
     PReLU,
+    Project,
     ReflectionPad2d,
     ReLU,
     ReLU6,
@@ -322,6 +324,30 @@ def activations() -> Layer:
     )
 
 
+def preprocessed() -> Layer:
+    """Fixed maps in front: some that go into what follows when compiled, some that cannot."""
+    rng = np.random.default_rng(9)
+
+    def matrix(k: int, d: int) -> np.ndarray:
+        return rng.standard_normal((k, d)).astype(np.float32) / np.float32(np.sqrt(d))
+
+    return Sequential(
+        Normalize(np.zeros((3, 6, 6), np.float32)),  # a mean for each element
+        Normalize(np.zeros(3, np.float32)),
+        Conv2d(3, 6, 3, stride=(2, 1), rng=rng),
+        ReLU(),
+        Normalize(np.zeros(6, np.float32)),
+        Conv2d(6, 4, 3, padding=1, groups=2, rng=rng),
+        Tanh(),
+        Project(matrix(32, 32), np.ones(32, np.float32), shape=(4, 2, 4)),
+        Conv2d(4, 4, 1, rng=rng),
+        Project(matrix(20, 32), shape=(5, 4)),
+        Normalize(np.zeros((5, 4), np.float32)),
+        Flatten(),
+        Linear(20, 5, rng=rng),
+    )
+
+
 #: name -> (how to build it, the shape of its input)
 NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "residual": (residual_net, (4, 3, 12, 12)),
@@ -334,6 +360,7 @@ NETS: dict[str, tuple[Callable[[], Layer], Shape]] = {
     "normalised": (normalised_net, (3, 3, 7, 6)),
     "sequence": (sequence_net, (3, 4, 22)),
     "generator": (generator, (2, 4, 6, 6)),
+    "preprocessed": (preprocessed, (4, 3, 6, 6)),
     "signal": (signal_net, (4, 3, 20)),
 }
 

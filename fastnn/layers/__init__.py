@@ -40,6 +40,7 @@ from .pool import (
     MaxPool1d,
     MaxPool2d,
 )
+from .preprocess import Normalize, Project
 from .resample import (
     ChannelShuffle,
     CircularPad2d,
@@ -97,10 +98,12 @@ __all__ = [
     "Mish",
     "Mul",
     "Node",
+    "Normalize",
     "PReLU",
     "Parameter",
     "PixelShuffle",
     "PixelUnshuffle",
+    "Project",
     "ReLU",
     "ReLU6",
     "ReflectionPad2d",
