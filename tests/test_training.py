@@ -468,7 +468,7 @@ def test_a_trainer_is_not_copied(copied):
     trainer = fnn.Trainer(_linear()[0])
     with pytest.raises(TypeError, match="copy or save its model"):
         copied(trainer)
-    with pytest.raises(TypeError, match="fastnn.load_program"):
+    with pytest.raises(TypeError, match=r"fastnn\.load_program"):
         copied(fnn.compile(trainer.model, (6, 4)))
 
 
