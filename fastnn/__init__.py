@@ -24,6 +24,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "init": ("fastnn.init", None),
     "losses": ("fastnn.losses", None),
     "optim": ("fastnn.optim", None),
+    "augment": ("fastnn.augment", None),
     "preprocess": ("fastnn.preprocess", None),
     "regularization": ("fastnn.regularization", None),
     "schedules": ("fastnn.schedules", None),
@@ -46,6 +47,7 @@ __all__ = [
     "MissingDependencyError",
     "ShapeError",
     "Trainer",
+    "augment",
     "checks",
     "compare",
     "compile",
@@ -72,7 +74,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import checks, ensemble, init, layers, losses, optim, preprocess, regularization, schedules, search
+    from . import augment, checks, ensemble, init, layers, losses, optim, preprocess, regularization, schedules, search
     from ._gradcheck import gradcheck
     from ._statistics import statistics
     from .compiler import compile, load_program

@@ -7,16 +7,20 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
+
 from ._statistics import LayerStatistics, Statistics
-from .errors import need
+from .errors import ShapeError, need
+from .random import as_generator
 from .training.compare import Comparison, curves
 from .training.history import History, Series
 
 if TYPE_CHECKING:
+    from .augment import Augmentation
     from .checks import Check
     from .search import Result
 
-__all__ = ["available", "comparison", "history", "history_figure", "png", "search", "statistics"]
+__all__ = ["augmented", "available", "comparison", "history", "history_figure", "png", "search", "statistics"]
 
 # Blue for training and orange for validation throughout; distinguishable without colour by line style too.
 _TRAIN, _VALIDATION = "#1f6fb4", "#e07b1a"
@@ -33,7 +37,7 @@ def available() -> None:
         raise need("matplotlib", "train", "a picture") from None
 
 
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+def _figure(rows: int, columns: int, size: tuple[float, float], *, squeeze: bool = True) -> tuple[Any, Any]:
     """A figure and its axes, without touching the global state or needing a screen."""
     available()
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -41,7 +45,7 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
 
     figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns)
+    return figure, figure.subplots(rows, columns, squeeze=squeeze)
 
 
 def history(run: History, path: str | Path, *, title: str = "") -> Path:
@@ -441,4 +445,60 @@ def comparison(found: Comparison, path: str | Path, *, title: str = "") -> Path:
         _tidy(axes)
     panels[0].locator_params(axis="x", integer=True)
     panels[0].legend(frameon=False)
+    return _saved(figure, path, title)
+
+
+# ---- augmentation ----
+
+
+def augmented(
+    augmentation: Augmentation,
+    x: Any,
+    path: str | Path,
+    *,
+    rng: int | np.random.Generator = 0,
+    samples: int = 8,
+    title: str = "",
+) -> Path:
+    """Write a picture of images and, beside each, what an augmentation makes of it.
+
+    Parameters
+    ----------
+    augmentation : Augmentation
+    x : array_like (N, C, H, W)
+        A few images, of one channel or three.
+    path : str or Path
+        The file to write.
+    rng : int or numpy.random.Generator
+    samples : int
+        How many times it is applied.
+    title : str
+
+    Returns
+    -------
+    Path
+    """
+    images = np.asarray(x)
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ShapeError(f"plot.augmented: expected images (N, 1, H, W) or (N, 3, H, W), got {images.shape}")
+    generator, n = as_generator(rng), len(images)
+    columns: list[tuple[Any, Any]] = [(images, None)]
+    for _ in range(samples):
+        made = augmentation(images, np.eye(n) if augmentation.mixes else None, rng=generator)
+        columns.append(made if augmentation.mixes else (made, None))
+    figure, panels = _figure(n, samples + 1, (1.2 * (samples + 1), 1.2 * n + 0.4), squeeze=False)
+    # One scale for all: what makes an image brighter should look brighter.
+    low, high = float(images.min()), float(images.max())
+    for column, (made, shares) in enumerate(columns):
+        for row, axes in enumerate(panels[:, column]):
+            image = np.clip((made[row] - low) / max(high - low, 1e-12), 0, 1).transpose(1, 2, 0)
+            axes.imshow(image.squeeze(-1) if image.shape[2] == 1 else image, cmap="gray", vmin=0, vmax=1)
+            axes.set_xticks([])
+            axes.set_yticks([])
+            if shares is not None:
+                parts = [f"{shares[row, k]:.0%} {k + 1}" for k in np.argsort(-shares[row]) if shares[row, k] > 0.005]
+                axes.set_xlabel(", ".join(parts), fontsize=7)
+            elif augmentation.mixes:
+                axes.set_ylabel(str(row + 1), rotation=0, labelpad=8)
+    panels[0, 0].set_title("original", fontsize=9)
     return _saved(figure, path, title)

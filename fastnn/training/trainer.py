@@ -277,6 +277,7 @@ class Trainer:
         epochs: int = 1,
         batch_size: int = 128,
         shuffle: bool = True,
+        augment: Callable[..., Any] | None = None,
         schedule: Callable[[float], float] | None = None,
         monitors: Sequence[Monitor | Callable[[Run], Any]] = (),
         progress: bool | str | None = None,
@@ -293,6 +294,10 @@ class Trainer:
             The last batch of an epoch is smaller where N is no multiple.
         shuffle : bool
             Go through the rows in a new order in each epoch.
+        augment : callable, optional
+            ``augment(x, y, rng=generator) -> (x, y)`` makes the batch of each step out of its rows: `fastnn.augment`.
+            The generator is a function of the trainer's seed and of the step. Accuracy is that on what it makes, by
+            the most probable of mixed labels.
         schedule : callable, optional
             The factor of the learning rate as a function of the share of the training that is done, from 0 to 1; see
             `fastnn.schedules`. One with a method ``observe`` is told the validation loss after each epoch.
@@ -318,6 +323,8 @@ class Trainer:
             raise ShapeError("Trainer.fit: there are no rows to train on")
         if not callable(schedule) and schedule is not None:
             raise TypeError(f"Trainer.fit: schedule must be a function, such as those of schedules, got {schedule!r}")
+        if not callable(augment) and augment is not None:
+            raise TypeError(f"Trainer.fit: augment must be a function, such as those of augment, got {augment!r}")
         if validation is not None:
             self._check_labels("Trainer.fit: validation", *validation)
         if getattr(schedule, "needs_validation", False) and validation is None:
@@ -345,10 +352,12 @@ class Trainer:
                 total, penalties, right = 0.0, 0.0, np.zeros(2)
                 for start in starts:
                     rows = order[start : start + batch_size]
-                    labels = _alone([y[rows] for y in ys])
+                    batch, labels = _alone([x[rows] for x in xs]), _alone([y[rows] for y in ys])
+                    if augment is not None:
+                        batch, labels = augment(batch, labels, rng=np.random.default_rng([self.seed, self.steps, 1]))
                     factor = 1.0 if schedule is None else schedule(run.step / (epochs * len(starts)))
                     tell("before_step")
-                    loss, penalty, scores = self._step(tuple(x[rows] for x in xs), labels, rate=factor)
+                    loss, penalty, scores = self._step(batch, labels, rate=factor)
                     history.step_loss.append(loss)
                     run.loss, run.penalty, run.rate = loss, penalty, self.optimizer.lr * factor
                     if not math.isfinite(loss + penalty):
