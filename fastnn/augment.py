@@ -285,7 +285,7 @@ class Translate(Augmentation):
     Examples
     --------
     >>> Translate((0, 1))(np.float32([[[[1, 2, 3]]]]), rng=2)
-    array([[[[1., 2., 3.]]]], dtype=float32)
+    array([[[[2., 3., 0.]]]], dtype=float32)
     """
 
     options = ("limit", "fill")
