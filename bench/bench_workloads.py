@@ -28,6 +28,7 @@ _CONTESTANTS = (
     "torch, channels-last",
     "torch, channels-last, frozen",
     "onnxruntime",
+    "openvino",
 )
 
 

@@ -15,8 +15,8 @@ import warnings
 
 from workloads import WORKLOADS, Workload, check
 
-import fastnn as fnn
 from fastnn import threads
+from fastnn.cli.peers import share_threads
 from fastnn.measure import Roofline, interleave, roofline
 
 #: contestants that are ours to be quoted; the rest are peers, but for our own fallbacks
@@ -24,23 +24,10 @@ OURS = ("compiled, program", "compiled", "compiled, amx", "compiled, amx channel
 FALLBACKS = ("numba", "numpy")
 
 
-def set_threads(n: int) -> None:
-    """The same thread count for everybody."""
-    fnn.set_num_threads(n)
-    if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(n)
-    try:
-        import threadpoolctl
-
-        threadpoolctl.threadpool_limits(n)
-    except ImportError:
-        pass
-
-
 def run(workload: Workload, n: int, best: Roofline, seconds: float, fallbacks: bool) -> tuple[str, ...]:
     """One row of the table, on ``n`` threads."""
     calls = workload.make()
-    set_threads(n)  # now that the peers are imported
+    share_threads(n)  # now that the peers are imported
     check(workload, calls)
     # Our slow backends are checked, and timed only when asked for: they would take most of the time.
     contestants = {n: c for n, c in calls.items() if fallbacks or n not in FALLBACKS}
@@ -76,7 +63,7 @@ def main() -> None:
     header += ["fallbacks, ms"] if options.fallbacks else []
     rows = []
     for n in map(int, options.threads.split(",")):
-        set_threads(n)
+        share_threads(n)
         best = roofline()
         print(f"{n} threads: {best.flops / 1e9:.0f} GFLOP/s in a product, {best.bytes / 1e9:.1f} GB/s in a copy")
         for workload in WORKLOADS:

@@ -8,7 +8,9 @@ starts (weights packed, batch norm folded, channels-last), and its result is che
 from __future__ import annotations
 
 import importlib.util
+import io
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +22,7 @@ import fastnn as fnn
 import fastnn.functional as F
 from fastnn import _backends, threads
 from fastnn import layers as L
+from fastnn.cli import peers
 
 Call = Callable[[], Any]
 MIB = 2**20
@@ -261,56 +264,41 @@ def conv2d(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> dict[s
     scale = gamma / np.sqrt(var + np.float32(1e-5))
     folded, bias = w * scale[:, None, None, None], beta - mean * scale
     if torch := _torch():
-        for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
-            xt = torch.from_numpy(x).contiguous(memory_format=memory)
-            wt = torch.from_numpy(folded).contiguous(memory_format=memory)
-            module = torch.nn.Sequential(torch.nn.Conv2d(c, o, k, stride, padding), torch.nn.ReLU()).eval()
-            module = module.to(memory_format=memory)
-            with torch.no_grad():
-                module[0].weight.copy_(wt)
-                module[0].bias.copy_(torch.from_numpy(bias))
-                frozen = torch.jit.optimize_for_inference(torch.jit.freeze(torch.jit.trace(module, xt)))
+        module = torch.nn.Sequential(torch.nn.Conv2d(c, o, k, stride, padding), torch.nn.ReLU())
+        module[0].load_state_dict({"weight": torch.from_numpy(folded), "bias": torch.from_numpy(bias)})
+        calls |= peers.torch(module, x)
+    options = {"strides": [stride] * 2, "pads": [padding] * 4, "kernel_shape": [k, k]}
+    model = peers.onnx_layer(x, "Conv", {"w": folded, "b": bias}, True, **options)
+    return calls | (_by_onnx(model, x) if model is not None else {})
 
-            def eager(module: Any = module, xt: Any = xt) -> Any:
-                with torch.inference_mode():
-                    return module(xt)
 
-            def run(frozen: Any = frozen, xt: Any = xt) -> Any:
-                with torch.inference_mode():
-                    return frozen(xt)
-
-            calls[name] = eager
-            calls[f"{name}, frozen"] = run
-    session = _onnx_conv(x, folded, bias, stride, padding)
-    if session is not None:
-        calls["onnxruntime"] = lambda: session.run(None, {"x": x})[0]
+def _by_onnx(model: bytes, x: np.ndarray) -> dict[str, Call]:
+    """An ONNX model in each engine for such that is installed."""
+    calls: dict[str, Call] = {}
+    for make in (peers.onnxruntime, peers.openvino):
+        if peers.installed(make.__name__):
+            calls |= make(model, [x])
     return calls
 
 
-def _onnx_conv(x: np.ndarray, w: np.ndarray, b: np.ndarray, stride: int, padding: int) -> Any:
-    """The fused layer as an onnxruntime session with as many threads, where onnx and onnxruntime are installed."""
-    if not (importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime")):
-        return None
-    import onnx
-    import onnxruntime
+def network(name: str, n: int) -> dict[str, Call]:
+    """A whole network for inference: ours compiled, its twin of torch's modules, and that twin as an ONNX model."""
+    import models  # beside this file, for those who run it
 
-    conv = onnx.helper.make_node(
-        "Conv", ["x", "w", "b"], ["c"], strides=[stride] * 2, pads=[padding] * 4, kernel_shape=list(w.shape[2:])
-    )
-    relu = onnx.helper.make_node("Relu", ["c"], ["y"])
-    size = (x.shape[2] + 2 * padding - w.shape[2]) // stride + 1
-    info = onnx.helper.make_tensor_value_info
-    graph = onnx.helper.make_graph(
-        [conv, relu],
-        "layer",
-        [info("x", onnx.TensorProto.FLOAT, x.shape)],
-        [info("y", onnx.TensorProto.FLOAT, (x.shape[0], w.shape[0], size, size))],
-        [onnx.numpy_helper.from_array(w, "w"), onnx.numpy_helper.from_array(b, "b")],
-    )
-    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = fnn.threads.get_num_threads()
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    model = models.build(name, 0)
+    x = _normal(n, *models.MODELS[name][1])
+    program = fnn.compile(model, x.shape)
+    calls: dict[str, Call] = {"compiled, program": lambda: program(x)}
+    if torch := _torch():
+        twin = models.torch_twin(name, model)
+        calls |= peers.torch(twin, x)
+        if peers.installed("onnx"):
+            file = io.BytesIO()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that this exporter is the old one; it needs no further package
+                torch.onnx.export(twin, torch.from_numpy(x), file, dynamo=False)
+            calls |= _by_onnx(file.getvalue(), x)
+    return calls
 
 
 def conv2d_train(n: int, c: int, size: int, o: int, k: int) -> dict[str, Call]:
@@ -463,6 +451,10 @@ def _conv_row(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> Wor
         label, "conv2d", lambda: conv2d(n, c, size, o, k, stride), flops=2.0 * n * o * c * k * k * out * out,
         kernels=("conv2d_forward", "conv2d_im2col_forward", "conv2d_amx_forward"),
     )  # fmt: skip
+
+
+def _network_row(name: str, n: int, multiply_adds: int) -> Workload:
+    return Workload(f"network {name} b{n}", "network", partial(network, name, n), flops=2.0 * n * multiply_adds)
 
 
 def _train_row(n: int, c: int, size: int, o: int, k: int) -> Workload:
@@ -665,6 +657,10 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("pixel_shuffle 2 256 @28 b8", "pixel_shuffle", pixel_shuffle, bytes=8.0 * 8 * 256 * 28 * 28,
              kernels=("copy",)),
     Workload("concat 64 + 64 @56 b8", "concat", concat, bytes=16.0 * 8 * 64 * 56 * 56, kernels=("copy",)),
+    _network_row("resnet18", 1, 1_814_073_344),
+    _network_row("resnet50", 1, 4_089_184_256),
+    _network_row("vgg16_bn", 1, 15_470_264_320),
+    _network_row("mobilenet_v2", 1, 300_774_272),
     Workload("training step, small CNN b64 @32", "training", small_cnn_step, tolerance=1e-4),
     _linear_row(1024, 1024, 1024),
     _linear_row(256, 2048, 1000),

@@ -32,6 +32,13 @@ def module(name: str) -> ModuleType:
 
 NAMES = ("resnet18", "resnet50", "vgg16_bn", "mobilenet_v2", "resnet20")
 every_model = pytest.mark.parametrize("name", NAMES)
+#: for one image; the literature has 1.8, 4.1 and 0.3 * 10^9, and 41 * 10^6
+MULTIPLY_ADDS = {
+    "resnet18": 1_814_073_344,
+    "resnet50": 4_089_184_256,
+    "mobilenet_v2": 300_774_272,
+    "resnet20": 40_551_040,
+}
 #: the linear layers of VGG-16 hold 124 of its 138 million numbers; here narrow ones stand for them
 SIZES: dict[str, dict[str, int]] = {"vgg16_bn": {"hidden": 32, "classes": 10}}
 
@@ -58,6 +65,9 @@ def test_sizes(name: str) -> None:
     assert sum(array.size for array in model.params.values()) == count
     classes = 10 if name in ("resnet20", "vgg16_bn") else 1000
     assert model.output_shape((2, *image)) == (2, classes)
+    if name != "vgg16_bn":
+        work = sum(step.flops for step in fnn.compile(model, (2, *image)).steps())
+        assert work == 2 * 2 * MULTIPLY_ADDS[name]
     assert f"{count:,}" in model.summary((2, *image))
 
 

@@ -8,17 +8,18 @@ when they run.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import MissingDependencyError
-from . import demo, doctor, info
+from . import bench, convert, demo, doctor, info, predict
 
 __all__ = ["main"]
 
 #: in the order of the help
-_COMMANDS = (demo, doctor, info)
+_COMMANDS = (demo, convert, predict, bench, doctor, info)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,7 +31,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         code = options.run(options)
-    except (MissingDependencyError, OSError, ValueError) as error:
+    except BrokenPipeError:  # who reads has seen enough, as in "fastnn info net.onnx | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can it be flushed at the end
+        return 141
+    except (MissingDependencyError, MemoryError, OSError, ValueError) as error:
         print(f"fastnn {options.command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

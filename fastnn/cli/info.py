@@ -1,15 +1,122 @@
-"""``fastnn info``: what fastnn computes with here."""
+"""``fastnn info``: what fastnn computes with here, or what is in a file."""
 
 from __future__ import annotations
 
+import argparse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
 from ..threads import show_config
-from .common import Commands
+from .common import (
+    WEIGHTS,
+    Commands,
+    exists,
+    input_shapes,
+    megabytes,
+    open_network,
+    output_shapes,
+    say,
+    shape,
+    warn,
+)
 
 __all__ = ["add"]
 
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    what = "what fastnn computes with here, and why"
-    parser = commands.add_parser("info", help=what, description=f"Print {what}.")
-    parser.set_defaults(run=lambda options: show_config())
+    parser = commands.add_parser(
+        "info",
+        help="what fastnn computes with here, and why; or what is in a file",
+        description="Print what fastnn computes with here, and why; or what is in a file: of a network its inputs, "
+        "outputs, layers, parameters and multiply-adds, of weights their names and shapes.",
+    )
+    parser.add_argument(
+        "file", nargs="?", type=Path, help="a network (.onnx, .fnn) or weights (.pth, .safetensors, .npz)"
+    )
+    parser.add_argument(
+        "--input", type=shape, action="append", metavar="SHAPE",
+        help="of an ONNX network the shape of its input, such as 1x3x224x224, where the file leaves it open; "
+        "once for each input",
+    )  # fmt: skip
+    parser.set_defaults(run=_info)
+
+
+def _info(options: argparse.Namespace) -> None:
+    if options.file is None:
+        show_config()
+        return
+    path = exists(options.file)
+    suffix = path.suffix.lower()
+    if suffix in WEIGHTS:
+        say(_weights(path))
+    elif suffix == ".onnx":
+        _onnx(path, options.input)
+    else:
+        program = open_network("info", path, options.input)
+        say(f"{path}: a compiled network, {program.dtype}, {megabytes(path.stat().st_size)}", *_ports(program), "")
+        say(*_counted(program))
+
+
+def _weights(path: Path) -> str:
+    """The table of a file of weights."""
+    from ..compiler.report import table
+    from ..io import load_state
+
+    state = load_state(path)
+    rows = [("name", "shape", "dtype", "numbers")]
+    rows += [(name, str(array.shape), str(array.dtype), f"{array.size:,}") for name, array in state.items()]
+    rows.append(("all", "", "", f"{sum(array.size for array in state.values()):,}"))
+    size = sum(array.nbytes for array in state.values())
+    arrays = f"{len(state)} array{'s' * (len(state) != 1)}"
+    return f"{path}: weights, {arrays}, {megabytes(size)}\n\n{table(rows, right=(3,), total=True)}"
+
+
+def _ports(program: Any) -> list[str]:
+    ports = [("input", shape) for shape in input_shapes(program)] + [("output", s) for s in output_shapes(program)]
+    return [f"{kind:8}{shape}" for kind, shape in ports]
+
+
+def _counted(program: Any) -> list[str]:
+    from ..compiler.report import count
+
+    return [count(program.steps())]
+
+
+def _onnx(path: Path, given: list[tuple[int, ...]] | None) -> None:
+    """An ONNX file as it is, and, where fastnn can run it, the steps that it becomes."""
+    from .. import onnx  # type: ignore[attr-defined, unused-ignore]
+    from ..errors import FileFormatError
+    from ..onnx.model import parse  # type: ignore[import-not-found, unused-ignore]
+
+    try:
+        model = parse(path.read_bytes(), str(path.parent))
+    except ValueError as error:
+        raise FileFormatError(f"{path}: not a readable ONNX file: {error}") from None
+    network = model.network
+    if network is None:
+        raise FileFormatError(f"{path}: it has no graph")
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in model.opsets.items())
+    by = f", written by {model.producer}" if model.producer else ""
+    say(f"{path}: an ONNX network, opset {opsets}{by}, {megabytes(path.stat().st_size)}")
+    for kind, ports in (("input", network.inputs), ("output", network.outputs)):
+        for port in ports:
+            if port.name not in network.tensors:
+                sizes = "any shape" if port.shape is None else f"({', '.join(str(n or '?') for n in port.shape)})"
+                say(f"{kind:8}{port.name} {port.dtype or ''} {sizes}")
+    counts = Counter(
+        f"{node.domain}.{node.op}" if node.domain not in ("", "ai.onnx") else node.op for node in network.nodes
+    )
+    say("", f"{len(network.nodes)} nodes: {', '.join(f'{n} {op}' for op, n in counts.most_common())}")
+    known = {*onnx.operators(), *(f"{f.domain}.{f.name}" for f in model.functions.values())}
+    unknown = sorted(op for op in counts if op not in known)
+    if unknown:
+        say(f"fastnn cannot run it: it does not have {', '.join(unknown)}")
+        return
+    try:
+        program = open_network("info", path, given)
+    except ValueError as error:
+        warn("info", str(error))
+        return
+    say("", f"as fastnn runs it, for {', '.join(map(str, input_shapes(program)))}:", "", *_counted(program))

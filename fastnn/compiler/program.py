@@ -148,11 +148,13 @@ class Program:
     ----------
     input_shape, output_shape : tuple of int
         What it was compiled for; a tuple of shapes where there are several inputs or outputs.
+    dtype : dtype
+        Of its inputs, weights and outputs.
     """
 
     def __init__(self, graph: Graph, dtype: np.dtype[Any]) -> None:
         self._graph = graph
-        self._dtype = np.dtype(dtype)
+        self.dtype = np.dtype(dtype)
         self._plans: dict[tuple[Any, ...], Any] = {}
         self._known: dict[tuple[Shape, ...], tuple[Shape, ...]] = {}
         self._lock = threading.Lock()
@@ -192,7 +194,7 @@ class Program:
         formats = tuple(image and len(shape) == 4 for shape in output_shapes)
         ys: list[Array] = []
         for shape, target, last in zip(output_shapes, given, formats, strict=True):
-            ys.append(F._out("program", target, shape, self._dtype, last, *arrays, *ys))
+            ys.append(F._out("program", target, shape, self.dtype, last, *arrays, *ys))
         return ys, formats
 
     def _inputs(self, xs: tuple[ArrayLike, ...]) -> tuple[list[Array], tuple[bool, ...]]:
@@ -206,7 +208,7 @@ class Program:
             if array.shape[1:] != like[1:] or array.ndim != len(like):
                 expected = ", ".join(["N", *map(str, like[1:])])
                 raise ShapeError(f"program: expected {name} of shape ({expected}), got {array.shape}")
-            array = array.astype(self._dtype, copy=False)
+            array = array.astype(self.dtype, copy=False)
             lasts.append(F._prefers_channels_last(array))
             arrays.append(array if lasts[-1] or array.flags.c_contiguous else np.ascontiguousarray(array))
         return arrays, tuple(lasts)
@@ -290,11 +292,11 @@ class Program:
 
         with program:
             values = {
-                value: program.input(shape, self._dtype, last)
+                value: program.input(shape, self.dtype, last)
                 for value, shape, last in zip(graph.inputs, input_shapes, lasts, strict=True)
             }
             ys = [
-                program.output(known[value], self._dtype, last)
+                program.output(known[value], self.dtype, last)
                 for value, last in zip(graph.outputs, formats, strict=True)
             ]
             inside_last = any(lasts) or any(isinstance(node.layer, Conv2d) for node in graph.nodes)
@@ -302,7 +304,7 @@ class Program:
                 if inside_last and not last and len(value.shape) == 4:
                     # Channels-last throughout: a product whose columns are channels has no partial vectors at small
                     # images, and its weights are packed once. 3x3 512->512 @7: 1.14 ms, was 1.48; others gain less.
-                    image = core.empty(values[value].shape, self._dtype, True)
+                    image = core.empty(values[value].shape, self.dtype, True)
                     core.copy(values[value], False, image)
                     values[value] = image
                     del image
@@ -360,7 +362,7 @@ class Program:
         known = self._shapes(input_shapes)
         if plan is None:
             by = [_backends.name]
-            size = self._dtype.itemsize
+            size = self.dtype.itemsize
             steps = [report.step_of(i, node, known, by, size) for i, node in enumerate(self._graph.nodes, 1)]
             return steps, [slice(i, i + 1) for i in range(len(steps))]
         named = zip(plan.program.steps, plan.program.algorithms, strict=True)
@@ -370,12 +372,12 @@ class Program:
             by = kernels[begin:end]
             if isinstance(part, Node):
                 count += 1
-                steps.append(report.step_of(count, part, known, by, self._dtype.itemsize))
+                steps.append(report.step_of(count, part, known, by, self.dtype.itemsize))
                 calls.append(slice(begin, end))
             elif by:
                 images = tuple(known[v] for v in (self._graph.outputs if count else self._graph.inputs))
-                moved = 2 * self._dtype.itemsize * sum(map(math.prod, images))
-                steps.append(report.Step(0, "", part, (), tuple(by), images, images, 0, moved))
+                moved = 2 * self.dtype.itemsize * sum(map(math.prod, images))
+                steps.append(report.Step(0, "", part, (), tuple(by), images, images, 0, 0, moved))
                 calls.append(slice(begin, end))
             begin = end
         return steps, calls
@@ -397,14 +399,24 @@ class Program:
         ------------------------------------------------------
            1  0      Linear 4->3  ReLU  linear  (2, 4)  (2, 3)
         """
+        return report.describe(self.steps())
+
+    def steps(self) -> list[report.Step]:
+        """Return what `describe` tells, as objects: names, layers, kernels, shapes, and the work of each step.
+
+        Examples
+        --------
+        >>> import fastnn as fnn
+        >>> from fastnn.layers import Linear
+        >>> (step,) = fnn.compile(Linear(4, 3), (2, 4)).steps()
+        >>> step.layer, step.outputs, step.parameters, step.flops
+        ('Linear 4->3', ((2, 3),), 15, 48)
+        """
         plan = None
         if _backends.core() is not None and all(map(math.prod, self._input_shapes)):
-            plan = self._plan(self._input_shapes, *self._in_rows())
-        return report.describe(self._report(self._input_shapes, plan)[0])
-
-    def _in_rows(self) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-        """Which inputs and outputs are channels-last, where all are C-contiguous."""
-        return (False,) * len(self._input_shapes), (False,) * len(self._graph.outputs)
+            rows = (False,) * len(self._input_shapes), (False,) * len(self._graph.outputs)  # C-contiguous
+            plan = self._plan(self._input_shapes, *rows)
+        return self._report(self._input_shapes, plan)[0]
 
     def profile(self, x: ArrayLike | Sequence[ArrayLike] | None = None, repeats: int | None = None) -> report.Profile:
         """Measure where the time goes: milliseconds of each step, its speed, and how much of the machine's it is.
@@ -437,13 +449,13 @@ class Program:
         xs: Any = (x,) if len(self._input_shapes) == 1 else x
         if x is None:
             rng = np.random.default_rng(0)
-            xs = [rng.standard_normal(shape).astype(self._dtype) for shape in self._input_shapes]
+            xs = [rng.standard_normal(shape).astype(self.dtype) for shape in self._input_shapes]
         arrays, lasts = self._inputs(tuple(xs))
         ys, formats = self._outputs(arrays, lasts, None)
         shapes = tuple(array.shape for array in arrays)
         plan = None if self._interprets(arrays) else self._plan(shapes, lasts, formats)
         steps, calls = self._report(shapes, plan)
-        best = roofline(self._dtype)
+        best = roofline(self.dtype)
 
         def run() -> list[float]:
             """Seconds of each call of the plan, or of each node."""

@@ -13,7 +13,7 @@ from .graph import Node, Value
 if TYPE_CHECKING:
     from ..layers.base import Shape
 
-__all__ = ["Profile", "Step", "StepTime", "describe", "step_of", "table"]
+__all__ = ["Profile", "Step", "StepTime", "count", "describe", "step_of", "table"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Step:
         What computes it: the algorithm, where the kernel has several, else the kernel; the backend's name where nothing
         is compiled; none where the result is a view.
     inputs, outputs : tuple of shapes
+    parameters : int
+        Numbers in its arrays.
     flops, bytes : int
         Floating-point operations of its products (2 for a multiply-add), and bytes that it has to read and write at
         least: inputs, arrays and outputs.
@@ -44,6 +46,7 @@ class Step:
     kernels: tuple[str, ...]
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
+    parameters: int
     flops: int
     bytes: int
 
@@ -59,11 +62,11 @@ def step_of(number: int, node: Node, known: dict[Value, Shape], kernels: Sequenc
     inputs, outputs = (tuple(known[value] for value in values) for values in (node.inputs, node.outputs))
     residual = () if node.residual is None else (known[node.residual],)
     bytes = itemsize * sum(math.prod(shape) for shape in (*inputs, *residual, *outputs))
-    bytes += sum(array.nbytes for array in node.arrays.values() if array is not None)
-    flops = 2 * node.layer.multiply_adds(*inputs)
-    return Step(
-        number, node.name, node.layer.label(), tuple(node.merged), tuple(kernels), inputs, outputs, flops, bytes
-    )
+    arrays = [array for array in node.arrays.values() if array is not None]
+    bytes += sum(array.nbytes for array in arrays)
+    parameters, flops = sum(array.size for array in arrays), 2 * node.layer.multiply_adds(*inputs)
+    label, merged = node.layer.label(), tuple(node.merged)
+    return Step(number, node.name, label, merged, tuple(kernels), inputs, outputs, parameters, flops, bytes)
 
 
 def _number(step: Step) -> str:
@@ -80,6 +83,18 @@ def describe(steps: Sequence[Step]) -> str:
     for s in steps:
         rows.append((_number(s), s.name, s.layer, ", ".join(s.merged), s.by, _shapes(s.inputs), _shapes(s.outputs)))
     return table(rows)
+
+
+def count(steps: Sequence[Step]) -> str:
+    """A table of what the steps hold and what work they are: parameters and multiply-adds."""
+    rows = [("step", "layer", "runs", "with", "output", "parameters", "multiply-adds")]
+    for s in steps:
+        if s.number:
+            numbers = (f"{s.parameters:,}" if s.parameters else "", f"{s.flops // 2:,}" if s.flops else "")
+            rows.append((_number(s), s.name, s.layer, ", ".join(s.merged), _shapes(s.outputs), *numbers))
+    totals = (f"{sum(s.parameters for s in steps):,}", f"{sum(s.flops for s in steps) // 2:,}")
+    rows.append(("all", "", "", "", "", *totals))
+    return table(rows, right=(5, 6), total=True)
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), total: bool = False) -> str:

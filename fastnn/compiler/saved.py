@@ -173,7 +173,7 @@ def save(program: Program, path: str | os.PathLike[str]) -> None:
 
     description = {
         "fastnn": __version__,
-        "dtype": program._dtype.name,
+        "dtype": program.dtype.name,
         "inputs": [list(value.shape) for value in graph.inputs],
         "outputs": [numbers[value] for value in graph.outputs],
         "nodes": nodes,
