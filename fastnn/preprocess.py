@@ -107,30 +107,59 @@ class Transformer:
         y : optional
             Passed over; scikit-learn's pipelines give it.
         """
-        array = np.asarray(x)
-        name = type(self).__name__
-        if array.dtype.kind not in "fiub":
-            raise TypeError(f"{name}.fit: x has dtype {array.dtype}; expected numbers")
-        if array.ndim < 2 or not array.size:
-            raise ShapeError(f"{name}.fit: expected at least one row of numbers, (N, ...), got {array.shape}")
+        array = self._rows("fit", x)
         self._fit(array)
         self.shape_ = array.shape[1:]
         self.n_features_in_ = array.shape[1]
         self._layers: dict[Any, Layer] = {}
         return self
 
+    def _rows(self, what: str, x: Any) -> Array:
+        """x as numbers (N, ...), of which there are some."""
+        name = f"{type(self).__name__}.{what}"
+        if hasattr(x, "toarray"):
+            raise TypeError(f"{name}: x is a sparse matrix, which is not supported; give x.toarray()")
+        array = np.asarray(x)
+        if array.dtype.kind == "O":
+            array = array.astype(np.float64)
+        if array.dtype.kind == "c":
+            raise ValueError(f"{name}: Complex data not supported, got {array.dtype}")
+        if array.dtype.kind not in "fiub":
+            raise TypeError(f"{name}: x has dtype {array.dtype}; expected numbers")
+        if array.ndim < 2:
+            hint = "Reshape your data by x.reshape(-1, 1) for one feature, x.reshape(1, -1) for one row"
+            raise ShapeError(f"{name}: expected rows (N, ...), got {array.shape}; {hint}")
+        if not array.size:
+            missing = "feature" if len(array) else "sample"
+            raise ShapeError(f"{name}: 0 {missing}(s) (shape={array.shape}) while a minimum of 1 is required.")
+        return array
+
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether rows of that shape can be transformed."""
+        return shape == self.shape_
+
     def transform(self, x: ArrayLike) -> Array:
         """Return x transformed: what the layer gives, of x's dtype (float32 for integers).
 
         Raises
         ------
-        RuntimeError
-            Before `fit`.
+        ValueError
+            Before `fit`, and for NaN or infinite values.
         ShapeError
             For rows of another shape than those of `fit`, but that channels may have any height and width.
         """
         self._need_fit("transform")
-        array = F._array(f"{type(self).__name__}.transform", "x", x)
+        name = type(self).__name__
+        array = F._array(f"{name}.transform", "x", self._rows("transform", x))
+        if not self._fits(array.shape[1:]):
+            if array.ndim == 2 == len(self.shape_) + 1:
+                have, want = array.shape[1], self.shape_[0]
+                raise ShapeError(
+                    f"{name}.transform: X has {have} features, but {name} is expecting {want} features as input"
+                )
+            raise ShapeError(f"{name}.transform: it was fitted on rows of shape {self.shape_}, got {array.shape[1:]}")
+        if not all(np.isfinite(chunk).all() for chunk in _chunks(array, array.dtype)):
+            raise ValueError(f"{name}.transform: x has NaN or infinite values")
         if array.dtype not in self._layers:
             self._layers[array.dtype] = self.as_layer(array.dtype)
         return self._layers[array.dtype](array)
@@ -149,7 +178,7 @@ class Transformer:
     def _need_fit(self, what: str) -> None:
         if not hasattr(self, "shape_"):
             name = type(self).__name__
-            raise RuntimeError(f"{name}.{what}: it has not been fitted; call {name}(...).fit(x) on training data first")
+            raise ValueError(f"{name}.{what}: it has not been fitted; call {name}(...).fit(x) on training data first")
 
     def __getstate__(self) -> dict[str, Any]:
         state = dict(self.__dict__)
@@ -161,11 +190,11 @@ class Transformer:
 # ---- sums over many rows ----
 
 
-def _chunks(x: Array) -> Iterator[Array]:
-    """x a few rows at a time, as float64."""
+def _chunks(x: Array, dtype: DTypeLike = np.float64) -> Iterator[Array]:
+    """x a few rows at a time, in a dtype; copies where that is another."""
     rows = max(1, _CHUNK // max(1, math.prod(x.shape[1:])))
     for start in range(0, len(x), rows):
-        yield x[start : start + rows].astype(np.float64)
+        yield x[start : start + rows].astype(dtype, copy=False)
 
 
 def _moments(owner: str, x: Array, axes: tuple[int, ...], variance: bool) -> tuple[Array, Array | None]:
@@ -259,6 +288,9 @@ class Standardize(_Shifted):
 class _Channels(_Shifted):
     variance: bool
 
+    def _fits(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == len(self.shape_) and shape[0] == self.shape_[0]
+
     def _fit(self, x: Array) -> None:
         name = type(self).__name__
         if x.ndim not in (3, 4):
@@ -332,8 +364,8 @@ class _Rotated(Transformer):
         else:
             covariance = np.zeros((d, d))
             for chunk in _chunks(flat):
-                chunk -= mean
-                covariance += chunk.T @ chunk
+                centred = chunk - mean
+                covariance += centred.T @ centred
             values, columns = np.linalg.eigh(covariance / n)
             values, vectors = values[::-1].clip(0), columns.T[::-1]
         # Each vector points to where its largest element is positive: the same signs from any LAPACK.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -337,6 +338,17 @@ def test_pipelines_and_searches():
     )
 
 
+@pytest.mark.parametrize(
+    "pre", [preprocess.Standardize(), preprocess.MeanImage(), preprocess.PCA(whiten=True), preprocess.ZCA()], ids=repr
+)
+def test_the_checks_of_scikit_learn(pre):
+    """What scikit-learn asks of a transformer; warnings there are of its own."""
+    checks = pytest.importorskip("sklearn.utils.estimator_checks")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        checks.check_estimator(pre)
+
+
 def test_options():
     pre = preprocess.PCA(3, whiten=True)
     assert repr(pre) == "PCA(n_components=3, whiten=True)"
@@ -351,8 +363,8 @@ def test_options():
 @pytest.mark.parametrize(
     ("pre", "x", "error", "message"),
     [
-        (preprocess.Standardize(), np.ones(3), ShapeError, r"Standardize.fit: expected at least one row"),
-        (preprocess.Standardize(), np.ones((0, 3)), ShapeError, r"got \(0, 3\)"),
+        (preprocess.Standardize(), np.ones(3), ShapeError, r"Standardize.fit: expected rows .* Reshape your data"),
+        (preprocess.Standardize(), np.ones((0, 3)), ShapeError, r"0 sample\(s\) \(shape=\(0, 3\)\)"),
         (preprocess.Standardize(), [["a"]], TypeError, "expected numbers"),
         (preprocess.MeanImage(), [[np.nan, 1.0]], ValueError, "NaN or infinite"),
         (preprocess.ChannelMean(), ROWS, ShapeError, r"expected images \(N, C, H, W\)"),
@@ -368,17 +380,21 @@ def test_options():
 def test_refuses(pre, x, error, message):
     with pytest.raises(error, match=message):
         pre.fit(x)
-    with pytest.raises(RuntimeError, match="has not been fitted"):
+    with pytest.raises(ValueError, match="has not been fitted"):
         pre.transform(x)
     for call in (pre.inverse_transform, lambda _: pre.as_layer()):
-        with pytest.raises(RuntimeError, match="has not been fitted"):
+        with pytest.raises(ValueError, match="has not been fitted"):
             call(x)
 
 
 def test_refuses_rows_of_another_shape():
-    with pytest.raises(ShapeError):
+    with pytest.raises(ShapeError, match=r"fitted on rows of shape \(3, 5, 4\), got \(3, 5, 3\)"):
         preprocess.MeanImage().fit(IMAGES).transform(IMAGES[..., :3])
-    with pytest.raises(ShapeError):
+    with pytest.raises(ShapeError, match="X has 5 features, but PCA is expecting 6"):
         preprocess.PCA().fit(ROWS).transform(ROWS[:, :5])
+    with pytest.raises(ShapeError, match=r"got \(2, 5, 4\)"):
+        preprocess.ChannelMean().fit(IMAGES).transform(IMAGES[:, :2])
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        preprocess.PCA().fit(ROWS).transform(np.full((1, 6), np.inf))
     wide = np.concatenate([IMAGES, IMAGES], 3)
     assert preprocess.ChannelMean().fit(IMAGES).transform(wide).shape == wide.shape
