@@ -148,19 +148,22 @@ class Program:
     ----------
     input_shape, output_shape : tuple of int
         What it was compiled for; a tuple of shapes where there are several inputs or outputs.
-    dtype : dtype
-        Of its inputs, weights and outputs.
     """
 
     def __init__(self, graph: Graph, dtype: np.dtype[Any]) -> None:
         self._graph = graph
-        self.dtype = np.dtype(dtype)
+        self._dtype = np.dtype(dtype)
         self._plans: dict[tuple[Any, ...], Any] = {}
         self._known: dict[tuple[Shape, ...], tuple[Shape, ...]] = {}
         self._lock = threading.Lock()
         self._input_shapes = tuple(value.shape for value in graph.inputs)
         self.input_shape = _one_or_all(self._input_shapes)
         self.output_shape = _one_or_all([value.shape for value in graph.outputs])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of its inputs, weights and outputs."""
+        return self._dtype
 
     def __call__(self, *xs: ArrayLike, out: Array | Sequence[Array] | None = None) -> Any:
         """Return the output for x of shape (N, ...), converted to the model's dtype; any N.
@@ -194,7 +197,7 @@ class Program:
         formats = tuple(image and len(shape) == 4 for shape in output_shapes)
         ys: list[Array] = []
         for shape, target, last in zip(output_shapes, given, formats, strict=True):
-            ys.append(F._out("program", target, shape, self.dtype, last, *arrays, *ys))
+            ys.append(F._out("program", target, shape, self._dtype, last, *arrays, *ys))
         return ys, formats
 
     def _inputs(self, xs: tuple[ArrayLike, ...]) -> tuple[list[Array], tuple[bool, ...]]:
@@ -208,7 +211,7 @@ class Program:
             if array.shape[1:] != like[1:] or array.ndim != len(like):
                 expected = ", ".join(["N", *map(str, like[1:])])
                 raise ShapeError(f"program: expected {name} of shape ({expected}), got {array.shape}")
-            array = array.astype(self.dtype, copy=False)
+            array = array.astype(self._dtype, copy=False)
             lasts.append(F._prefers_channels_last(array))
             arrays.append(array if lasts[-1] or array.flags.c_contiguous else np.ascontiguousarray(array))
         return arrays, tuple(lasts)
@@ -292,11 +295,11 @@ class Program:
 
         with program:
             values = {
-                value: program.input(shape, self.dtype, last)
+                value: program.input(shape, self._dtype, last)
                 for value, shape, last in zip(graph.inputs, input_shapes, lasts, strict=True)
             }
             ys = [
-                program.output(known[value], self.dtype, last)
+                program.output(known[value], self._dtype, last)
                 for value, last in zip(graph.outputs, formats, strict=True)
             ]
             inside_last = any(lasts) or any(isinstance(node.layer, Conv2d) for node in graph.nodes)
@@ -304,7 +307,7 @@ class Program:
                 if inside_last and not last and len(value.shape) == 4:
                     # Channels-last throughout: a product whose columns are channels has no partial vectors at small
                     # images, and its weights are packed once. 3x3 512->512 @7: 1.14 ms, was 1.48; others gain less.
-                    image = core.empty(values[value].shape, self.dtype, True)
+                    image = core.empty(values[value].shape, self._dtype, True)
                     core.copy(values[value], False, image)
                     values[value] = image
                     del image
@@ -362,7 +365,7 @@ class Program:
         known = self._shapes(input_shapes)
         if plan is None:
             by = [_backends.name]
-            size = self.dtype.itemsize
+            size = self._dtype.itemsize
             steps = [report.step_of(i, node, known, by, size) for i, node in enumerate(self._graph.nodes, 1)]
             return steps, [slice(i, i + 1) for i in range(len(steps))]
         named = zip(plan.program.steps, plan.program.algorithms, strict=True)
@@ -372,11 +375,11 @@ class Program:
             by = kernels[begin:end]
             if isinstance(part, Node):
                 count += 1
-                steps.append(report.step_of(count, part, known, by, self.dtype.itemsize))
+                steps.append(report.step_of(count, part, known, by, self._dtype.itemsize))
                 calls.append(slice(begin, end))
             elif by:
                 images = tuple(known[v] for v in (self._graph.outputs if count else self._graph.inputs))
-                moved = 2 * self.dtype.itemsize * sum(map(math.prod, images))
+                moved = 2 * self._dtype.itemsize * sum(map(math.prod, images))
                 steps.append(report.Step(0, "", part, (), tuple(by), images, images, 0, 0, moved))
                 calls.append(slice(begin, end))
             begin = end
@@ -449,13 +452,13 @@ class Program:
         xs: Any = (x,) if len(self._input_shapes) == 1 else x
         if x is None:
             rng = np.random.default_rng(0)
-            xs = [rng.standard_normal(shape).astype(self.dtype) for shape in self._input_shapes]
+            xs = [rng.standard_normal(shape).astype(self._dtype) for shape in self._input_shapes]
         arrays, lasts = self._inputs(tuple(xs))
         ys, formats = self._outputs(arrays, lasts, None)
         shapes = tuple(array.shape for array in arrays)
         plan = None if self._interprets(arrays) else self._plan(shapes, lasts, formats)
         steps, calls = self._report(shapes, plan)
-        best = roofline(self.dtype)
+        best = roofline(self._dtype)
 
         def run() -> list[float]:
             """Seconds of each call of the plan, or of each node."""
