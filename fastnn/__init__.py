@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import _backends, _threadpool, functional
-from .errors import FileFormatError, MissingDependencyError, ShapeError
+from .errors import FileFormatError, MissingDependencyError, ShapeError, UnsupportedOperatorError
 from .threads import num_threads, release_memory, set_num_threads, show_config
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ _LAZY: dict[str, tuple[str, str | None]] = {
     "optim": ("fastnn.optim", None),
     "augment": ("fastnn.augment", None),
     "preprocess": ("fastnn.preprocess", None),
+    "onnx": ("fastnn.onnx", None),
     "regularization": ("fastnn.regularization", None),
     "schedules": ("fastnn.schedules", None),
     "checks": ("fastnn.checks", None),
@@ -47,6 +48,7 @@ __all__ = [
     "MissingDependencyError",
     "ShapeError",
     "Trainer",
+    "UnsupportedOperatorError",
     "augment",
     "checks",
     "compare",
@@ -61,6 +63,7 @@ __all__ = [
     "losses",
     "monitors",
     "num_threads",
+    "onnx",
     "optim",
     "preprocess",
     "regularization",
@@ -74,7 +77,20 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from . import augment, checks, ensemble, init, layers, losses, optim, preprocess, regularization, schedules, search
+    from . import (
+        augment,
+        checks,
+        ensemble,
+        init,
+        layers,
+        losses,
+        onnx,
+        optim,
+        preprocess,
+        regularization,
+        schedules,
+        search,
+    )
     from ._gradcheck import gradcheck
     from ._statistics import statistics
     from .compiler import compile, load_program

@@ -16,7 +16,7 @@ import numpy as np
 
 from .reference import Array, Table
 
-__all__ = ["COORDINATES", "ROUNDINGS", "Matrix", "interpolation", "padding"]
+__all__ = ["COORDINATES", "ROUNDINGS", "Matrix", "at_places", "interpolation", "padding"]
 
 #: from output to input coordinates, by the names of ONNX's Resize
 COORDINATES = ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "align_corners", "asymmetric")
@@ -182,17 +182,35 @@ def interpolation(
         index = np.floor(place).astype(np.int64)
         return Matrix(out, n, i, np.minimum(index, n - 1), ones)
     x = _coordinates(n, out, scale, coordinates or "half_pixel")
+    widen = max(1.0, n / out if scale is None else 1 / scale) if antialias else 1.0
+    return at_places(n, x, mode, rounding, cubic_coeff_a, exclude_outside, widen if antialias else None)
+
+
+def at_places(
+    n: int,
+    x: Array,
+    mode: str,
+    rounding: str | None = None,
+    cubic_coeff_a: float = -0.75,
+    exclude_outside: bool = False,
+    antialias: float | None = None,
+) -> Matrix:
+    """From an axis of n elements to one of those at the places x; modes as `interpolation` has them.
+
+    antialias : how much wider than usual the kernel is; None for as usual
+    """
+    out, i = x.size, np.arange(x.size)
     if mode.startswith("nearest"):
         index = _nearest(x, rounding or "round_prefer_floor").astype(np.int64)
-        return Matrix(out, n, i, np.clip(index, 0, n - 1), ones)
+        return Matrix(out, n, i, np.clip(index, 0, n - 1), np.ones(out))
     kernel, radius = (_hat, 1) if mode == "linear" else (_cubic, 2)
-    widen = max(1.0, n / out if scale is None else 1 / scale) if antialias else 1.0
+    widen = 1.0 if antialias is None else antialias
     reach = int(np.ceil(radius * widen))
     index = np.floor(x).astype(np.int64)[:, np.newaxis] + np.arange(1 - reach, reach + 1)
     weight = kernel(np.abs(index - x[:, np.newaxis]) / widen, cubic_coeff_a)
     if exclude_outside:
         weight = np.where((index >= 0) & (index < n), weight, 0.0)
-    if exclude_outside or antialias:
+    if exclude_outside or antialias is not None:
         weight /= weight.sum(1, keepdims=True)
     return Matrix(out, n, np.repeat(i, 2 * reach), np.clip(index, 0, n - 1).ravel(), weight.ravel())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MissingDependencyError", "ShapeError", "need"]
+__all__ = ["FileFormatError", "MissingDependencyError", "ShapeError", "UnsupportedOperatorError", "need"]
 
 
 class ShapeError(ValueError):
@@ -27,6 +27,10 @@ class ShapeError(ValueError):
 
 class FileFormatError(ValueError):
     """A file is cut, forged, or not of the format that its name says; the message names the file and the reason."""
+
+
+class UnsupportedOperatorError(ValueError):
+    """A network from elsewhere has operators, types or a version that fastnn does not have; the message names them."""
 
 
 class MissingDependencyError(ImportError):

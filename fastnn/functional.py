@@ -188,7 +188,37 @@ def _rowmajor(op: str, name: str, x: ArrayLike) -> Array:
 
 def _contiguous(x: Array) -> Array:
     """A C-contiguous copy of a ready array."""
-    return _in_format(x, False) if x.ndim <= 4 else np.ascontiguousarray(x)
+    if x.ndim <= 4:
+        return _in_format(x, False)
+    y = _K.empty(x.shape, x.dtype)
+    if y.size:
+        _copy_axes(x, y)
+    return y
+
+
+def _copy_axes(x: Array, y: Array) -> None:
+    """y[...] = x for any number of axes: the kernel takes four, once those that lie as one in both are merged."""
+    axes: list[tuple[int, int, int]] = []
+    for n, sx, sy in zip(x.shape, x.strides, y.strides, strict=True):
+        if n == 1:
+            continue
+        if axes and axes[-1][1] == n * sx and axes[-1][2] == n * sy:
+            axes[-1] = axes[-1][0] * n, sx, sy
+        else:
+            axes.append((n, sx, sy))
+    if len(axes) > 4:  # one call for each element of the shortest
+        at = min(range(len(axes)), key=lambda i: axes[i][0])
+        count, sx, sy = axes.pop(at)
+    else:
+        count = 1
+    shape, x_strides, y_strides = ([axis[i] for axis in axes] for i in range(3))
+    source = np.lib.stride_tricks.as_strided(x, (count, *shape), (sx if count > 1 else 0, *x_strides))
+    target = np.lib.stride_tricks.as_strided(y, (count, *shape), (sy if count > 1 else 0, *y_strides))
+    for part, into in zip(source, target, strict=True):
+        if len(shape) > 4:
+            _copy_axes(part, into)
+        else:
+            _K.copy(part, False, into)
 
 
 def _image(op: str, name: str, x: ArrayLike, channels_last: bool | None = None) -> tuple[Array, bool]:
@@ -2024,15 +2054,15 @@ def stochastic_depth_backward(dy: ArrayLike, mask: Array, p: float = 0.5, mode: 
 
 
 def _features(op: str, name: str, x: ArrayLike, channels_last: bool | None = None) -> tuple[Array, tuple[int, ...]]:
-    """x as (N, C, H, W), and the shape that it had: (N, C), (N, C, L) or (N, C, H, W)."""
+    """x as (N, C, H, W), and the shape that it had: (N, C), (N, C, L), (N, C, H, W) or of more axes."""
     array = _array(op, name, x)
     if array.ndim == 4:
         return _image(op, name, array, channels_last)[0], array.shape
-    if array.ndim not in (2, 3):
+    if array.ndim < 2:
         raise ShapeError(f"{op}: expected {name} of shape (N, C), (N, C, L) or (N, C, H, W), got {array.shape}")
     array = array if array.flags.c_contiguous else _contiguous(array)
     shape = array.shape
-    return array.reshape(shape + (1,) * (4 - array.ndim)), shape
+    return array.reshape(*shape[:2], math.prod(shape[2:]), 1), shape
 
 
 def _affine(op: str, weight: ArrayLike | None, bias: ArrayLike | None, c: int) -> tuple[Array | None, Array | None]:
@@ -2060,7 +2090,7 @@ def batch_norm(
 
     Parameters
     ----------
-    x : array_like, (N, C), (N, C, L) or (N, C, H, W)
+    x : array_like, (N, C), (N, C, L), (N, C, H, W) or of more axes
     mean, var : array_like (C,)
     weight, bias : array_like (C,), optional
         gamma and beta; 1 and 0 when absent.
@@ -2098,7 +2128,7 @@ def batch_norm_train(
 
     Parameters
     ----------
-    x : array_like, (N, C), (N, C, L) or (N, C, H, W)
+    x : array_like, (N, C), (N, C, L), (N, C, H, W) or of more axes
     weight, bias : array_like (C,), optional
     eps : float
 

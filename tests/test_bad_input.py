@@ -83,7 +83,7 @@ BAD = [
     shape("expected weight of shape (out, in), got (3,)", "linear", ones(2, 3), ones(3)),
     shape("expected x of shape (N, 1) for weight (3, 1), got ()", "linear", np.float32(1), ones(3, 1)),
     shape("expected x of shape (N, C), (N, C, L) or (N, C, H, W), got (5,)", "batch_norm_train", ones(5)),
-    shape("got (2, 3, 4, 5, 6)", "batch_norm", ones(2, 3, 4, 5, 6), ones(3), ones(3)),
+    shape("expected x of shape (N, C), (N, C, L) or (N, C, H, W), got (2,)", "batch_norm", ones(2), ones(3), ones(3)),
     shape("expected scores of shape (N, C) with at least one class, got (3,)", "cross_entropy", ones(3), [0, 1, 2]),
     shape("expected one label for each of the 2 rows of scores, got labels ()", "cross_entropy", ones(2, 3), 1),
     shape("axis -1 is out of range for an array of shape ()", "softmax", np.float32(1)),

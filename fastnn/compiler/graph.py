@@ -87,9 +87,11 @@ class Fork(Layer):
 class Builder:
     """What a layer's ``trace(builder, x)`` talks to."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: bool = False) -> None:
         self.nodes: list[Node] = []
         self._names: list[str] = []
+        #: whether layers that compute in Python may be nodes
+        self._host = host
 
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
@@ -116,6 +118,10 @@ class Builder:
             raise UntraceableError(
                 f"layer {name!r}: {type(layer).__name__} computes in Python; trace() can only combine fastnn's layers"
             )
+        if (layer.host or layer.host_backward) and not self._host:
+            raise UntraceableError(
+                f"layer {name!r}: {layer.label()} computes {'' if layer.host else 'its gradient '}in NumPy"
+            )
         shape: Any = layer.output_shape(*(value.shape for value in inputs))
         outputs = [Value(one) for one in shapes(shape)]
         self.nodes.append(Node(name, layer, list(inputs), outputs))
@@ -124,7 +130,7 @@ class Builder:
 
 def _computes(cls: type) -> bool:
     """Whether a class that is not fastnn's says itself what it computes."""
-    ours = cls.__module__.startswith("fastnn.layers.") or cls is object
+    ours = cls.__module__.startswith(("fastnn.layers.", "fastnn.onnx.")) or cls is object
     return not ours and ("__call__" in vars(cls) or "forward" in vars(cls))
 
 
@@ -143,11 +149,14 @@ def _inside(layer: Layer, name: str = "") -> Iterator[tuple[str, Layer]]:
         yield from _inside(child, f"{name}.{part}" if name else part)
 
 
-def trace(model: Layer, input_shapes: Sequence[Shape]) -> Graph:
-    """Return the graph of ``model`` for inputs of these shapes; raise `ShapeError` or `UntraceableError`."""
+def trace(model: Layer, input_shapes: Sequence[Shape], *, host: bool = False) -> Graph:
+    """Return the graph of ``model`` for inputs of these shapes; raise `ShapeError` or `UntraceableError`.
+
+    host: take layers that compute in Python, of which an inference program runs the rest and no training step is made.
+    """
     for name, layer in _inside(model):  # before the shapes, which a layer that is not traced need not tell
         _require_trace(name, layer)
-    builder = Builder()
+    builder = Builder(host)
     xs = [Value(tuple(shape)) for shape in input_shapes]
     model.output_shape(*(x.shape for x in xs))
     output = builder.trace("", model, *xs)

@@ -53,7 +53,7 @@ def _drop_identities(graph: Graph) -> None:
     kept = []
     for node in graph.nodes:
         node.inputs = [same.get(value, value) for value in node.inputs]
-        if isinstance(node.layer, (Fork, Identity, Dropout, DropSamples)):
+        if isinstance(node.layer, (Fork, Identity, Dropout, DropSamples)) and not node.layer.host:
             same.update(zip(node.outputs, node.inputs, strict=True))
         else:
             kept.append(node)

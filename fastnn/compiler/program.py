@@ -7,6 +7,7 @@ import os
 import statistics
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,6 +58,12 @@ def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: st
     -------
     Program
 
+    Warns
+    -----
+    UserWarning
+        Where layers compute in NumPy, as some operators of ONNX files do: the program is in pieces, between which those
+        run; it names them.
+
     Raises
     ------
     ShapeError
@@ -79,7 +86,15 @@ def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: st
         raise ShapeError(f"compile: expected an input shape (N, ...), got {tuple(input_shape)}")
     dtypes = [a.dtype for a in {**model.params, **model.buffers}.values() if a.dtype.kind == "f"]
     dtype = np.result_type(*dtypes) if dtypes else np.dtype(np.float32)
-    return Program(optimise(trace(model, given), dtype), dtype)
+    graph = optimise(trace(model, given, host=True), dtype)
+    host = [f"{node.name!r} ({node.layer.label()})" for node in graph.nodes if node.layer.host]
+    if not host:
+        return Program(graph, dtype)
+    more = f" and {len(host) - 8} more" if len(host) > 8 else ""
+    warnings.warn(f"compile: computed in NumPy, between the compiled pieces: {', '.join(host[:8])}{more}", stacklevel=2)
+    from .pieces import PiecedProgram
+
+    return PiecedProgram(graph, dtype)
 
 
 def _compute(node: Node, inputs: list[Array], residual: Array | None, out: Array | None) -> Array:
@@ -150,6 +165,9 @@ class Program:
         What it was compiled for; a tuple of shapes where there are several inputs or outputs.
     """
 
+    #: whether inputs have the shapes that it was compiled for, but for the batch
+    _fixed = True
+
     def __init__(self, graph: Graph, dtype: np.dtype[Any]) -> None:
         self._graph = graph
         self._dtype = np.dtype(dtype)
@@ -208,7 +226,7 @@ class Program:
         for i, (x, like) in enumerate(zip(xs, self._input_shapes, strict=True)):
             name = "x" if len(xs) == 1 else f"input {i}"
             array = F._array("program", name, x)
-            if array.shape[1:] != like[1:] or array.ndim != len(like):
+            if self._fixed and (array.shape[1:] != like[1:] or array.ndim != len(like)):
                 expected = ", ".join(["N", *map(str, like[1:])])
                 raise ShapeError(f"program: expected {name} of shape ({expected}), got {array.shape}")
             array = array.astype(self._dtype, copy=False)

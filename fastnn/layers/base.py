@@ -46,6 +46,9 @@ class Layer:
     penalized: ClassVar[tuple[str, ...] | None] = None
     #: the axis of the weights that counts the layer's outputs
     unit_axis: ClassVar[int] = 0
+    #: whether it computes in Python, so that programs run it between their pieces; and whether its gradient does
+    host: ClassVar[bool] = False
+    host_backward: ClassVar[bool] = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Whoever keeps something derived from the layer's configuration (a trainer its programs) compares versions.

@@ -1,0 +1,666 @@
+"""From an ONNX model to a `Graph`: values are followed in order, each known as data that flows, as a constant, or as
+numbers that follow from shapes alone; what is constant is computed once, and what follows from shapes is computed from
+the shapes of the arrays that come. `builders` says which operators become fastnn's own layers; the others become
+`Operation`s.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import ShapeError, UnsupportedOperatorError
+from ..layers.base import Array, Layer, Shape, shapes
+from ..layers.container import Identity
+from ..layers.function import Constant, Parameter
+from ..layers.graph import Graph
+from ..layers.graph import Node as GraphNode
+from . import elementwise, reducing, shaping, windows
+from .model import MAX_NODES, Foreign, Function, Model, Node, Port, Reference
+from .operation import Data, Derived, Operand, Operation, Operator, check_outputs, check_size
+
+__all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer", "Input", "Value", "operators"]
+
+OLDEST_OPSET, NEWEST_OPSET = 7, 28
+
+#: What is computed at load may be this many times larger than the file, or this large in any case.
+_FOLDED_FACTOR, _FOLDED_SMALL = 4, 64 << 20
+#: so many operators may stand between a shape and what is made of it
+_MOST_DERIVED = 10_000
+#: what stands for a size that a network leaves open, when shapes are tried
+_BATCH, _OPEN = 2, 224
+
+_TABLE: dict[str, type[Operator]] = {
+    **elementwise.OPERATORS,
+    **shaping.OPERATORS,
+    **reducing.OPERATORS,
+    **windows.OPERATORS,
+}
+#: operators on small numbers, of which shapes are made
+_SHAPELY = frozenset(
+    (
+        *(
+            "Shape",
+            "Size",
+            "Gather",
+            "Slice",
+            "Concat",
+            "Squeeze",
+            "Unsqueeze",
+            "Reshape",
+            "Flatten",
+            "Identity",
+            "Cast",
+        ),
+        *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Floor", "Ceil", "Round", "Sqrt", "Neg", "Abs", "Min", "Max"),
+        *("Where", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual", "Not", "And", "Or"),
+        *("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "Range", "ConstantOfShape", "Expand", "Tile"),
+    )
+)
+#: operators with a kernel for which numbers in the file are better arrays of the graph
+_LOWERED = frozenset({"Add", "Mul", "Sum", "Concat"})
+
+
+def operators() -> list[str]:
+    """Return the names of the operators that can be imported."""
+    return sorted({*_TABLE, "Constant"})
+
+
+class Input(Identity):
+    """An input of a network from a file: checks what comes by what the file says of it.
+
+    Parameters
+    ----------
+    dtype : dtype
+    shape : sequence, optional
+        Sizes that the file fixes; a name or None where it does not. The first, that of the batch, may be any.
+    """
+
+    def __init__(self, dtype: np.dtype[Any], shape: Sequence[int | str | None] | None) -> None:
+        self.dtype = np.dtype(dtype)
+        self.shape = None if shape is None else tuple(shape)
+        self.host = self.dtype.kind != "f"  # type: ignore[misc]
+
+    def _check(self, shape: Shape) -> Shape:
+        declared = self.shape
+        if declared is not None and (
+            len(shape) != len(declared)
+            or any(isinstance(d, int) and d != n for n, d in zip(shape[1:], declared[1:], strict=True))
+        ):
+            sizes = ["N" if isinstance(d, int) and not i else str(d or "?") for i, d in enumerate(declared)]
+            expected = ", ".join(sizes)
+            raise ShapeError(f"expected ({expected}), got {shape}")
+        return shape
+
+    def __call__(self, x: ArrayLike) -> Array:
+        array = np.asarray(x)
+        self._check(array.shape)
+        wanted = np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
+        if wanted.kind == "f":
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"expected numbers, got {array.dtype}")
+            return array if array.dtype in (np.float64, wanted) else array.astype(wanted)
+        whole = array.dtype.kind in "biu" or (array.dtype.kind == "f" and bool(np.all(array == np.trunc(array))))
+        if not whole or (wanted.kind == "b" and array.dtype.kind != "b"):
+            raise TypeError(f"expected {wanted}, got {array.dtype}")
+        return array.astype(wanted, copy=False)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._check(tuple(shape))
+
+    def label(self) -> str:
+        return "Input"
+
+
+@dataclass
+class Value:
+    """What is known of a value: its dtype, and its name in the graph, its numbers, or how they follow from shapes."""
+
+    dtype: np.dtype[Any] | None
+    #: the name in the graph of data that flows
+    data: str | None = None
+    constant: Any = None
+    #: which step gives it, of those that follow from shapes
+    derived: int | None = None
+    #: the initializer from which a constant comes
+    origin: str = ""
+
+    @property
+    def floating(self) -> bool:
+        return self.dtype is not None and self.dtype.kind == "f"
+
+
+@dataclass
+class Item:
+    """A node with the opset that it is written in, and the name that it goes by."""
+
+    node: Node
+    opset: int
+    name: str
+
+
+class Importer:
+    """One import; `graph` is what comes of it."""
+
+    def __init__(self, model: Model, size: int) -> None:
+        assert model.network is not None
+        self.network = model.network
+        self.model = model
+        self.values: dict[str, Value] = {}
+        self.nodes: list[GraphNode] = []
+        self._names: set[str] = set()
+        self._data_names: set[str] = set()
+        self._arrays: dict[Any, Array] = {}
+        self._emitted: dict[str, str] = {}
+        #: value of the graph -> the layer that gives it, where nothing else has been merged behind it
+        self.makers: dict[str, Layer] = {}
+        #: value of the graph -> a shape that it might have, where one was found
+        self.probes: dict[str, Shape | None] = {}
+        self._budget = max(_FOLDED_SMALL, _FOLDED_FACTOR * size)
+        # Numbers that follow from shapes: how each comes about, and the data whose shapes they need.
+        self._derived: list[tuple[Operator, tuple[Value | None, ...]]] = []
+
+    # ---- the whole ----
+
+    def graph(self) -> Graph:
+        """Return the network as a graph of layers."""
+        self._check_opsets()
+        items = self._needed(self._ordered(self._expanded()))
+        self._check_operators(items)
+        self.readers = Counter(name for item in items for name in item.node.inputs if name)
+        self.readers.update(port.name for port in self.network.outputs)
+        for name, tensor in self.network.tensors.items():
+            if isinstance(tensor, Foreign):
+                self.values[name] = Value(None, constant=tensor)
+            else:
+                self.values[name] = Value(tensor.dtype, constant=kept(tensor), origin=name)
+        inputs = [port for port in self.network.inputs if port.name not in self.network.tensors]
+        first = {port.shape[0] if port.shape else None for port in inputs}
+        #: the one size of batch for which the network was exported, if it was
+        self.batch = first.pop() if len(first) == 1 else None
+        #: whether the file fixes all sizes
+        self.static = all(port.shape is not None and all(isinstance(n, int) for n in port.shape) for port in inputs)
+        for port in inputs:
+            self._input(port)
+        for item in items:
+            try:
+                self._import(item)
+            except (ShapeError, TypeError, ValueError, IndexError, OverflowError) as error:
+                if isinstance(error, UnsupportedOperatorError):
+                    raise
+                raise ValueError(f"node {item.name!r} ({item.node.op}, opset {item.opset}): {error}") from error
+        outputs = self._outputs()
+        self._drop_dead(outputs)
+        return Graph(*self.nodes, inputs=[port.name for port in inputs], outputs=outputs)
+
+    def _check_opsets(self) -> None:
+        version = self.model.opsets.get("")
+        if version is not None and not OLDEST_OPSET <= version <= NEWEST_OPSET:
+            raise UnsupportedOperatorError(
+                f"it is written in opset {version}; fastnn reads {OLDEST_OPSET} to {NEWEST_OPSET}"
+            )
+
+    def _check_operators(self, items: Iterable[Item]) -> None:
+        """Raise one error for all nodes that cannot be imported, before any work."""
+        unknown: dict[tuple[str, str, int], list[str]] = {}
+        for item in items:
+            node = item.node
+            if node.domain or node.op not in (*_TABLE, "Constant"):
+                unknown.setdefault((node.domain, node.op, item.opset), []).append(item.name)
+        if unknown:
+            parts = [
+                f"{f'{domain}.' if domain else ''}{op} (opset {opset}; node {names[0]!r}"
+                f"{f' and {len(names) - 1} more' if len(names) > 1 else ''})"
+                for (domain, op, opset), names in unknown.items()
+            ]
+            more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
+            raise UnsupportedOperatorError(f"operators that fastnn does not have: {', '.join(parts[:8])}{more}")
+
+    def _input(self, port: Port) -> None:
+        if isinstance(port.dtype, Foreign) or port.dtype is None:
+            what = port.dtype.what if isinstance(port.dtype, Foreign) else "of no type"
+            if not self.readers[port.name]:
+                return
+            raise UnsupportedOperatorError(
+                f"input {port.name!r} is {what}; fastnn takes tensors of numbers and booleans"
+            )
+        if port.name in self.values:
+            raise ValueError(f"two inputs are called {port.name!r}")
+        self._data_names.add(port.name)
+        probe = None
+        if port.shape is not None:
+            probe = tuple(d if isinstance(d, int) else _OPEN if i else _BATCH for i, d in enumerate(port.shape))
+        layer = Input(port.dtype, port.shape)
+        name = self.unique_value(f"{port.name}:checked")
+        self.nodes.append(GraphNode(self.unique(port.name), layer, port.name, outputs=[name]))
+        self.values[port.name] = Value(port.dtype, data=name)
+        self.probes[name] = probe
+
+    def _outputs(self) -> list[str]:
+        """The names of the graph's outputs, which are the model's; what is none of the graph's becomes one."""
+        names = [port.name for port in self.network.outputs]
+        if not names:
+            raise ValueError("the network has no output")
+        taken: set[str] = set()
+        found = []
+        for name in names:
+            if name not in self.values:
+                raise ValueError(f"output {name!r} is given by no node, input or initializer")
+            value = self.values[name]
+            data = self.data(value, name)
+            if data in taken or data != name:
+                new = self.unique_value(name)
+                layer = Operation(_TABLE["Identity"]({}, NEWEST_OPSET), [Data(0)])
+                if value.floating:
+                    layer = Identity()  # type: ignore[assignment]
+                self.nodes.append(GraphNode(self.unique(name), layer, data, outputs=[new]))
+                data = new
+            taken.add(data)
+            found.append(data)
+        return found
+
+    def _drop_dead(self, outputs: Sequence[str]) -> None:
+        needed, kept_nodes = set(outputs), []
+        for node in reversed(self.nodes):
+            if not needed.isdisjoint(node.outputs):
+                needed.update(node.inputs)
+                kept_nodes.append(node)
+        self.nodes = kept_nodes[::-1]
+
+    # ---- the nodes in order ----
+
+    def _expanded(self) -> list[Item]:
+        """The nodes, with those that the file defines itself replaced by what they stand for."""
+        functions, found = self.model.functions, []  # type: dict[Any, Function], list[Item]
+        pending = [(node, self.model.opsets, 0) for node in reversed(self.network.nodes)]
+        steps = 0
+        while pending:
+            node, opsets, depth = pending.pop()
+            steps += 1
+            function = functions.get((node.domain, node.op, node.overload))
+            if function is None:
+                name = node.name or f"{node.op}_{len(found)}"
+                found.append(Item(node, opsets.get(node.domain, 0), name))
+                continue
+            if depth >= 32 or steps > MAX_NODES or len(pending) + len(function.nodes) > MAX_NODES:
+                raise ValueError(f"function {function.name!r} calls itself, or stands for more than {MAX_NODES} nodes")
+            inner = [(n, {**opsets, **function.opsets}, depth + 1) for n in _inlined(node, function, steps)]
+            pending.extend(reversed(inner))
+        return found
+
+    def _ordered(self, items: list[Item]) -> list[Item]:
+        """The items in an order in which they can run, theirs as far as it can."""
+        makers: dict[str, int] = {}
+        known = {*self.network.tensors, *(port.name for port in self.network.inputs)}
+        for i, item in enumerate(items):
+            for name in item.node.outputs:
+                if name and (name in makers or name in known):
+                    other = items[makers[name]].name if name in makers else "an input or initializer"
+                    raise ValueError(f"value {name!r} is given by node {item.name!r} and by {other!r}")
+                makers[name] = i
+        waiting: list[int] = []
+        readers: dict[int, list[int]] = {}
+        for i, item in enumerate(items):
+            before = set()
+            for name in item.node.inputs:
+                if not name or name in known:
+                    continue
+                if name not in makers:
+                    raise ValueError(
+                        f"node {item.name!r} ({item.node.op}) reads {name!r}, which is no input, no initializer and "
+                        "given by no node"
+                    )
+                before.add(makers[name])
+            waiting.append(len(before))
+            for j in before:
+                readers.setdefault(j, []).append(i)
+        ready = [i for i, count in enumerate(waiting) if not count]
+        order = []
+        while ready:
+            i = heapq.heappop(ready)
+            order.append(items[i])
+            for j in readers.get(i, ()):
+                waiting[j] -= 1
+                if not waiting[j]:
+                    heapq.heappush(ready, j)
+        if len(order) < len(items):
+            raise ValueError(f"the nodes form a cycle: {_cycle(items, makers, waiting)}")
+        return order
+
+    def _needed(self, items: list[Item]) -> list[Item]:
+        """Those of the items that an output needs."""
+        needed, found = {port.name for port in self.network.outputs}, []
+        for item in reversed(items):
+            if not needed.isdisjoint(name for name in item.node.outputs if name):
+                needed.update(item.node.inputs)
+                found.append(item)
+        return found[::-1]
+
+    # ---- one node ----
+
+    def _import(self, item: Item) -> None:
+        node = item.node
+        if node.op == "Constant":
+            self._constant(item)
+            return
+        for name, attribute in node.attributes.items():
+            if isinstance(attribute, (Foreign, Reference)):
+                what = (
+                    attribute.what if isinstance(attribute, Foreign) else "an attribute of a function that it is not in"
+                )
+                raise ValueError(f"attribute {name!r} is {what}")
+        operands = [self.values[name] if name else None for name in node.inputs]
+        while operands and operands[-1] is None:
+            operands.pop()
+        for operand in operands:
+            if operand is not None and isinstance(operand.constant, Foreign):
+                raise ValueError(f"it reads {operand.constant.what}, which fastnn does not have")
+        outputs = list(node.outputs)
+        while outputs and not outputs[-1]:
+            outputs.pop()
+        kind = _TABLE[node.op]
+        operator = kind(node.attributes, item.opset, max(len(outputs), 1))
+        least, most = kind.arity
+        if not least <= len(operands) <= most or any(o is None for o in operands[:least]):
+            expected = str(least) if least == most else f"{least} to {most}"
+            raise ValueError(f"expected {expected} inputs, got {sum(o is not None for o in operands)} {node.inputs}")
+        dtypes = operator.dtypes(*(None if o is None else o.dtype for o in operands))
+        if len(outputs) > kind.most_outputs or len(dtypes) < len(outputs):
+            raise ValueError(f"gives {min(kind.most_outputs, len(dtypes))} outputs, and {len(outputs)} are asked for")
+        if all(o is None or o.constant is not None for o in operands):
+            self._fold(operator, operands, outputs, dtypes)
+            return
+        if self._derives(item, operands):
+            self.values[outputs[0]] = Value(dtypes[0], derived=len(self._derived))
+            self._derived.append((operator, tuple(operands)))
+            return
+        from .builders import BUILDERS
+
+        builder = BUILDERS.get(node.op)
+        if builder is not None and builder(self, item, operands):
+            return
+        self.operation(item, operator, operands, outputs, dtypes)
+
+    def _constant(self, item: Item) -> None:
+        (name,) = item.node.outputs or ("",)
+        attributes = item.node.attributes
+        if len(attributes) != 1:
+            raise ValueError("expected one value")
+        ((kind, value),) = attributes.items()
+        if isinstance(value, (Foreign, Reference)) or kind in ("value_string", "value_strings", "sparse_value"):
+            self.values[name] = Value(None, constant=value if isinstance(value, Foreign) else Foreign("a string"))
+            return
+        if kind in ("value_int", "value_ints"):
+            value = np.array(value, np.int64)
+        elif kind in ("value_float", "value_floats"):
+            value = np.array(value, np.float32)
+        elif kind != "value" or not isinstance(value, np.ndarray):
+            raise ValueError(f"has no value but {kind!r}")
+        self.values[name] = Value(value.dtype, constant=kept(value))
+
+    def _fold(
+        self, operator: Operator, operands: Sequence[Value | None], outputs: Sequence[str], dtypes: Sequence[Any]
+    ) -> None:
+        """Compute what is constant, once."""
+        arrays = [None if o is None else o.constant for o in operands]
+        check_outputs(operator, arrays)
+        found = operator.shape(*(a if a is None or i in operator.settings else a.shape for i, a in enumerate(arrays)))
+        self._budget -= sum(8 * math.prod(shape) for shape in shapes(found))
+        if self._budget < 0:
+            raise ValueError("the constants that it makes are much larger than the file")
+        with np.errstate(all="ignore"):
+            y = operator.compute(*arrays)  # type: ignore[arg-type]
+        origins = {o.origin for o in operands if o is not None and o.origin}
+        origin = origins.pop() if len(origins) == 1 and isinstance(operator, _MOVES) else ""
+        for name, part, dtype in zip(outputs, y if isinstance(y, tuple) else (y,), dtypes, strict=False):
+            self.values[name] = Value(dtype, constant=np.asarray(part), origin=origin)
+
+    def _derives(self, item: Item, operands: Sequence[Value | None]) -> bool:
+        """Whether what a node gives follows from shapes alone."""
+        op = item.node.op
+        if op not in _SHAPELY or len(self._derived) >= _MOST_DERIVED or len(item.node.outputs) != 1:
+            return False
+        if op in ("Shape", "Size"):
+            return True
+        return all(o is None or o.constant is not None or o.derived is not None for o in operands)
+
+    # ---- what builders use ----
+
+    def unique(self, name: str) -> str:
+        """Return a name for a node that no other has."""
+        return _fresh(name or "node", self._names)
+
+    def unique_value(self, name: str) -> str:
+        """Return a name for a value that no other has."""
+        taken = self._data_names
+        if name not in taken and name not in self.values:
+            taken.add(name)
+            return name
+        i = 2
+        while f"{name}_{i}" in taken or f"{name}_{i}" in self.values:
+            i += 1
+        taken.add(f"{name}_{i}")
+        return f"{name}_{i}"
+
+    def weight(self, value: Value, how: str = "", change: Any = None) -> Array:
+        """Return a constant as an array of the network's own; the same for the same initializer."""
+        key = (value.origin or id(value), how)
+        if key not in self._arrays:
+            array = value.constant if change is None else change(value.constant)
+            dtype = array.dtype if array.dtype.kind == "f" else np.float32
+            self._arrays[key] = np.array(array, dtype, order="C")
+        return self._arrays[key]
+
+    def name_of(self, item: Item, *operands: Value | None) -> str:
+        """Return a name for a layer: that of its weights without the last part, or else the node's."""
+        for operand in operands:
+            owner, dot, last = ("" if operand is None else operand.origin).rpartition(".")
+            if dot and owner and last in ("weight", "bias", "gamma", "beta", "running_mean"):
+                return self.unique(owner)
+        return self.unique(item.name)
+
+    def data(self, value: Value, name: str) -> str:
+        """Return the name in the graph of a value; what is constant becomes a node, trained if it is a weight."""
+        if value.data is not None:
+            return value.data
+        if value.constant is not None:
+            key = value.origin or f"{id(value)}"
+            if key not in self._emitted:
+                array = Parameter(value.constant) if is_weight(value) else Constant(value.constant)
+                new = self._emitted[key] = self.unique_value(value.origin or f"{name}:constant")
+                self.nodes.append(GraphNode(self.unique(new), array, outputs=[new]))
+                self.probes[new] = value.constant.shape
+            return self._emitted[key]
+        sources: dict[str, int] = {}
+        layer = Operation(_TABLE["Identity"]({}, NEWEST_OPSET), [self._program(value, sources)])
+        layer.floating = False
+        value.data = self.unique_value(name)
+        self.nodes.append(GraphNode(self.unique(name), layer, *sources, outputs=[value.data]))
+        self.probes[value.data] = self._probe(layer, sources)
+        return value.data
+
+    def _program(self, value: Value, reads: dict[str, int]) -> Derived:
+        """How a value follows from shapes; ``reads`` are the arrays that the layer reads, to which those are added."""
+        assert value.derived is not None
+        needed, pending = set(), [value.derived]
+        while pending:
+            step = pending.pop()
+            if step not in needed:
+                needed.add(step)
+                pending += [o.derived for o in self._derived[step][1] if o is not None and o.derived is not None]
+        steps, constants, sources = [], {}, {}  # type: list[Any], dict[int, Any], dict[int, int]
+        for step in sorted(needed):
+            operator, operands = self._derived[step]
+            numbers = []
+            for operand in operands:
+                number = None if operand is None else operand.derived
+                if number is None:
+                    number = -1 - len(constants) - len(sources)
+                    if operand is not None and operand.constant is None:
+                        sources[number] = reads.setdefault(self.data(operand, "shape"), len(reads))
+                    else:
+                        constants[number] = None if operand is None else operand.constant
+                numbers.append(number)
+            steps.append((operator, tuple(numbers), (step,)))
+        return Derived(steps, constants, sources, value.derived)
+
+    def emit(self, item: Item, layer: Layer, inputs: Sequence[Value], name: str = "", output: str = "") -> Value:
+        """Add a layer of one output, which is the item's unless another name is given; return its value."""
+        reads = [self.data(value, item.name) for value in inputs]
+        given = self.unique_value(output or item.node.outputs[0])
+        self.nodes.append(GraphNode(name or self.unique(item.name), layer, *reads, outputs=[given]))
+        self.probes[given] = self._probe(layer, reads)
+        self.makers[given] = layer
+        value = Value(inputs[0].dtype, data=given)
+        if not output:
+            self.values[item.node.outputs[0]] = value
+        return value
+
+    def _probe(self, layer: Layer, reads: Iterable[str]) -> Any:
+        """The shape that a layer gives for shapes that its inputs might have."""
+        given = [self.probes.get(name) for name in reads]
+        if any(shape is None for shape in given):
+            return None
+        try:
+            found: Any = layer.output_shape(*given)  # type: ignore[arg-type]
+        except (ShapeError, ValueError, TypeError, IndexError):
+            return None
+        if self.static:
+            for shape in shapes(found):
+                check_size(shape)
+        return found
+
+    def rank(self, value: Value) -> int | None:
+        """Return how many axes a value has, where that is known."""
+        if value.constant is not None:
+            return int(value.constant.ndim)
+        probe = None if value.data is None else self.probes.get(value.data)
+        return None if probe is None else len(probe)
+
+    def operation(
+        self,
+        item: Item,
+        operator: Operator,
+        operands: Sequence[Value | None],
+        outputs: Sequence[str],
+        dtypes: Sequence[Any],
+    ) -> None:
+        """Add an operator as an `Operation`."""
+        bound: list[Operand] = []
+        reads: dict[str, int] = {}
+        settings = operator.settings
+        for i, operand in enumerate(operands):
+            if operand is None:
+                bound.append(None)
+            elif operand.constant is not None and (
+                i in (*settings, *operator.fixed)
+                or not (operand.floating and (item.node.op in _LOWERED or is_weight(operand)))
+            ):
+                bound.append(operand.constant)
+            elif operand.data is None and operand.derived is not None:
+                bound.append(self._program(operand, reads))
+            else:
+                bound.append(Data(reads.setdefault(self.data(operand, item.name), len(reads))))
+        layer = Operation(operator, bound)
+        flows = [o for i, o in enumerate(operands) if o is not None and i not in settings]
+        layer.floating = all(o.floating for o in flows) and all(d is not None and d.kind == "f" for d in dtypes)
+        self._follow_batch(operator, bound, list(reads))
+        if isinstance(operator, shaping.Pad):
+            operator.value = _pad_value(operator, operands)
+        probe = self._probe(layer, reads)
+        given = [self.unique_value(name or f"{item.name}:{i}") for i, name in enumerate(outputs)]
+        self.nodes.append(GraphNode(self.unique(item.name), layer, *reads, outputs=given))
+        several = probe if probe and isinstance(probe[0], tuple) else (probe,) * len(given)
+        for name, new, dtype, one in zip(outputs, given, dtypes, several, strict=True):
+            self.probes[new] = one
+            if name:
+                self.values[name] = Value(dtype, data=new)
+
+    def _follow_batch(self, operator: Operator, bound: Sequence[Operand], reads: Sequence[str]) -> None:
+        """A network for one size of batch may name it where it makes shapes: let it be that of what comes."""
+        place = {shaping.Reshape: 1, shaping.Resize: 3}.get(type(operator), len(bound))
+        if place >= len(bound) or not isinstance(self.batch, int):
+            return
+        data, target = bound[0], bound[place]
+        if not isinstance(data, Data) or not isinstance(target, np.ndarray) or not target.size:
+            return
+        shape = self.probes.get(reads[data.index])
+        operator.batch = bool(shape and shape[0] == self.batch == target.reshape(-1)[0])
+
+
+_MOVES = tuple(_TABLE[name] for name in ("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Flatten"))
+
+
+def is_weight(value: Value) -> bool:
+    """Whether a constant is one of those that training may change: initializers of more than one number."""
+    return bool(value.floating and value.origin and value.constant is not None and value.constant.size > 1)
+
+
+def _pad_value(operator: shaping.Pad, operands: Sequence[Value | None]) -> float | None:
+    """The number that fills the border, where it is known."""
+    if operator.opset < 11:
+        return float(operator.attributes.get("value", 0.0))
+    value = operands[2] if len(operands) > 2 else None
+    if value is None:
+        return 0.0
+    return None if value.constant is None or value.constant.size != 1 else float(value.constant.reshape(-1)[0])
+
+
+def kept(array: Array) -> Array:
+    """Return an array as fastnn computes with it: float16 as float32."""
+    return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _fresh(name: str, taken: set[str]) -> str:
+    found, i = name, 2
+    while found in taken:
+        found, i = f"{name}_{i}", i + 1
+    taken.add(found)
+    return found
+
+
+def _cycle(items: list[Item], makers: dict[str, int], waiting: list[int]) -> str:
+    """Some nodes that read one another."""
+    at = next(i for i, count in enumerate(waiting) if count)
+    path: list[int] = []
+    while at not in path:
+        path.append(at)
+        at = next(makers[n] for n in items[at].node.inputs if n in makers and waiting[makers[n]])
+    circle = [*path[path.index(at) :], at]
+    return " <- ".join(repr(items[i].name) for i in circle[:12])
+
+
+def _inlined(node: Node, function: Function, number: int) -> list[Node]:
+    """The nodes that a call of a function stands for, with the names of its values and attributes put in."""
+    if len(node.inputs) > len(function.inputs) or len(node.outputs) > len(function.outputs):
+        raise ValueError(f"node {node.name!r} calls {function.name!r} with more inputs or outputs than it has")
+    names = dict.fromkeys(function.inputs, "") | dict(zip(function.inputs, node.inputs, strict=False))
+    names |= {inner: outer for inner, outer in zip(function.outputs, node.outputs, strict=False) if outer}
+    prefix = node.name or f"{function.name}_{number}"
+
+    def renamed(name: str) -> str:
+        if name and name not in names:
+            names[name] = f"{prefix}/{number}/{name}"
+        return names.get(name, "")
+
+    given = {**function.defaults, **node.attributes}
+    found = []
+    for inner in function.nodes:
+        attributes = {}
+        for key, value in inner.attributes.items():
+            if isinstance(value, Reference):
+                if value.name in given:
+                    attributes[key] = given[value.name]
+            else:
+                attributes[key] = value
+        inputs, outputs = [renamed(n) for n in inner.inputs], [renamed(n) for n in inner.outputs]
+        name = f"{prefix}/{inner.name or inner.op}"
+        found.append(Node(inner.op, inner.domain, name, inputs, outputs, attributes, inner.overload))
+    return found

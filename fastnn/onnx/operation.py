@@ -1,0 +1,269 @@
+"""`Operation`: an ONNX operator as a layer of a `Graph`, computed in NumPy; and `Operator`, what such operators are.
+
+An operator says what it computes on arrays, in NumPy, which shape it gives, and its gradient. An `Operation` binds its
+operands: arrays that flow in the graph, constants, and numbers that follow from shapes alone (`Derived`). Where fastnn
+has a kernel for what an operator does on given shapes, `Operator.lower` says so, and programs run that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ..errors import ShapeError
+from ..layers.base import Array, Backward, Layer, Shape
+from ..random import RNG
+
+__all__ = ["MOST_BYTES", "Again", "Data", "Derived", "Operation", "Operator", "check_size", "summed_to"]
+
+#: An operator that makes an array out of numbers in the file (Expand, Pad, Tile, ...) makes none that is larger. What
+#: else an operator gives is bounded by what it gets.
+MOST_BYTES = 8 << 30
+
+#: what `Operator.shape` sees of an operand: its shape, its numbers where the operator asks for them, None for none
+Seen = Any
+Again = Callable[..., list[Seen]]
+
+
+def check_size(shape: Sequence[int], itemsize: int = 8) -> Shape:
+    """Return the shape, unless an array of it would be larger than an operator may make."""
+    sizes = tuple(int(n) for n in shape)
+    if min(sizes, default=0) < 0:
+        raise ShapeError(f"a size is negative: {sizes}")
+    if math.prod(sizes) * itemsize > MOST_BYTES:
+        raise ShapeError(f"would give an array of shape {sizes}, more than {MOST_BYTES >> 30} GiB")
+    return sizes
+
+
+def summed_to(dy: Array, shape: Shape) -> Array:
+    """The gradient of what was broadcast from ``shape``."""
+    lead = dy.ndim - len(shape)
+    axes = (*range(lead), *(lead + i for i, n in enumerate(shape) if n == 1 and dy.shape[lead + i] != 1))
+    return dy.sum(axes, keepdims=True).reshape(shape) if axes else dy
+
+
+class Operator:
+    """One ONNX operator with its attributes."""
+
+    #: the inputs whose numbers, and not only shapes, decide the shape of the output
+    settings: ClassVar[tuple[int, ...]] = ()
+    #: how many inputs it takes, at least and at most
+    arity: ClassVar[tuple[int, int]] = (1, 1)
+    #: how many outputs it has at most
+    most_outputs: ClassVar[int] = 1
+    #: the inputs that training never changes, floats though they are
+    fixed: ClassVar[tuple[int, ...]] = ()
+    #: whether the first size of a shape in the file is that of the batch, whatever it is
+    batch = False
+
+    def __init__(self, attributes: dict[str, Any], opset: int, outputs: int = 1) -> None:
+        self.attributes = attributes
+        self.opset = opset
+        #: how many outputs are asked for
+        self.outputs = outputs
+
+    def dtypes(self, *given: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None, ...]:
+        """Return the dtype of each output."""
+        return (given[0] if given else None,) * self.outputs
+
+    def shape(self, *seen: Seen) -> Any:
+        """Return the shape of the output, or a tuple of them; ``settings`` come as arrays, others as shapes."""
+        return seen[0]
+
+    def compute(self, *xs: Array) -> Any:
+        """Return the output, or a tuple of them."""
+        raise NotImplementedError
+
+    def forward(self, *xs: Array) -> tuple[Any, Callable[..., Sequence[Array | None]]]:
+        """Return the output, and the function from its gradient to those of all operands."""
+        name, y = type(self).__name__, self.compute(*xs)
+
+        def backward(*dys: Array) -> Sequence[Array | None]:
+            floats = [x is not None and x.dtype.kind == "f" for x in xs]
+            made = [np.asarray(part).dtype.kind == "f" for part in (y if isinstance(y, tuple) else (y,))]
+            if any(floats) and any(made):
+                raise TypeError(f"{name} has no gradient here; what is trained must lie behind it")
+            return [None] * len(xs)
+
+        return y, backward
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        """Return a layer of fastnn's that does the same on floating-point data of these shapes, if there is one.
+
+        It reads the operands, or, of an operator with ``settings``, what the operation reads; then ``again`` tells what
+        is seen for other shapes of that.
+        """
+        return None
+
+    def label(self) -> str:
+        return type(self).__name__
+
+
+class Data:
+    """An operand that is the i-th array that the layer reads."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+
+class Derived:
+    """An operand that follows from the shapes of arrays that the layer reads: operators on small arrays of numbers.
+
+    steps : (operator, inputs, outputs), with values by number; the last output of the last step is the result
+    sources : value -> which of the arrays that the layer reads gives its shape
+    """
+
+    def __init__(
+        self,
+        steps: list[tuple[Operator, tuple[int, ...], tuple[int, ...]]],
+        constants: dict[int, Array | None],
+        sources: dict[int, int],
+        result: int,
+    ) -> None:
+        self._steps, self._constants, self._sources, self._result = steps, constants, sources, result
+        self._known: dict[tuple[Shape, ...], Array] = {}
+
+    def __call__(self, shapes: Sequence[Shape]) -> Array:
+        key = tuple(tuple(shapes[i]) for i in self._sources.values())
+        value = self._known.get(key)
+        if value is None:
+            value = self._evaluate(key)
+            if len(self._known) < 8 and value.size < 1 << 12:
+                self._known[key] = value
+        return value
+
+    def _evaluate(self, shapes: tuple[Shape, ...]) -> Array:
+        values: dict[int, Any] = dict(self._constants)
+        for value, shape in zip(self._sources, shapes, strict=True):
+            values[value] = np.broadcast_to(np.float32(0), shape)  # of this shape, and without memory
+        with np.errstate(all="ignore"):
+            for operator, inputs, outputs in self._steps:
+                given = [values[i] for i in inputs]
+                check_outputs(operator, given)
+                y = operator.compute(*given)
+                for i, part in zip(outputs, y if isinstance(y, tuple) else (y,), strict=False):
+                    values[i] = np.asarray(part)
+        return values[self._result]
+
+    def __deepcopy__(self, memo: Any) -> Derived:
+        return self  # it has no state
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._steps, self._constants, self._sources, self._result)
+
+
+def seen_of(operator: Operator, operands: Sequence[Array | None]) -> list[Seen]:
+    """What `Operator.shape` sees of arrays."""
+    return [x if x is None or i in operator.settings else x.shape for i, x in enumerate(operands)]
+
+
+def check_outputs(operator: Operator, operands: Sequence[Array | None]) -> None:
+    """Raise where the operator would give more than it may, before it does."""
+    shape = operator.shape(*seen_of(operator, operands))
+    for one in shape if shape and isinstance(shape[0], tuple) else (shape,):
+        check_size(one)
+
+
+Operand = Data | Derived | np.ndarray | None
+
+
+class Operation(Layer):
+    """An ONNX operator at one place of a graph, computed in NumPy where programs have no kernel for it.
+
+    Parameters
+    ----------
+    operator : Operator
+    operands : sequence
+        Of each input of the operator what it is.
+    """
+
+    host = True
+
+    def __init__(self, operator: Operator, operands: Sequence[Operand]) -> None:
+        self.operator = operator
+        self.operands = tuple(operands)
+
+    def _values(self, xs: Sequence[ArrayLike]) -> list[Array | None]:
+        arrays = [np.asarray(x) for x in xs]
+        shapes = [x.shape for x in arrays]
+        return [
+            arrays[o.index] if isinstance(o, Data) else o(shapes) if isinstance(o, Derived) else o
+            for o in self.operands
+        ]
+
+    def _seen(self, shapes: Sequence[Shape]) -> list[Seen]:
+        seen: list[Seen] = []
+        for i, operand in enumerate(self.operands):
+            setting = i in self.operator.settings
+            if isinstance(operand, Data):
+                if setting:
+                    raise ShapeError(
+                        f"the shape that it gives depends on the numbers of its input {i}, and is known only as it runs"
+                    )
+                seen.append(tuple(shapes[operand.index]))
+            else:
+                value = operand(shapes) if isinstance(operand, Derived) else operand
+                seen.append(value if setting or value is None else value.shape)
+        return seen
+
+    def __call__(self, *xs: ArrayLike) -> Any:
+        values = self._values(xs)
+        check_outputs(self.operator, values)
+        with np.errstate(all="ignore"):
+            y = self.operator.compute(*values)  # type: ignore[arg-type]
+        return tuple(map(np.asarray, y)) if isinstance(y, tuple) else np.asarray(y)
+
+    def forward(self, *xs: ArrayLike, rng: RNG = None) -> tuple[Any, Backward]:  # type: ignore[override]
+        values = self._values(xs)
+        check_outputs(self.operator, values)
+        with np.errstate(all="ignore"):
+            y, behind = self.operator.forward(*values)  # type: ignore[arg-type]
+        y = tuple(map(np.asarray, y)) if isinstance(y, tuple) else np.asarray(y)
+
+        def backward(*dys: Array | None) -> tuple[Array | None, ...]:
+            with np.errstate(all="ignore"):
+                gradients = behind(*dys)
+            dxs: list[Array | None] = [None] * len(xs)
+            for operand, dx in zip(self.operands, gradients, strict=True):
+                if isinstance(operand, Data) and dx is not None:
+                    at = operand.index
+                    dxs[at] = dx if dxs[at] is None else dxs[at] + dx
+            return tuple(dxs)
+
+        return y, backward
+
+    def output_shape(self, *shapes: Shape) -> Any:
+        found = self.operator.shape(*self._seen(shapes))
+        several = bool(found) and isinstance(found[0], tuple)
+        return tuple(check_size(s) for s in found) if several else check_size(found)
+
+    def trace(self, builder: Any, *xs: Any) -> Any:
+        """Be the layer that the operator knows for these shapes, or compute in NumPy between compiled pieces."""
+        layer = self._lowered([x.shape for x in xs])
+        if layer is None:
+            return builder.add(self, *xs)
+        if self.operator.settings:
+            return layer.trace(builder, *xs)
+        return layer.trace(builder, *(xs[o.index] for o in self.operands if isinstance(o, Data)))
+
+    def _lowered(self, shapes: list[Shape]) -> Layer | None:
+        if not self.floating:
+            return None
+        plain = [o for i, o in enumerate(self.operands) if i not in self.operator.settings and o is not None]
+        if not all(isinstance(o, Data) for o in plain):
+            return None
+        try:
+            seen = self._seen(shapes)
+        except ShapeError:
+            return None
+        return self.operator.lower(seen, lambda *others: self._seen(others))
+
+    #: whether all that flows through it are floating-point numbers
+    floating = True
+
+    def label(self) -> str:
+        return self.operator.label()

@@ -1,0 +1,887 @@
+"""ONNX files: networks and their values, gradients of every operator, exports of torch's, files that are no good."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import subprocess
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+import fastnn as fnn
+from fastnn.onnx import builders, importer, model, operators, wire
+from onnx_files import external, field, node, one, port, tensor, varint
+from onnx_files import model as file_of
+
+Array = np.ndarray
+RNG = np.random.default_rng(0)
+
+
+def draw(*shape: int, low: float | None = None, dtype: Any = np.float64) -> Array:
+    x = RNG.standard_normal(shape)
+    return (np.abs(x) + low if low is not None else x).astype(dtype)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without compile's warning of what it computes in NumPy."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "compile: computed in NumPy")
+        yield
+
+
+# ---- every operator: gradients, programs, float32 ----
+
+X4 = draw(2, 4, 5, 6)
+I64 = np.int64
+#: (operator, its inputs, options). Floats are differentiated; the inputs that "constants" names stand in the file.
+OPERATORS: list[tuple[str, list[Any], dict[str, Any]]] = [
+    *((op, [draw(2, 3) + 0.1], {}) for op in ("Relu", "LeakyRelu", "Elu", "Selu", "Celu", "Sigmoid", "HardSigmoid")),
+    *((op, [draw(2, 3) + 0.1], {}) for op in ("Tanh", "HardSwish", "Mish", "Softplus", "Softsign", "Neg", "Abs")),
+    *((op, [draw(2, 3) + 0.1], {}) for op in ("Exp", "Erf", "Sin", "Cos", "Identity", "Dropout")),
+    *((op, [draw(2, 3, low=0.5)], {}) for op in ("Sqrt", "Log", "Reciprocal")),
+    ("Gelu", [draw(2, 3)], {"opset": 20}),
+    ("Gelu", [draw(2, 3)], {"opset": 20, "approximate": "tanh"}),
+    ("Swish", [draw(2, 3)], {"opset": 24}),
+    ("Swish", [draw(2, 3)], {"opset": 24, "alpha": 1.7}),
+    ("Elu", [draw(2, 3) + 0.1], {"alpha": 0.4}),
+    ("Selu", [draw(2, 3) + 0.1], {"alpha": 1.1, "gamma": 1.3}),
+    ("Celu", [draw(2, 3) + 0.1], {"alpha": 0.4}),
+    ("HardSigmoid", [draw(2, 3)], {"alpha": 0.3, "beta": 0.4}),
+    ("ThresholdedRelu", [draw(2, 3)], {"alpha": 0.33}),
+    ("PRelu", [X4, draw(4, 1, 1)], {}),
+    ("PRelu", [X4, draw(4, 1, 1)], {"constants": (1,)}),
+    ("PRelu", [X4, draw(5, 6)], {}),
+    ("Clip", [draw(4, 5), np.array(-0.5), np.array(0.7)], {"constants": (1, 2)}),
+    ("Clip", [draw(4, 5), None, np.array(0.7)], {"constants": (2,)}),
+    ("Clip", [draw(4, 5)], {"opset": 7, "min": -0.31, "max": 0.62}),
+    ("Cast", [draw(2, 3)], {"to": 11}),
+    *((op, [X4, draw(4, 1, 6, low=0.5)], {}) for op in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean")),
+    *((op, [X4, draw(2, 4, 5, 6)], {}) for op in ("Add", "Sub", "Mul", "Sum")),
+    *((op, [X4, draw(2, 4, 1, 1)], {"constants": (1,)}) for op in ("Add", "Mul")),
+    ("Mul", [X4, draw(2, 4, 1, 1)], {}),
+    ("Pow", [draw(2, 3, low=0.5), draw(3)], {}),
+    ("Where", [RNG.random((2, 3)) > 0.5, draw(2, 3), draw(3)], {}),
+    ("Concat", [draw(2, 1, 3), draw(2, 2, 3)], {"axis": -2}),
+    ("Split", [draw(2, 6)], {"axis": 1, "outputs": 3, "opset": 18, "num_outputs": 3}),
+    ("Split", [draw(2, 6), np.array([2, 4])], {"axis": 1, "outputs": 2, "constants": (1,)}),
+    (
+        "Slice",
+        [X4, np.array([1, 4]), np.array([3, 0]), np.array([1, -1]), np.array([1, -2])],
+        {"constants": (1, 2, 3, 4)},
+    ),
+    (
+        "Slice",
+        [X4, np.array([0, 1]), np.array([9, 6]), np.array([2, 3]), np.array([2, 3])],
+        {"constants": (1, 2, 3, 4)},
+    ),
+    ("Slice", [X4], {"opset": 9, "starts": [1], "ends": [-1], "axes": [3]}),
+    *(
+        ("Pad", [X4, np.array([0, 0, 1, 2, 0, 0, 2, 1])], {"mode": mode, "constants": (1,)})
+        for mode in ("constant", "reflect", "edge")
+    ),
+    ("Pad", [X4, np.array([0, 1, -1, 2, 0, 0, 2, 1]), np.array(0.5)], {"constants": (1, 2)}),
+    ("Pad", [X4, np.array([1, 2, 2, 1]), None, np.array([3, 2])], {"mode": "wrap", "opset": 19, "constants": (1, 3)}),
+    *(
+        ("Resize", [X4, None, np.array([1.0, 1.0, 2.0, 1.5], np.float32)], {"mode": mode, "constants": (2,)})
+        for mode in ("nearest", "linear", "cubic")
+    ),
+    ("Resize", [X4, None, None, np.array([2, 4, 3, 9])], {"mode": "linear", "constants": (3,)}),
+    (
+        "Resize",
+        [X4, np.array([0, 0, 0.1, 0.2, 1, 1, 0.9, 1.3], np.float32), None, np.array([2, 4, 3, 9])],
+        {"mode": "linear", "constants": (1, 3), "coordinate_transformation_mode": "tf_crop_and_resize"},
+    ),
+    ("Upsample", [X4, np.array([1.0, 1.0, 2.0, 3.0], np.float32)], {"opset": 9, "constants": (1,), "mode": "nearest"}),
+    ("Reshape", [X4, np.array([0, -1, 5])], {"constants": (1,)}),
+    ("Flatten", [X4], {"axis": 2}),
+    ("Transpose", [X4], {"perm": [2, 0, 3, 1]}),
+    ("Transpose", [draw(2, 3, 2, 2, 3)], {"perm": [4, 0, 3, 1, 2]}),
+    ("Squeeze", [draw(2, 1, 3), np.array([1])], {"constants": (1,)}),
+    ("Unsqueeze", [draw(2, 3), np.array([-1, 0])], {"constants": (1,)}),
+    ("Gather", [X4, np.array([[0, -1], [2, 2]])], {"axis": 1, "constants": (1,)}),
+    ("GatherElements", [draw(2, 3), np.array([[0, 1, 1]])], {"axis": 0, "constants": (1,)}),
+    ("Expand", [draw(3, 1), np.array([2, 1, 4])], {"constants": (1,)}),
+    ("Tile", [draw(2, 3), np.array([2, 3])], {"constants": (1,)}),
+    *((op, [X4], {"axes": [1, -1], "keepdims": k}) for op in ("ReduceMean", "ReduceMax", "ReduceMin") for k in (0, 1)),
+    ("ReduceMean", [X4], {"axes": [2, 3]}),
+    ("ReduceMean", [X4], {"axes": [-1, -2], "keepdims": 0}),
+    ("ReduceSum", [X4, np.array([0, 2])], {"constants": (1,)}),
+    ("ReduceSum", [X4], {"keepdims": 0}),
+    *((op, [draw(3, 4, low=0.5)], {"axes": [1]}) for op in ("ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare")),
+    *((op, [X4], {"axis": 1, "opset": opset}) for op in ("Softmax", "LogSoftmax") for opset in (11, 13)),
+    ("DepthToSpace", [draw(2, 8, 2, 3)], {"blocksize": 2}),
+    ("DepthToSpace", [draw(2, 8, 2, 3)], {"blocksize": 2, "mode": "CRD"}),
+    ("SpaceToDepth", [draw(2, 2, 4, 6)], {"blocksize": 2}),
+    ("MatMul", [draw(2, 3, 4), draw(4, 5)], {}),
+    ("MatMul", [draw(2, 3, 4), draw(4, 5)], {"constants": (1,)}),
+    ("MatMul", [draw(4), draw(2, 4, 5)], {}),
+    ("MatMul", [draw(3, 4), draw(4)], {}),
+    ("Gemm", [draw(4, 3), draw(5, 4), draw(5)], {"transA": 1, "transB": 1, "alpha": 0.5, "beta": 2.0}),
+    ("Gemm", [draw(3, 4), draw(4, 5), draw(1, 5)], {"alpha": 0.5, "beta": 2.0, "constants": (1, 2)}),
+    ("Gemm", [draw(3, 4), draw(4, 5), draw(3, 1)], {"constants": (1, 2)}),
+    ("Gemm", [draw(3, 4), draw(4, 5)], {}),
+    ("LRN", [X4], {"size": 3, "alpha": 0.3, "bias": 1.5}),
+    ("LRN", [X4], {"size": 4, "alpha": 0.3}),
+    ("LayerNormalization", [draw(2, 3, 4), draw(4), draw(4)], {}),
+    ("LayerNormalization", [draw(2, 3, 4), draw(3, 4)], {"axis": 1}),
+    ("LayerNormalization", [draw(2, 3, 4), draw(4), draw(4)], {"constants": (1, 2)}),
+    ("GroupNormalization", [X4, draw(4), draw(4)], {"num_groups": 2, "opset": 21}),
+    ("GroupNormalization", [X4, draw(4), draw(4)], {"num_groups": 2, "opset": 21, "constants": (1, 2)}),
+    ("GroupNormalization", [X4, draw(2), draw(2)], {"num_groups": 2, "opset": 18, "constants": (1, 2)}),
+    ("InstanceNormalization", [X4, draw(4), draw(4)], {}),
+    ("InstanceNormalization", [X4, draw(4), draw(4)], {"constants": (1, 2)}),
+    *(
+        ("BatchNormalization", [x, draw(4), draw(4), draw(4), draw(4, low=0.5)], {"constants": constants})
+        for x in (X4, draw(3, 4), draw(2, 4, 3), draw(2, 4, 2, 2, 3))
+        for constants in ((3, 4), (1, 2, 3, 4))
+    ),
+    *(
+        ("Conv", [draw(2, 4, *size), draw(6, 2, *kernel), draw(6)], {"group": 2, "constants": constants, **options})
+        for size, kernel, options in (
+            ((7,), (3,), {"pads": [1, 2], "strides": [2]}),
+            ((7,), (3,), {"pads": [1, 1], "dilations": [2]}),
+            ((7, 6), (3, 2), {"pads": [1, 1, 1, 1], "strides": [2, 1]}),
+            ((7, 6), (3, 2), {"pads": [0, 1, 2, 0]}),
+            ((7, 6), (3, 2), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+            ((7, 6), (3, 2), {"auto_pad": "SAME_LOWER"}),
+            ((3, 4, 3), (2, 2, 2), {"pads": [1, 0, 0, 0, 1, 1]}),
+        )
+        for constants in ((), (1, 2))
+        if len(size) < 3 or not constants
+    ),
+    *(
+        (
+            "ConvTranspose",
+            [draw(2, 4, *size), draw(4, 3, *kernel), draw(6)],
+            {"group": 2, "constants": constants, **options},
+        )
+        for size, kernel, options in (
+            ((4,), (3,), {"strides": [2], "pads": [1, 1]}),
+            ((4, 3), (3, 2), {"strides": [2, 1], "pads": [1, 0, 1, 0], "output_padding": [1, 0]}),
+            ((4, 3), (3, 2), {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+            ((4, 3), (3, 2), {"strides": [3, 2], "output_shape": [13, 6]}),
+            ((4, 3), (3, 2), {"dilations": [2, 1], "pads": [1, 0, 0, 1]}),
+        )
+        for constants in ((), (1, 2))
+    ),
+    *(
+        (op, [draw(2, 2, *size)], {"kernel_shape": kernel, **options})
+        for op in ("MaxPool", "AveragePool", "LpPool")
+        for size, kernel, options in (
+            ((7,), [3], {"strides": [2], "pads": [1, 1]}),
+            ((7, 6), [3, 2], {"strides": [2, 2], "pads": [1, 1, 1, 1]}),
+            ((7, 6), [3, 2], {"strides": [2, 2], "pads": [0, 1, 2, 0]}),
+            ((7, 6), [3, 2], {"strides": [2, 2], "auto_pad": "SAME_UPPER"}),
+            ((3, 4, 3), [2, 2, 2], {}),
+        )
+    ),
+    *(
+        (
+            "AveragePool",
+            [X4],
+            {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1, "pads": pads, "count_include_pad": c},
+        )
+        for pads in ([1, 1, 1, 1], [0, 1, 1, 0])
+        for c in (0, 1)
+    ),
+    ("AveragePool", [X4], {"kernel_shape": [2, 2], "dilations": [2, 3], "opset": 19}),
+    ("MaxPool", [X4], {"kernel_shape": [2, 2], "dilations": [2, 3], "strides": [2, 2], "ceil_mode": 1, "opset": 12}),
+    ("MaxPool", [X4], {"kernel_shape": [2, 2], "outputs": 2}),
+    *((op, [x], {}) for op in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool") for x in (X4, draw(2, 3, 4))),
+]
+IDS = [f"{i}-{op}" for i, (op, _, _) in enumerate(OPERATORS)]
+
+
+def network(case: tuple[str, list[Any], dict[str, Any]], dtype: Any) -> tuple[Any, list[Array]]:
+    """The graph of a case with its floats in a dtype, and the arrays for its inputs."""
+    op, inputs, options = case
+    given = [x if x is None or x.dtype != np.float64 else x.astype(dtype) for x in inputs]
+    if op == "Cast":
+        options = {**options, "to": {np.float32: 1, np.float64: 11}[dtype]}
+    graph = fnn.onnx.load(one(op, *given, **options))
+    constants = options.get("constants", ())
+    return graph, [x for i, x in enumerate(given) if x is not None and i not in constants]
+
+
+@pytest.mark.parametrize("case", OPERATORS, ids=IDS)
+def test_gradient(case: tuple[str, list[Any], dict[str, Any]]) -> None:
+    """Of every operator, by all floating inputs and parameters, against central differences in float64."""
+    graph, xs = network(case, np.float64)
+    rng = np.random.default_rng(1)
+    for layer in graph:  # what gathers statistics, and masks at random, is not what is checked here
+        if hasattr(layer, "frozen"):
+            layer.frozen = True
+        if hasattr(layer, "p"):
+            layer.p = 0.0
+    y, backward = graph.forward(*xs, rng=0)
+    ys = y if isinstance(y, tuple) else (y,)
+    dys = [rng.standard_normal(part.shape) if part.dtype.kind == "f" else None for part in ys]
+    dxs = backward(*dys)
+    dxs = dxs if isinstance(dxs, tuple) else (dxs,)
+    arrays = [(x, dx) for x, dx in zip(xs, dxs, strict=True) if x.dtype.kind == "f"]
+    arrays += [(graph.params[name], gradient) for name, gradient in graph.grads.items()]
+
+    def value() -> float:
+        found = graph(*xs)
+        parts = found if isinstance(found, tuple) else (found,)
+        return sum(float(np.sum(part * dy)) for part, dy in zip(parts, dys, strict=True) if dy is not None)
+
+    assert arrays
+    step = 1e-6
+    for array, gradient in arrays:
+        direction = rng.standard_normal(array.shape)
+        before = array.copy()
+        array[...] = before + step * direction
+        high = value()
+        array[...] = before - step * direction
+        low = value()
+        array[...] = before
+        slope, expected = (high - low) / (2 * step), float(np.sum(gradient * direction))
+        # Rounding: some hundred terms of size 1 with errors of 1e-16, over the step; truncation: step^2 times a third
+        # derivative, which is below 1e3 here.
+        assert abs(slope - expected) <= 1e-6 * max(1.0, abs(slope)), case
+
+
+@pytest.mark.parametrize("case", OPERATORS, ids=IDS)
+def test_program(case: tuple[str, list[Any], dict[str, Any]]) -> None:
+    """Compiled, the network gives the same; shapes are known before it runs."""
+    graph, xs = network(case, np.float32)
+    y = graph(*xs)
+    ys = y if isinstance(y, tuple) else (y,)
+    shapes = graph.output_shape(*(x.shape for x in xs))
+    assert (shapes if isinstance(y, tuple) else (shapes,)) == tuple(part.shape for part in ys)
+    if not all(x.ndim for x in xs):
+        return
+    with quiet():
+        program = fnn.compile(graph, [x.shape for x in xs])
+    found = program(*xs)
+    for part, other in zip(ys, found if isinstance(found, tuple) else (found,), strict=True):
+        assert part.shape == other.shape and part.dtype == other.dtype
+        # float32 sums of up to some hundred terms in another order
+        np.testing.assert_allclose(part, other, rtol=2e-5, atol=2e-6 * float(np.abs(part).max(initial=1)))
+
+
+def test_all_operators_are_tested() -> None:
+    no_gradient = {"ArgMax", "ArgMin", "Shape", "Size", "Range", "ConstantOfShape", "Constant", "CastLike", "Mod"}
+    no_gradient |= {"Floor", "Ceil", "Round", "Sign", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"}
+    no_gradient |= {"And", "Or", "Xor", "Not", "IsNaN"}
+    assert set(operators()) - {op for op, _, _ in OPERATORS} == no_gradient
+    assert set(builders.BUILDERS) <= set(operators())
+
+
+# ---- networks ----
+
+
+def small_cnn(batch: int | str = "n") -> bytes:
+    """A classifier as exporters write them: shapes computed from shapes, weights by their names."""
+    rng = np.random.default_rng(3)
+    w = {
+        "body.0.weight": rng.standard_normal((6, 3, 3, 3)) / 5,
+        "body.0.bias": rng.standard_normal(6),
+        **{f"body.1.{k}": rng.uniform(0.5, 1.5, 6) for k in ("weight", "bias", "running_mean", "running_var")},
+        "head.weight": rng.standard_normal((5, 6)),
+        "head.bias": rng.standard_normal(5),
+    }
+    tensors = [tensor(k, v.astype(np.float32)) for k, v in w.items()]
+    tensors += [tensor("zero", np.array(0)), tensor("axes", np.array([0])), tensor("minus", np.array([-1]))]
+    nodes = [
+        node("Conv", "x body.0.weight body.0.bias", "c", pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("BatchNormalization", "c body.1.weight body.1.bias body.1.running_mean body.1.running_var", "b"),
+        node("Relu", "b", "r"),
+        node("GlobalAveragePool", "r", "p"),
+        node("Shape", "p", "s"),
+        node("Gather", "s zero", "n", axis=0),
+        node("Unsqueeze", "n axes", "n1"),
+        node("Concat", "n1 minus", "target", axis=0),
+        node("Reshape", "p target", "f"),
+        node("Gemm", "f head.weight head.bias", "y", transB=1),
+    ]
+    return file_of(nodes, [port("x", np.float32, (batch, 3, "h", "w"))], [port("y")], tensors)
+
+
+def test_names_and_programs() -> None:
+    net = fnn.onnx.load(small_cnn())
+    assert sorted(net.params) == sorted(
+        ["body.0.weight", "body.0.bias", "body.1.weight", "body.1.bias", "head.weight", "head.bias"]
+    )
+    assert net.inputs == ("x",) and net.outputs == ("y",)
+    x = draw(2, 3, 8, 9, dtype=np.float32)
+    program = fnn.compile(net, (2, 3, 8, 9))  # a warning, of operators in NumPy, would be an error
+    labels = [node.layer.label() for node in program._graph.nodes]  # norm and activation went into the convolution
+    assert [label.split()[0] for label in labels] == ["Conv2d", "GlobalAvgPool2d", "Reshape", "Linear"]
+    for n in (1, 2, 5):
+        batch = draw(n, 3, 8, 9, dtype=np.float32)
+        np.testing.assert_allclose(program(batch), net(batch), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(net))(x), net(x))
+    np.testing.assert_array_equal(net.copy()(x), net(x))
+    assert "head" in net.summary((2, 3, 8, 9))
+
+
+@pytest.mark.parametrize("program", [True, False])
+def test_fine_tunes(program: bool) -> None:
+    """An imported classifier trains, by a recorded step and by its closures, to the same weights."""
+    net = fnn.onnx.load(small_cnn())
+    x, labels = draw(20, 3, 6, 6, dtype=np.float32), np.arange(20) % 5
+    trainer = fnn.Trainer(net, optimizer=fnn.optim.Adam(lr=0.01), rng=0, program=program)
+    losses = [trainer.step(x, labels) for _ in range(30)]
+    assert losses[-1] < 0.7 * losses[0]
+    if program:
+        assert any(step is not None for step in trainer._programs.values())
+
+
+def test_fixed_batch_takes_others() -> None:
+    """A network that was exported for one size of batch, which stands in the target of a Reshape."""
+    nodes = [node("Reshape", "x target", "f"), node("Gemm", "f w", "y", transB=1)]
+    tensors = [tensor("target", np.array([1, 12])), tensor("w", draw(4, 12, dtype=np.float32))]
+    net = fnn.onnx.load(file_of(nodes, [port("x", np.float32, (1, 3, 4))], [port("y")], tensors))
+    x = draw(5, 3, 4, dtype=np.float32)
+    y = net(x)
+    assert y.shape == (5, 4)
+    np.testing.assert_allclose(np.concatenate([net(row[np.newaxis]) for row in x]), y, rtol=1e-6, atol=1e-6)
+    with pytest.raises(fnn.ShapeError, match=r"expected \(N, 3, 4\), got \(5, 4, 3\)"):
+        net(draw(5, 4, 3, dtype=np.float32))
+
+
+def test_shared_weights_are_one_array() -> None:
+    nodes = [node("MatMul", "x w", "a"), node("Relu", "a", "r"), node("MatMul", "r w", "y")]
+    net = fnn.onnx.load(file_of(nodes, [port("x")], [port("y")], [tensor("w", draw(3, 3, dtype=np.float32))]))
+    first, second = net.params.values()
+    assert first is second
+
+
+def test_types() -> None:
+    """float16 is computed as float32; integers and booleans keep their types."""
+    x = draw(2, 3, dtype=np.float16)
+    y = fnn.onnx.load(one("Exp", x))(x)
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, np.exp(x.astype(np.float32)), rtol=1e-6)
+    for dtype in (np.int8, np.uint16, np.int64, np.uint64):
+        a = np.array([[7, 9], [100, 3]], dtype)
+        y = fnn.onnx.load(one("Div", a, np.array(2, dtype)))(a, np.array(2, dtype))
+        assert y.dtype == dtype and y.tolist() == [[3, 4], [50, 1]]
+    a = np.array([-7, 7], np.int32)
+    assert fnn.onnx.load(one("Div", a, np.array([2, -2], np.int32)))(a, np.array([2, -2], np.int32)).tolist() == [
+        -3,
+        -3,
+    ]
+    with pytest.raises(TypeError, match="expected int32"):
+        fnn.onnx.load(one("Neg", a))(np.array([0.5, 1]))
+
+
+def test_functions_in_the_file() -> None:
+    """An operator that the file defines by others, with an attribute and one that is absent."""
+    inner = node("LeakyRelu", "a", "b")
+    inner += field(5, field(1, "alpha") + field(21, "slope") + field(20, 1))
+    body = field(1, "Twice") + field(4, "a") + field(5, "c") + field(6, "slope") + field(10, "mine")
+    body += field(7, inner) + field(7, node("Add", "b b", "c")) + field(9, field(1, "") + field(2, 17))
+    nodes = [node("Twice", "x", "t", domain="mine", slope=0.5), node("Twice", "t", "y", domain="mine", slope=0.25)]
+    more = field(25, body) + field(8, field(1, "mine") + field(2, 1))
+    net = fnn.onnx.load(file_of(nodes, [port("x")], [port("y")], more=more))
+    np.testing.assert_allclose(net(np.float32([-2, 3])), [2 * 0.25 * -2, 12])
+
+
+def test_mnist(data_folder: Path) -> None:
+    """The trained network to hand, on all test images: 98.91 %, by layers and compiled."""
+    net = fnn.onnx.load(data_folder / "models" / "mnist.onnx")
+    with np.load(data_folder / "mnist.npz") as data:
+        x, labels = data["x_test"].reshape(-1, 1, 28, 28).astype(np.float32), data["y_test"]
+    program = fnn.compile(net, (500, 1, 28, 28))
+    for run in (net, program):
+        scores = np.concatenate([run(x[i : i + 500]) for i in range(0, len(x), 500)])
+        assert (scores.argmax(1) == labels).sum() == 9891
+
+
+# ---- exports of torch's ----
+
+
+def _torch_networks() -> dict[str, Callable[[], tuple[Any, tuple[int, ...]]]]:
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    nn, T = torch.nn, torch.nn.functional
+    sys.path.insert(0, str(Path(__file__).parent.parent / "bench"))
+    import models
+
+    def block(n_in: int, n: int) -> Any:
+        return nn.Sequential(nn.Conv2d(n_in, n, 3, padding=1, bias=False), nn.BatchNorm2d(n), nn.ReLU())
+
+    class UNet(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = block(3, 8), block(8, 16), block(16, 16)
+            self.up, self.d, self.e, self.out = (
+                nn.ConvTranspose2d(16, 16, 2, 2),
+                block(32, 8),
+                block(16, 8),
+                nn.Conv2d(8, 2, 1),
+            )
+
+        def forward(self, x: Any) -> Any:
+            a = self.a(x)
+            b = self.b(T.max_pool2d(a, 2))
+            y = self.d(torch.cat([self.up(self.c(T.max_pool2d(b, 2))), b], 1))
+            y = T.interpolate(y, size=a.shape[2:], mode="bilinear", align_corners=False)
+            return self.out(self.e(torch.cat([y, a], 1)))
+
+    class Detector(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.h1, self.h2 = block(3, 8), block(8, 16), nn.Conv2d(24, 21, 1), nn.Conv2d(16, 21, 1)
+
+        def forward(self, x: Any) -> Any:
+            a = T.silu(self.a(T.max_pool2d(x, 2)))
+            b = T.silu(self.b(T.max_pool2d(a, 2)))
+            up = T.interpolate(b, scale_factor=2.0, mode="nearest")
+            found = []
+            for y, stride in ((self.h1(torch.cat([up, a], 1)), 2), (self.h2(b), 4)):
+                n, _, h, w = y.shape
+                y = y.view(n, 3, 7, h, w).permute(0, 1, 3, 4, 2).sigmoid()
+                gy, gx = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+                xy = (y[..., :2] * 2 - 0.5 + torch.stack([gx, gy], -1).float()) * stride
+                found.append(torch.cat([xy, (y[..., 2:4] * 2) ** 2 * 10, y[..., 4:]], -1).reshape(n, -1, 7))
+            return torch.cat(found, 1)
+
+    class Transformer(nn.Module):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches, self.head = nn.Conv2d(3, 32, 4, 4), nn.Linear(32, 5)
+            self.layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True, activation="gelu")
+            self.token = nn.Parameter(torch.randn(1, 1, 32))
+
+        def forward(self, x: Any) -> Any:
+            y = self.patches(x).flatten(2).transpose(1, 2)
+            return self.head(self.layer(torch.cat([self.token.expand(y.shape[0], -1, -1), y], 1))[:, 0])
+
+    def twin(name: str, **sizes: int) -> Any:
+        return models.torch_twin(name, models.build(name, 0, **sizes), **sizes)
+
+    return {
+        "resnet18": lambda: (twin("resnet18"), (3, 64, 64)),
+        "resnet50": lambda: (twin("resnet50"), (3, 64, 64)),
+        "mobilenet_v2": lambda: (twin("mobilenet_v2"), (3, 64, 64)),
+        "vgg16_bn": lambda: (twin("vgg16_bn", hidden=64), (3, 224, 224)),
+        "unet": lambda: (UNet(), (3, 32, 40)),
+        "detector": lambda: (Detector(), (3, 32, 40)),
+        "transformer": lambda: (Transformer(), (3, 32, 32)),
+    }
+
+
+@pytest.mark.parametrize("exporter", ["torchscript", "dynamo"])
+@pytest.mark.parametrize(
+    "name", ["resnet18", "resnet50", "mobilenet_v2", "vgg16_bn", "unet", "detector", "transformer"]
+)
+def test_exports_of_torch(name: str, exporter: str) -> None:
+    """Both exporters, with the batch left open and with it fixed: equal to ONNX Runtime, by layers and compiled."""
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    if exporter == "dynamo":
+        pytest.importorskip("onnxscript", reason="onnxscript is not installed")
+    torch.manual_seed(0)
+    module, shape = _torch_networks()[name]()
+    for layer in module.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(0, 0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+    module.eval()
+    for opened in (True, False)[: 1 if name == "vgg16_bn" else 2]:  # its exports take long
+        x = torch.randn(2 if opened else 1, *shape)
+        data = _export(torch, module, x, exporter, opened)
+        net = fnn.onnx.load(data)
+        session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        with quiet():
+            program = fnn.compile(net, tuple(x.shape))
+        for n in (1, 3) if opened else (1,):
+            batch = draw(n, *shape, dtype=np.float32)
+            expected = session.run(None, {session.get_inputs()[0].name: batch})[0]
+            bound = 1e-5 * np.abs(expected).max()
+            assert np.abs(net(batch) - expected).max() <= bound
+            assert np.abs(program(batch) - expected).max() <= bound
+
+
+def _export(torch: Any, module: Any, x: Any, exporter: str, opened: bool) -> bytes:
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own, of what it will change
+        if exporter == "torchscript":
+            names = {"input_names": ["x"], "output_names": ["y"]}
+            axes = {"dynamic_axes": {"x": {0: "n"}, "y": {0: "n"}}} if opened else {}
+            torch.onnx.export(module, (x,), file, dynamo=False, **names, **axes)
+        else:
+            shapes = {"dynamic_shapes": ({0: torch.export.Dim("n", min=1, max=64)},)} if opened else {}
+            torch.onnx.export(module, (x,), dynamo=True, verbose=False, **shapes).save(file)
+    return file.getvalue()
+
+
+# ---- files that are no good ----
+
+
+def damaged(data: bytes, match: str, error: type[Exception] = fnn.FileFormatError) -> None:
+    with pytest.raises(error, match=match):
+        fnn.onnx.load(data)
+
+
+X = [port("x", np.float32, ("n", 3))]
+Y = [port("y")]
+
+
+def test_unknown_operators_are_named_all_at_once() -> None:
+    nodes = [node("Loop", "x", "a", name="first"), node("Magic", "a", "b", domain="com.me"), node("Loop", "b", "y")]
+    with pytest.raises(fnn.UnsupportedOperatorError, match=r"Loop \(opset 17; node 'first' and 1 more\), com.me.Magic"):
+        fnn.onnx.load(file_of(nodes, X, Y))
+    damaged(
+        file_of([node("Relu", "x", "y")], X, Y, opset=6), "opset 6; fastnn reads 7 to", fnn.UnsupportedOperatorError
+    )
+    damaged(file_of([node("Relu", "x", "y")], X, Y, opset=999), "opset 999", fnn.UnsupportedOperatorError)
+    damaged(file_of([node("Cast", "x", "y", to=8, name="c")], X, Y), "node 'c' .*type 8")
+    text = field(1, "x") + field(2, field(1, field(1, 8)))
+    damaged(file_of([node("Relu", "x", "y")], [text], Y), "'x' is a tensor of string", fnn.UnsupportedOperatorError)
+
+
+def test_wiring() -> None:
+    relu = node("Relu", "x", "y", name="r")
+    damaged(file_of([node("Relu", "z", "y", name="r")], X, Y), "node 'r' .* reads 'z', which is no input")
+    damaged(file_of([relu, node("Tanh", "x", "y", name="t")], X, Y), "'y' is given by node 't' and by 'r'")
+    damaged(file_of([node("Relu", "x", "x")], X, Y), "'x' is given by node")
+    cycle = [node("Add", "x b", "a", name="one"), node("Relu", "a", "b", name="two"), node("Tanh", "b", "y")]
+    damaged(file_of(cycle, X, Y), "cycle: 'one' <- 'two' <- 'one'|cycle: 'two' <- 'one' <- 'two'")
+    damaged(file_of([relu], X, [port("z")]), "output 'z' is given by no node")
+    damaged(file_of([relu], X, []), "no output")
+    damaged(file_of([node("Conv", "x w", "y", name="c")], X, Y), "node 'c' .* reads 'w'")
+    damaged(file_of([node("Add", "x", "y", name="a")], X, Y), "node 'a' .* expected 2 inputs, got 1")
+    damaged(file_of([node("Relu", "x", "y z", name="a")], X, [port("z")]), "node 'a' .* gives 1 outputs, and 2")
+    damaged(file_of([relu], [*X, *X], Y), "two inputs are called 'x'")
+    w = tensor("w", np.ones((2, 3, 3), np.float32))
+    damaged(file_of([node("Conv", "x w", "y", group=5, name="c")], X, Y, [w]), "node 'c' .* do not fit")
+    damaged(file_of([relu], X, Y, [w, w]), "two initializers are called 'w'")
+    nodes = [node("Tanh", "r", "y"), node("Relu", "x", "r"), node("Relu", "x", "unused")]  # in another order
+    np.testing.assert_allclose(fnn.onnx.load(file_of(nodes, X, Y))(np.float32([[1, -1, 2]])), [np.tanh([1, 0, 2])])
+
+
+def test_a_function_that_calls_itself() -> None:
+    body = (
+        field(1, "F") + field(4, "a") + field(5, "b") + field(10, "mine") + field(7, node("F", "a", "b", domain="mine"))
+    )
+    data = file_of([node("F", "x", "y", domain="mine")], X, Y, more=field(25, body))
+    damaged(data, "calls itself")
+    # Each of thirty functions calls the next twice: 2^30 nodes.
+    more = b""
+    for i in range(30):
+        calls = field(7, node(f"F{i + 1}", "a", "b", domain="m")) + field(7, node(f"F{i + 1}", "b", "c", domain="m"))
+        more += field(25, field(1, f"F{i}") + field(4, "a") + field(5, "c") + field(10, "m") + calls)
+    damaged(file_of([node("F0", "x", "y", domain="m")], X, Y, more=more), "more than 200000 nodes")
+
+
+TENSORS = {
+    "cut": (tensor("w", np.ones(6, np.float32), raw=b"\0" * 23), "takes 24 bytes, and has 23"),
+    "enormous": (tensor("w", np.ones(2, np.float32), dims=[1 << 40, 1 << 40]), "takes .* bytes, and has 8"),
+    "negative": (tensor("w", np.ones(2, np.float32), dims=[-2, -1]), "shape"),
+    "many axes": (tensor("w", np.ones(2, np.float32), dims=[1] * 70), "axes"),
+    "nothing": (tensor("w", np.ones(2, np.float32), raw=None), "takes 2 numbers, and has 0"),
+    "other field": (tensor("w", np.ones(2, np.float32), raw=None, more=field(7, 5)), "another type"),
+    "booleans": (tensor("w", np.ones(2, bool), raw=b"\1\7"), "neither 0 nor 1"),
+    "not UTF-8": (field(8, b"\xff"), "UTF-8"),
+    "long number": (field(1, b"\xff" * 11), "64 bits|cut"),
+}
+
+
+@pytest.mark.parametrize("kind", TENSORS)
+def test_tensors(kind: str) -> None:
+    data, match = TENSORS[kind]
+    damaged(file_of([node("Add", "x w", "y")], X, Y, [data]), match)
+
+
+def test_wire() -> None:
+    damaged(b"", "no graph")
+    damaged(b"\x89PNG\r\n", "not a readable ONNX file")
+    damaged(b"PK\x03\x04" + b"\0" * 40, "not a readable ONNX file")
+    damaged(b"\x08", "cut")
+    damaged(b"\x08" + b"\xff" * 10, "64 bits")
+    damaged(b"\x3a\xff\xff\xff\xff\x0f", "claims 4294967295 bytes where 0 are left")
+    damaged(b"\x0b", "wire type 3")
+    damaged(b"\x00\x00", "number 0")
+    whole = small_cnn()
+    for size in range(0, len(whole) - 1, 7):  # cut anywhere
+        with pytest.raises(fnn.FileFormatError):
+            fnn.onnx.load(whole[:size])
+    assert wire._varints(memoryview(varint(300) + varint(5) + varint(-1))).tolist() == [300, 5, (1 << 64) - 1]
+
+
+def test_numbers_one_by_one() -> None:
+    """Tensors that keep their numbers in fields of their type, packed and not."""
+    for array, number, pack in (
+        (np.float32([1.5, -2]), 4, "<2f"),
+        (np.float64([1.5, -2]), 10, "<2d"),
+    ):
+        packed = field(number, pack and __import__("struct").pack(pack, *array))
+        net = fnn.onnx.load(one_constant(tensor("c", array, raw=None, more=packed)))
+        np.testing.assert_array_equal(net(np.float32([0])), array)
+    for dtype, number in ((np.int32, 5), (np.int8, 5), (np.bool_, 5), (np.int64, 7), (np.uint64, 11), (np.float16, 5)):
+        array = np.array([1, 0, 1], dtype)
+        numbers = array.view(np.uint16) if dtype is np.float16 else array
+        for more in (
+            b"".join(field(number, int(n)) for n in numbers),
+            field(number, b"".join(varint(int(n)) for n in numbers)),
+        ):
+            net = fnn.onnx.load(one_constant(tensor("c", array, raw=None, more=more)))
+            np.testing.assert_array_equal(net(np.float32([0])), array)
+
+
+def one_constant(data: bytes) -> bytes:
+    """A network that gives a constant."""
+    return file_of([node("Identity", "c", "y")], [port("x", np.float32, (1,))], Y, [data])
+
+
+def test_data_in_other_files(tmp_path: Path) -> None:
+    """They are read from the folder of the network, and from nowhere else."""
+    array = np.float32([[1, 2, 3]])
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (folder / "w.bin").write_bytes(b"\0" * 4 + array.tobytes())
+    (tmp_path / "secret.bin").write_bytes(array.tobytes())
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    os.mkfifo(folder / "pipe")
+
+    def load(location: str, **where: Any) -> Any:
+        data = file_of([node("Add", "x w", "y")], X, Y, [external("w", array, location, **where)])
+        (folder / "net.onnx").write_bytes(data)
+        return fnn.onnx.load(folder / "net.onnx")
+
+    np.testing.assert_array_equal(load("w.bin", offset=4, length=12)(array), 2 * array)
+    np.testing.assert_array_equal(load("w.bin", offset=4)(array), 2 * array)
+    for location in (
+        "../secret.bin",
+        str(tmp_path / "secret.bin"),
+        "link.bin",
+        "",
+        ".",
+        "..",
+        "a\0b",
+        "../net/../secret.bin",
+    ):
+        with pytest.raises(fnn.FileFormatError, match="not in the folder"):
+            load(location)
+    with pytest.raises(fnn.FileFormatError, match="regular file"):
+        load("pipe")
+    with pytest.raises(fnn.FileFormatError, match="No such file"):
+        load("absent.bin")
+    with pytest.raises(fnn.FileFormatError, match="takes 12 bytes at 8"):
+        load("w.bin", offset=8)
+    with pytest.raises(fnn.FileFormatError, match="takes 12 bytes, and has 100"):
+        load("w.bin", length=100)
+    for where in ({"offset": -4}, {"offset": "four"}, {"length": 1 << 70}):
+        with pytest.raises(fnn.FileFormatError):
+            load("w.bin", **where)
+    with pytest.raises(fnn.FileFormatError, match="load the network by its path"):
+        fnn.onnx.load(file_of([node("Add", "x w", "y")], X, Y, [external("w", array, "w.bin")]))
+    with pytest.raises(fnn.FileFormatError, match="regular file"):
+        fnn.onnx.load(folder / "pipe")
+    with pytest.raises(FileNotFoundError):
+        fnn.onnx.load(folder / "absent.onnx")
+
+
+def peak(run: Callable[[], Any]) -> int:
+    """The most memory that Python and NumPy had at once, in bytes."""
+    tracemalloc.start()
+    try:
+        run()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+BOMBS = {
+    "shape": one("ConstantOfShape", np.array([1 << 20, 1 << 20]), constants=(0,)),
+    "expand": one("Expand", np.float32([1]), np.array([1 << 40]), constants=(0, 1)),
+    "tile": one("Tile", np.float32([1]), np.array([1 << 40]), constants=(0, 1)),
+    "range": one("Range", np.array(0), np.array(1 << 50), np.array(1), constants=(0, 1, 2)),
+    "pad": one("Pad", np.float32([1]), np.array([1 << 40, 1 << 40]), constants=(0, 1)),
+    "resize": one("Resize", np.ones((1, 1, 2, 2), np.float32), None, np.float32([1, 1, 1e9, 1e9]), constants=(0, 2)),
+    "negative": one("ConstantOfShape", np.array([-5]), constants=(0,)),
+    "upsample": one(
+        "Upsample", np.ones((1, 1, 2, 2), np.float32), np.float32([1, 1, 1e9, 1e9]), opset=9, constants=(0, 1)
+    ),
+    "many": file_of(
+        [node("ConstantOfShape", "s", f"c{i}") for i in range(30)]
+        + [node("Sum", " ".join(f"c{i}" for i in range(30)), "y")],
+        [],
+        Y,
+        [tensor("s", np.array([1000, 2000]))],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_what_unfolds_is_bounded(kind: str) -> None:
+    def load() -> None:
+        with pytest.raises(fnn.FileFormatError):
+            fnn.onnx.load(BOMBS[kind])
+
+    assert peak(load) < 200 << 20
+
+
+def test_what_unfolds_as_it_runs_is_bounded() -> None:
+    x = np.float32([[1, 2, 3]])
+    for op, sizes in (
+        ("Expand", [1 << 20, 1 << 20, 3]),
+        ("Tile", [1 << 20, 1 << 20]),
+        ("Pad", [0, 0, 1 << 40, 1 << 40]),
+    ):
+        net = fnn.onnx.load(one(op, x, np.array(sizes), constants=(1,)))
+        with pytest.raises(fnn.ShapeError, match=r"'it'.*more than 8 GiB"):
+            net(x)
+    conv = one(
+        "Conv", np.ones((1, 1, 4, 4), np.float32), np.ones((1, 1, 1, 1), np.float32), constants=(1,), pads=[1 << 30] * 4
+    )
+    with pytest.raises((fnn.ShapeError, fnn.FileFormatError, MemoryError)):
+        fnn.onnx.load(conv)(np.ones((1, 1, 4, 4), np.float32))
+
+
+def test_wrong_shapes_as_it_runs() -> None:
+    net = fnn.onnx.load(small_cnn())
+    with pytest.raises(fnn.ShapeError, match=r"'x' \(Input\): expected \(n, 3, h, w\), got \(2, 4, 8, 8\)"):
+        net(np.zeros((2, 4, 8, 8), np.float32))
+    with pytest.raises(fnn.ShapeError, match="Input"):
+        net(np.zeros((3, 8, 8), np.float32))
+    add = fnn.onnx.load(file_of([node("Add", "x z", "y", name="sum")], [port("x"), port("z")], Y))
+    with pytest.raises(fnn.ShapeError, match=r"'sum' \(Add\): shapes do not go together: \(2, 3\), \(4,\)"):
+        add(np.zeros((2, 3), np.float32), np.zeros(4, np.float32))
+    gather = fnn.onnx.load(one("Gather", np.zeros((3, 2), np.float32), np.array([0])))
+    with pytest.raises(IndexError, match="from 0 to 5 do not fit axis 0"):
+        gather(np.zeros((3, 2), np.float32), np.array([0, 5]))
+    with pytest.raises(TypeError, match="expected 2 inputs"):
+        gather(np.zeros((3, 2), np.float32))
+
+
+def test_shapes_that_depend_on_numbers() -> None:
+    """They run, and say why they do not compile."""
+    x, target = np.zeros((2, 6), np.float32), np.array([3, 4])
+    net = fnn.onnx.load(one("Reshape", x, target))
+    assert net(x, target).shape == (3, 4)
+    with pytest.raises(fnn.ShapeError, match="depends on the numbers of its input 1"):
+        fnn.compile(net, [x.shape, target.shape])
+
+
+def test_compile_says_what_it_does_not_compile() -> None:
+    net = fnn.onnx.load(one("LRN", np.zeros((1, 4, 3, 3), np.float32), size=3))
+    with pytest.warns(UserWarning, match=r"computed in NumPy, between the compiled pieces: 'it' \(LRN\)"):
+        program = fnn.compile(net, (1, 4, 3, 3))
+    assert "NumPy" in program.describe() and "NumPy" in str(program.profile(repeats=2))
+    with pytest.raises(TypeError, match=r"cannot hold what computes in NumPy: 'it' \(LRN\)"):
+        program.save("net.fnn")
+
+
+def test_nothing_but_numpy_is_needed(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(small_cnn())
+    code = (
+        "import sys; sys.modules['onnx'] = None; import fastnn as fnn; import numpy as np;"
+        "net = fnn.onnx.load('net.onnx'); print(net(np.zeros((1, 3, 8, 8), np.float32)).shape)\n"
+        "try: fnn.onnx.backend\nexcept fnn.MissingDependencyError as error: print(error)"
+    )
+    run = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert run.stdout.splitlines() == [
+        "(1, 5)",
+        "fastnn.onnx.backend needs onnx; install it with: pip install 'fastnn[onnx]'",
+    ]
+
+
+# ---- mutations of whole files ----
+
+SEEDS = [small_cnn(1), *(one(op, *xs, **options) for op, xs, options in OPERATORS[:: len(OPERATORS) // 24])]
+
+
+@hypothesis.settings(max_examples=400)
+@hypothesis.given(
+    st.sampled_from(range(len(SEEDS))),
+    st.lists(
+        st.tuples(
+            st.integers(0, 1 << 30), st.sampled_from(["set", "cut", "drop", "double", "swap"]), st.integers(0, 255)
+        ),
+        max_size=6,
+    ),
+)
+def test_mutations(which: int, changes: list[tuple[int, str, int]]) -> None:
+    """Of a file with some bytes changed: it is refused with an error of ours, or what it gives is computed."""
+    data = bytearray(SEEDS[which])
+    for place, what, value in changes:
+        at = place % max(len(data), 1)
+        if what == "set" and data:
+            data[at] = value
+        elif what == "cut":
+            del data[at:]
+        elif what == "drop":
+            del data[at : at + value % 16]
+        elif what == "double":
+            data[at:at] = data[at : at + value]
+        elif data:
+            data[at], data[-1 - at] = data[-1 - at], data[at]
+    check_mutation(bytes(data))
+
+
+def check_mutation(data: bytes) -> None:
+    try:
+        net = fnn.onnx.load(data)
+    except (fnn.FileFormatError, fnn.UnsupportedOperatorError):
+        return
+    layers = [node.layer for node in net.nodes if isinstance(node.layer, importer.Input)]
+    shapes = [tuple(n if isinstance(n, int) else 2 for n in layer.shape or (2, 3)) for layer in layers]
+    if len(layers) != len(net.inputs) or any(np.prod(shape, dtype=float) > 1e5 for shape in shapes):
+        return
+    xs = [np.ones(shape, layer.dtype) for shape, layer in zip(shapes, layers, strict=True)]
+    try:
+        net(*xs)
+    except (fnn.ShapeError, ValueError, TypeError, IndexError, MemoryError, OverflowError):
+        return
+
+
+#: files that broke something once: what the mutations found
+FOUND: dict[str, bytes] = {}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_found(name: str) -> None:
+    check_mutation(FOUND[name])
+
+
+def plain(value: Any) -> Any:
+    """Bytes as text, and lists of them."""
+    if isinstance(value, bytes):
+        return value.decode()
+    return [plain(part) for part in value] if isinstance(value, list) else value
+
+
+def test_agrees_with_the_package_on_every_file() -> None:
+    """What is read is what the official package reads, of the files that it has for its own tests."""
+    onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data"
+    count = 0
+    for path in sorted(folder.rglob("*.onnx")):
+        data = path.read_bytes()
+        theirs, ours = onnx.load_from_string(data), model.parse(data, None)
+        assert ours.network is not None and ours.ir_version == theirs.ir_version
+        mine = [(n.op, n.name, n.inputs, n.outputs) for n in ours.network.nodes]
+        assert mine == [(n.op_type, n.name, list(n.input), list(n.output)) for n in theirs.graph.node]
+        assert [p.name for p in ours.network.inputs] == [p.name for p in theirs.graph.input]
+        for tensor_ in theirs.graph.initializer:
+            np.testing.assert_array_equal(ours.network.tensors[tensor_.name], onnx.numpy_helper.to_array(tensor_))
+        for n, other in zip(ours.network.nodes, theirs.graph.node, strict=True):
+            for a in other.attribute:
+                expected = onnx.helper.get_attribute_value(a)
+                found = n.attributes[a.name]
+                if isinstance(found, model.Foreign):
+                    continue
+                if isinstance(found, np.ndarray):
+                    np.testing.assert_array_equal(found, onnx.numpy_helper.to_array(expected))
+                else:
+                    assert found == plain(expected), (path, a.name)
+        count += 1
+    assert count > 100
