@@ -8,9 +8,7 @@ starts (weights packed, batch norm folded, channels-last), and its result is che
 from __future__ import annotations
 
 import importlib.util
-import io
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -289,15 +287,11 @@ def network(name: str, n: int) -> dict[str, Call]:
     x = _normal(n, *models.MODELS[name][1])
     program = fnn.compile(model, x.shape)
     calls: dict[str, Call] = {"compiled, program": lambda: program(x)}
-    if torch := _torch():
+    if _torch():
         twin = models.torch_twin(name, model)
         calls |= peers.torch(twin, x)
         if peers.installed("onnx"):
-            file = io.BytesIO()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that this exporter is the old one; it needs no further package
-                torch.onnx.export(twin, torch.from_numpy(x), file, dynamo=False)
-            calls |= _by_onnx(file.getvalue(), x)
+            calls |= _by_onnx(peers.onnx_network(twin, x), x)
     return calls
 
 

@@ -15,6 +15,7 @@ import fastnn as fnn
 from fastnn import cli, threads
 from fastnn import layers as L
 from fastnn.cli import bench, peers
+from nets import NETS, build
 
 CHECKPOINTS = Path(__file__).parent / "data"
 
@@ -295,6 +296,24 @@ def test_other_engines_compute_the_same(package: str, layer: str) -> None:
     calls = case.others[package]()
     assert calls
     bench._check(case, {"fastnn": lambda: case.program(*case.xs), **calls})
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks_of_torch_compute_the_same(name: str) -> None:
+    """A program as a module of torch, on a batch of another size; what has no twin says so."""
+    torch = pytest.importorskip("torch")
+    from fastnn.cli.twins import torch_twin
+
+    model, x, _ = build(name)
+    program = fnn.compile(model, x.shape)
+    missing = {"normalised", "sequence", "generator", "activations", "signal", "preprocessed"} & {name}
+    if missing:
+        with pytest.raises(NotImplementedError, match="has no twin in torch here"):
+            torch_twin(program._graph)
+        return
+    with torch.inference_mode():
+        found = torch_twin(program._graph).eval()(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(found, program(x), rtol=0, atol=1e-5 * np.abs(found).max())
 
 
 @pytest.mark.parametrize(

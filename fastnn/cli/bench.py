@@ -160,11 +160,28 @@ def _network(path: Path, options: argparse.Namespace) -> Case:
         for sizes in shapes:
             sizes[0] = options.batch
     xs = [_normal(*sizes, seed=i).astype(program.dtype) for i, sizes in enumerate(shapes)]
-    others: dict[str, Callable[[], dict[str, peers.Call]]] = {}
-    if is_onnx:
-        others["onnxruntime"] = lambda: peers.onnxruntime(path, xs)
-        others["openvino"] = lambda: peers.openvino(path, xs)
+    others: dict[str, Callable[[], dict[str, peers.Call]]] = {
+        "torch": lambda: _torch_network(program, xs),
+        "onnxruntime": lambda: peers.onnxruntime(path if is_onnx else _exported(program, xs), xs),
+        "openvino": lambda: peers.openvino(path if is_onnx else _exported(program, xs), xs),
+    }
     return Case(f"{path.name} {', '.join('x'.join(map(str, sizes)) for sizes in shapes)}", program, xs, others)
+
+
+def _torch_network(program: Any, xs: list[np.ndarray]) -> dict[str, peers.Call]:
+    from .twins import torch_twin
+
+    return peers.torch(torch_twin(program._graph), *xs)
+
+
+def _exported(program: Any, xs: list[np.ndarray]) -> bytes:
+    """A compiled network as an ONNX model, which torch writes of its twin."""
+    for package in ("torch", "onnx"):
+        if not peers.installed(package):
+            raise ImportError(f"of a .fnn file torch and onnx make what it reads, and {package} is not installed")
+    from .twins import torch_twin
+
+    return peers.onnx_network(torch_twin(program._graph), *xs)
 
 
 # ---- the measurement ----

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import importlib
 import importlib.util
+import io
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ import numpy as np
 
 from ..threads import get_num_threads, set_num_threads
 
-__all__ = ["Call", "installed", "onnx_layer", "onnxruntime", "openvino", "share_threads", "torch"]
+__all__ = ["Call", "installed", "onnx_layer", "onnx_network", "onnxruntime", "openvino", "share_threads", "torch"]
 
 Call = Callable[[], Any]
 
@@ -39,30 +40,39 @@ def share_threads(n: int) -> None:
         importlib.import_module("threadpoolctl").threadpool_limits(n)
 
 
-def torch(module: Any, x: np.ndarray) -> dict[str, Call]:
+def torch(module: Any, *xs: np.ndarray) -> dict[str, Call]:
     """A module of torch for inference, in both memory formats, as it is and frozen."""
     package = importlib.import_module("torch")
     package.set_num_threads(get_num_threads())
     calls: dict[str, Call] = {}
     for name, memory in (("torch", package.contiguous_format), ("torch, channels-last", package.channels_last)):
-        if x.ndim != 4 and memory is package.channels_last:
+        if memory is package.channels_last and not any(x.ndim == 4 for x in xs):
             continue
-        xt, own = package.from_numpy(x), copy.deepcopy(module).eval()
-        if x.ndim == 4:
-            xt, own = xt.contiguous(memory_format=memory), own.to(memory_format=memory)
+        given = [package.from_numpy(x) for x in xs]
+        given = [x.contiguous(memory_format=memory) if x.ndim == 4 else x for x in given]
+        own = copy.deepcopy(module).eval().to(memory_format=memory)
         with package.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that tracing is deprecated; nothing else freezes and fuses as well
-            frozen = package.jit.optimize_for_inference(package.jit.freeze(package.jit.trace(own, xt)))
-
-        calls[name] = _inferring(package, own, xt)
-        calls[f"{name}, frozen"] = _inferring(package, frozen, xt)
+            frozen = package.jit.optimize_for_inference(package.jit.freeze(package.jit.trace(own, tuple(given))))
+        calls[name] = _inferring(package, own, given)
+        calls[f"{name}, frozen"] = _inferring(package, frozen, given)
     return calls
 
 
-def _inferring(package: Any, net: Any, xt: Any) -> Call:
+def onnx_network(module: Any, *xs: np.ndarray) -> bytes:
+    """A module of torch as an ONNX model for arrays of these shapes; needs the package onnx."""
+    package = importlib.import_module("torch")
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that this exporter is the old one; it needs no further package
+        package.onnx.export(module.eval(), tuple(map(package.from_numpy, xs)), file, dynamo=False)
+    return file.getvalue()
+
+
+def _inferring(package: Any, net: Any, xs: list[Any]) -> Call:
     def run() -> Any:
         with package.inference_mode():
-            return net(xt)
+            return net(*xs)
 
     return run
 
