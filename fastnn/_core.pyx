@@ -243,7 +243,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* packed
         void* y
         int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
-        int64_t channels_last, dtype
+        int64_t x_last, y_last, dtype
         double eps
         Then then
     ctypedef struct Conv2dBackwardArgs:
@@ -1033,7 +1033,10 @@ cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple 
     a.stride_h, a.stride_w = stride
     a.pad_h, a.pad_w = padding
     a.dilation_h, a.dilation_w = dilation
-    a.groups, a.channels_last, a.dtype = groups, last(x, y), code(x)
+    # An array that lies in both formats (one channel, one pixel) says C order; then the other decides.
+    a.x_last = last(x, y) if dims(x)[1] == 1 or dims(x)[2] * dims(x)[3] == 1 else last(x, x)
+    a.y_last = last(x, y) if dims(y)[1] == 1 or dims(y)[2] * dims(y)[3] == 1 else last(y, y)
+    a.groups, a.dtype = groups, code(x)
     a.then = ending(activation)
     return call(kernel, &a)
 

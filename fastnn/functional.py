@@ -3286,7 +3286,7 @@ def conv2d(
         ("leaky_relu", 0.1), ("hardtanh", 0.0, 6.0); "gelu_tanh" is gelu with ``approximate="tanh"``.
     algorithm : str, optional
         None chooses; "im2col" or "amx" forces, or raises where it cannot run.
-    out : ndarray (N, O, OH, OW), optional
+    out : ndarray (N, O, OH, OW), optional; in either memory format
         Must not overlap an input.
 
     Returns
@@ -3345,10 +3345,12 @@ def _conv2d(
     if skip is not None and skip.shape != shape:
         raise ShapeError(f"{op}: expected residual of the output's shape {shape}, got {skip.shape}")
     array, w, biases, gamma, beta, mean, var, skip = _same_dtype(array, w, biases, gamma, beta, mean, var, skip)
+    # The output has the memory format of x, or the one that `out` has.
+    y_last = channels_last if not isinstance(out, np.ndarray) or out.shape != shape else _prefers_channels_last(out)
     if skip is not None:
-        skip, _ = _image(op, "residual", skip, channels_last)
+        skip, _ = _image(op, "residual", skip, y_last)
     kernel = _conv_kernel(algorithm, array.dtype)
-    y = _out(op, out, shape, array.dtype, channels_last, array, w, biases, skip)
+    y = _out(op, out, shape, array.dtype, y_last, array, w, biases, skip)
     statistics = None if batch_norm is None else (gamma, beta, mean, var, eps)
     if not y.size:
         return y

@@ -221,3 +221,25 @@ def test_engine_is_tested(name: str) -> None:
 
         config = fastnn.threads.config()
     assert name in (config["backend"], config.get("isa"))
+
+
+@engines
+@dtypes
+@pytest.mark.parametrize(
+    "shapes", [((2, 24, 9, 11), (40, 24, 3, 3)), ((3, 5, 8, 7), (9, 5, 3, 3))], ids=["wide", "few"]
+)
+@pytest.mark.parametrize("residual", [False, True], ids=["", "residual"])
+def test_convolution_between_the_memory_formats(engine: Engine, dtype: str, shapes: Any, residual: bool) -> None:
+    rng = np.random.default_rng(0)
+    x, weight = (rng.standard_normal(shape).astype(dtype) for shape in shapes)
+    y = np.empty((x.shape[0], weight.shape[0], *x.shape[2:]), dtype)
+    added = rng.standard_normal(y.shape).astype(dtype) if residual else None
+    last = LAYOUTS["channels_last"]
+    options: dict[str, Any] = {"padding": 1, "residual": added, "activation": "relu"}
+    with NUMPY.on():
+        want = F.conv2d(x.astype(np.float64), weight.astype(np.float64), **options)
+    with engine.on():
+        for given, out in ((x, last(y)), (last(x), y.copy())):
+            assert F.conv2d(given, weight, out=out, **options) is out
+            # 216 products of variance 1, each rounded once in the worst order: sqrt(216) * sqrt(216) * eps
+            np.testing.assert_allclose(out, want, rtol=0, atol=216 * np.finfo(dtype).eps)

@@ -279,7 +279,7 @@ struct Conv2dArgs {
   const void *x, *weight, *bias, *gamma, *beta, *mean, *var, *residual, *packed;
   void* y;
   int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
-  int64_t channels_last, dtype;
+  int64_t x_last, y_last, dtype;  // channels-last; the residual lies as y
   double eps;
   Then then;
 };

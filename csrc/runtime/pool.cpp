@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 
@@ -151,6 +152,11 @@ void* pool_allocate(size_t bytes) {
   }
   if (block != nullptr) guard_tail(block, bytes, size.bytes);
   return block;
+}
+
+void out_of_memory(size_t bytes) {
+  std::fprintf(stderr, "fastnn: out of memory: no %zu bytes for a kernel\n", bytes);
+  std::abort();
 }
 
 void pool_free(void* pointer, size_t bytes) {

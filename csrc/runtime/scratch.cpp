@@ -1,7 +1,6 @@
 // See scratch.hpp.
 #include "runtime/scratch.hpp"
 
-#include <cstdio>
 #include <cstdlib>
 
 #include "runtime/pool.hpp"
@@ -39,10 +38,7 @@ void* scratch(Slot slot, size_t bytes) {
     buffer.release();
     const size_t unit = bytes < kLarge ? kPage : kHuge, rounded = bytes / unit * unit + unit;
     buffer.data = unit == kHuge ? pool_allocate(rounded) : std::aligned_alloc(64, rounded);
-    if (buffer.data == nullptr) {
-      std::fprintf(stderr, "fastnn: out of memory: no %zu bytes of scratch for a kernel\n", rounded);
-      std::abort();
-    }
+    if (buffer.data == nullptr) out_of_memory(rounded);
     buffer.bytes = rounded;
   }
   return buffer.data;

@@ -418,6 +418,7 @@ FASTNN_INLINE Vec<double> opaque(Vec<double> a) {
 
 FASTNN_INLINE void stream_fence() { _mm_sfence(); }
 FASTNN_INLINE void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+FASTNN_INLINE void prefetch_l2(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

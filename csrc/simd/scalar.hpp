@@ -438,6 +438,7 @@ FASTNN_INLINE Vec<T> opaque(Vec<T> a) {
 
 FASTNN_INLINE void stream_fence() {}
 FASTNN_INLINE void prefetch(const void* p) { __builtin_prefetch(p); }
+FASTNN_INLINE void prefetch_l2(const void* p) { __builtin_prefetch(p, 0, 2); }
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

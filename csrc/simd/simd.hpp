@@ -34,7 +34,7 @@
 //        mul_even(a, b): 64-bit products of lanes 0, 2, ..; odd_to_even(a): lane 2i from lane 2i + 1;
 //        zip_even(a, b): lane 2i from lane 2i of a, lane 2i + 1 from lane 2i of b; store_even(p, a): lanes 0, 2, ..;
 //        xor3, or_where_ge or_where_ge16 (acc | (a >= b ? bit : 0)), bit_cast_f64(U32)
-//   prefetch(p)
+//   prefetch(p) prefetch_l2(p)
 //   load_masked(p, m)                          lane i is p[i] where m is true, else 0; reads no other p[i]
 //   even_lanes(a, b) odd_lanes(a, b)           lanes 0, 2, 4, ... of a, then of b; lanes 1, 3, 5 ...
 //   interleave(even, odd, a, b)                the inverse

@@ -8,13 +8,13 @@
 //   t.store<i>(p, pitch)
 //   t.dot<c, a, b>()                c[m][n] += sum over k of a[m][k] * b[k][n]; c is 16 x 16 float32, a has 16 rows
 //                                   of 32 bfloat16, row i of b holds the pairs b[2i][n], b[2i + 1][n]
-//   split_bf16<n>(x, to, stride)             32 floats -> n rows of 32 bfloat16, `stride` apart: the sum of three is
-//                                            the float to 24 bits, of two to 16; one is the float rounded
-//   split_bf16_pairs<n>(x0, x1, to, stride)  the same of x0[0] x1[0] x0[1] x1[1] .. x0[15] x1[15]: a row of b
+//   split_bf16<n>(low, high, to, stride)     16 and 16 floats -> n rows of 32 bfloat16, `stride` apart, in the order
+//                                            low[0] high[0] low[1] high[1] ..; the sum of three is the float, of two
+//                                            the float to 16 bits; one is the float rounded
 //
 // The arithmetic is that of Intel's manual for TDPBF16PS: even and odd k are summed apart, each in a chain of fused
 // multiply-adds from zero; the two sums are added, then c is. Every step rounds to nearest even, denormals count as
-// zero going in and coming out. Conversion (VCVTNE2PS2BF16): nearest even, denormals to zero, NaN made quiet.
+// zero going in and coming out.
 #pragma once
 #include <cstdint>
 #include <cstring>
@@ -61,34 +61,6 @@ class Tiles {
   static constexpr Config kConfig = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
 };
 
-template <int n>
-FASTNN_INLINE void split_bf16(const float* x, uint16_t* to, int64_t stride) {
-  __m512 low = _mm512_loadu_ps(x), up = _mm512_loadu_ps(x + 16);
-#pragma GCC unroll 3
-  for (int part = 0; part < n; ++part, to += stride) {
-    const __m512i bf16 = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(up, low));
-    _mm512_storeu_si512(to, bf16);
-    if (part == n - 1) return;
-    const __m512i low32 = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(bf16));
-    const __m512i up32 = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(bf16, 1));
-    low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(low32, 16)));
-    up = _mm512_sub_ps(up, _mm512_castsi512_ps(_mm512_slli_epi32(up32, 16)));
-  }
-}
-
-template <int n>
-FASTNN_INLINE void split_bf16_pairs(const float* x0, const float* x1, uint16_t* to, int64_t stride) {
-  __m512 low = _mm512_loadu_ps(x0), up = _mm512_loadu_ps(x1);
-  for (int part = 0; part < n; ++part, to += stride) {
-    const __m512i low32 = _mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(low)));
-    const __m512i up32 =
-        _mm512_slli_epi32(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(up))), 16);
-    _mm512_storeu_si512(to, _mm512_or_si512(low32, up32));
-    low = _mm512_sub_ps(low, _mm512_castsi512_ps(_mm512_slli_epi32(low32, 16)));
-    up = _mm512_sub_ps(up, _mm512_castsi512_ps(up32));
-  }
-}
-
 #else
 
 FASTNN_INLINE uint32_t bits_of(float x) {
@@ -100,33 +72,6 @@ FASTNN_INLINE float float_of(uint32_t u) {
   float x;
   std::memcpy(&x, &u, sizeof x);
   return x;
-}
-
-// The upper half of the result is the bfloat16.
-FASTNN_INLINE uint32_t round_bf16(uint32_t u) {
-  const uint32_t magnitude = u & 0x7fffffffu;
-  const uint32_t rounded = u + 0x7fffu + (u >> 16 & 1u);
-  const uint32_t number = magnitude < 0x00800000u ? u & 0x80000000u : rounded;
-  return (magnitude > 0x7f800000u ? u | 0x00400000u : number) & 0xffff0000u;
-}
-
-template <int n>
-FASTNN_INLINE void split_bf16(const float* x, uint16_t* to, int64_t stride) {
-  float rest[32];
-  std::memcpy(rest, x, sizeof rest);
-  for (int part = 0; part < n; ++part, to += stride)
-    for (int i = 0; i < 32; ++i) {
-      const uint32_t bf16 = round_bf16(bits_of(rest[i]));
-      to[i] = static_cast<uint16_t>(bf16 >> 16);
-      rest[i] -= float_of(bf16);
-    }
-}
-
-template <int n>
-FASTNN_INLINE void split_bf16_pairs(const float* x0, const float* x1, uint16_t* to, int64_t stride) {
-  float pairs[32];
-  for (int i = 0; i < 16; ++i) pairs[2 * i] = x0[i], pairs[2 * i + 1] = x1[i];
-  split_bf16<n>(pairs, to, stride);
 }
 
 #if defined(FASTNN_ISA_SCALAR)
@@ -197,6 +142,29 @@ class Tiles {
 };
 
 #endif
+
+// Rounded to nearest, ties away from zero, by an addition to the bits: as near as ties to even, and half the work of
+// the instruction that does that. What three parts leave over is nothing, so the third is cut off. A NaN stays one in
+// the last part, whatever its payload makes of the others; infinity gives NaN in all parts but the first.
+template <int n>
+FASTNN_INLINE void split_bf16(const float* low, const float* high, uint16_t* to, int64_t stride) {
+  constexpr int lanes = Vec<float>::lanes;
+  const U32 half = set1_u32(0x8000u), upper = set1_u32(0xffff0000u);
+  for (int i = 0; i < 16; i += lanes) {
+    Vec<float> a = load(low + i), b = load(high + i);
+#pragma GCC unroll 3
+    for (int part = 0; part < n; ++part) {
+      if (n < 3 && part == n - 1) a = select(is_nan(a), set1(__builtin_nanf("")), a);
+      if (n < 3 && part == n - 1) b = select(is_nan(b), set1(__builtin_nanf("")), b);
+      const U32 bits_a = bit_cast_u32(a), bits_b = bit_cast_u32(b);
+      const U32 rounded_a = part == 2 ? bits_a : bits_a + half;
+      const U32 rounded_b = (part == 2 ? bits_b : bits_b + half) & upper;
+      store_u32(reinterpret_cast<uint32_t*>(to + part * stride + 2 * i), shift_right<16>(rounded_a) ^ rounded_b);
+      if (part == n - 1) break;
+      a = a - bit_cast_f32(rounded_a & upper), b = b - bit_cast_f32(rounded_b);
+    }
+  }
+}
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

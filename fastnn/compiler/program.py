@@ -150,6 +150,18 @@ class _Plan(NamedTuple):
     parts: list[tuple[Node | str, int]]
 
 
+def _converts(node: Node | None) -> bool:
+    """Whether a node reads its input and writes its output in any memory format: a convolution on tiles.
+
+    The other algorithms convert one of them, or compute both in rows where channels-last is faster.
+    """
+    core = _backends.core()
+    if node is None or core is None or core.isa() != "amx":
+        return False
+    layer = node.layer
+    return isinstance(layer, Conv2d) and layer.groups == 1 and layer.weight.shape[1] >= 16 and node.residual is None
+
+
 def _one_or_all(found: Sequence[Shape]) -> Any:
     return found[0] if len(found) == 1 else tuple(found)
 
@@ -261,8 +273,12 @@ class Program:
         targets: dict[Value, Array],
         constant: Any = None,
         done: Callable[[Node], None] | None = None,
+        image: Callable[[Shape], Array] | None = None,
     ) -> None:
-        """Run node by node on the arrays of the inputs; drop each array after its last reader."""
+        """Run node by node on the arrays of the inputs; drop each array after its last reader.
+
+        ``image`` makes the output of a convolution whose input has another memory format.
+        """
         left = self._graph.consumers()
         for node in self._graph.nodes:
             for array in node.arrays.values():
@@ -270,6 +286,11 @@ class Program:
                     constant(array)
             residual = None if node.residual is None else values[node.residual]
             target = targets.get(node.output)
+            if target is None and image is not None and _converts(node):
+                x = values[node.inputs[0]]
+                if not F._is_channels_last(x):
+                    target = image(node.layer.output_shape(x.shape))
+                del x
             y = _compute(node, [values[v] for v in node.inputs], residual, target)
             values.update(zip(node.outputs, y if isinstance(y, tuple) else (y,), strict=True))
             del residual, y
@@ -321,8 +342,10 @@ class Program:
                 for value, last in zip(graph.outputs, formats, strict=True)
             ]
             inside_last = any(lasts) or any(isinstance(node.layer, Conv2d) for node in graph.nodes)
+            # A convolution reads and writes either format, at the borders of the network too.
+            planar = {v for v in graph.inputs if all(map(_converts, (n for n in graph.nodes if v in n.reads())))}
             for value, last in zip(graph.inputs, lasts, strict=True):
-                if inside_last and not last and len(value.shape) == 4:
+                if inside_last and not last and len(value.shape) == 4 and value not in planar:
                     # Channels-last throughout: a product whose columns are channels has no partial vectors at small
                     # images, and its weights are packed once. 3x3 512->512 @7: 1.14 ms, was 1.48; others gain less.
                     image = core.empty(values[value].shape, self._dtype, True)
@@ -330,10 +353,14 @@ class Program:
                     values[value] = image
                     del image
             done("input to channels-last")
+            makers = {value: node for node in graph.nodes for value in node.outputs}
             targets = {
-                value: y for value, y in zip(graph.outputs, ys, strict=True) if y.ndim != 4 or inside_last == any(lasts)
+                value: y
+                for value, y in zip(graph.outputs, ys, strict=True)
+                if y.ndim != 4 or inside_last == any(lasts) or _converts(makers.get(value))
             }
-            self._steps(values, targets, partial(program.constant, final=True), done)
+            images = partial(core.empty, dtype=self._dtype, channels_last=True) if inside_last else None
+            self._steps(values, targets, partial(program.constant, final=True), done, images)
             for value, y in zip(graph.outputs, ys, strict=True):
                 if values[value] is not y:
                     flat = y.ndim > 4  # more than the kernel's; then both are C-contiguous

@@ -7,13 +7,10 @@
 
 namespace isa = fastnn::FASTNN_ISA;
 
-// `size` floats, a multiple of 32, into three rows of `size` parts; in `pairs` the halves of each 32 take turns.
-void TILE_PROBE_NAME(tile_split, FASTNN_ISA)(const float* x, uint16_t* parts, uint16_t* pairs, int64_t size) {
+// `size` floats, a multiple of 32, into three rows of `size` parts; the halves of each 32 take turns.
+void TILE_PROBE_NAME(tile_split, FASTNN_ISA)(const float* x, uint16_t* parts, int64_t size) {
   const fastnn::runtime::FlushDenormals flush;
-  for (int64_t i = 0; i < size; i += 32) {
-    isa::split_bf16<3>(x + i, parts + i, size);
-    isa::split_bf16_pairs<3>(x + i, x + i + 16, pairs + i, size);
-  }
+  for (int64_t i = 0; i < size; i += 32) isa::split_bf16<3>(x + i, x + i + 16, parts + i, size);
 }
 
 // c (16 x 16) += a (16 x 32) b (16 pairs x 16). Into the left and right half of `spaced` (16 x 32), through other

@@ -22,7 +22,7 @@ constexpr int64_t kImages = 1024;  // at a time: one flag each on the stack
 // times the chain's at 8 channels, .97 at 12, .86 at 16 (the worst of 3x3 to 11x11).
 constexpr int64_t kLeastChannels = 16;
 
-// ---- the end of a block, in units of a few pixels ----
+// ---- the end of a block: a pixel at a time where all 32 channels lie side by side in y, else in eight parts ----
 
 class Finish {
  public:
@@ -36,32 +36,64 @@ class Finish {
 
   // sums: 32 pixels x 32 channels; pixel: the flat pixel of the first
   void start(const float* sums, int64_t panel, int64_t pixel) {
-    sums_ = sums, channel_ = panel * kBlock, unit_ = 0;
+    sums_ = sums, channel_ = panel * kBlock;
     if (pixel != pixel_) {  // the panels of a block follow each other, and three divisions take 45 cycles
       first_.row = pixel / p_.columns.pitch, first_.column = pixel % p_.columns.pitch;
       first_.image = first_.row / p_.rows.pitch, first_.row %= p_.rows.pitch;
       pixel_ = pixel;
     }
-    at_ = first_;
-    const int64_t channels = q_.o - channel_;
-    whole_ = q_.channels_last && channels >= kBlock && write_ != nullptr;
-    if (whole_)
-      for (int64_t i = 0; i < kBlock; ++i) {
-        scale_[i] = epilogue_.scale ? epilogue_.scale[channel_ + i] : 1.0f;
-        shift_[i] = epilogue_.shift ? epilogue_.shift[channel_ + i] : -0.0f;
-      }
+    if (!q_.y_last || q_.o - channel_ < kBlock || write_ == nullptr) {
+      part_ = 0;
+      return;
+    }
+    for (int64_t i = 0; i < kBlock; ++i) {
+      scale_[i] = epilogue_.scale ? epilogue_.scale[channel_ + i] : 1.0f;
+      shift_[i] = epilogue_.shift ? epilogue_.shift[channel_ + i] : -0.0f;
+    }
+    at_ = first_, done_ = 0;
+    next_run();
   }
-  FASTNN_MEMBER_INLINE bool busy() const { return unit_ < kUnits; }
+  FASTNN_MEMBER_INLINE bool busy() const { return left_ > 0 || part_ < kParts; }
 
-  __attribute__((noinline)) void run() {
-    const int64_t channels = least(kBlock, q_.o - channel_), i = unit_++;
-    if (q_.channels_last) {
-      runs_of_pixels(at_, i * 4, i * 4 + 4, [&](const Place& place, int64_t at, int64_t count) {
-        float* y = static_cast<float*>(q_.y) + ((place.image * q_.oh + place.row) * q_.ow + place.column) * q_.o;
-        const float* from = sums_ + at * kBlock;
-        if (whole_) return write_(*this, from, y + channel_, count, place.image);
-        check(from, kBlock, place.image, count, channels);
-        finish<float, false>(epilogue_, from, kBlock, y + channel_, q_.o, channel_, count, channels);
+  FASTNN_MEMBER_INLINE void run(int64_t pixels) {
+    if (left_ == 0) return run_part();
+    const int64_t count = least(pixels, left_);
+    write_(*this, sums_ + done_ * kBlock, y_, count);
+    left_ -= count, done_ += count, y_ += count * q_.o;
+    if (left_ == 0) next_run();
+  }
+  void drain() {
+    while (busy()) run(kBlock);
+  }
+
+ private:
+  static constexpr int64_t kParts = 8;
+  struct Place {
+    int64_t image, row, column;
+  };
+
+  // The next pixels of the block that lie side by side in y; left_ is 0 where there are none.
+  __attribute__((noinline)) void next_run() {
+    const int64_t end = runs_of_pixels(at_, done_, kBlock, [&](const Place& place, int64_t at, int64_t count) {
+      y_ = static_cast<float*>(q_.y) + ((place.image * q_.oh + place.row) * q_.ow + place.column) * q_.o + channel_;
+      image_ = place.image, done_ = at, left_ = count;
+      return true;
+    });
+    if (left_ == 0) done_ = end;
+  }
+
+  __attribute__((noinline)) void run_part() {
+    const int64_t channels = least(kBlock, q_.o - channel_), i = part_++;
+    Place place = first_;
+    if (q_.y_last) {
+      runs_of_pixels(place, 0, kBlock, [&](const Place& run, int64_t at, int64_t count) {
+        const int64_t begin = most(at, i * 4), end = least(at + count, i * 4 + 4);
+        if (begin >= end) return false;
+        float* y = static_cast<float*>(q_.y) + ((run.image * q_.oh + run.row) * q_.ow + run.column + begin - at) * q_.o;
+        const float* from = sums_ + begin * kBlock;
+        check(from, kBlock, run.image, end - begin, channels);
+        finish<float, false>(epilogue_, from, kBlock, y + channel_, q_.o, channel_, end - begin, channels);
+        return false;
       });
     } else if (i < 4) {
       const int64_t half = i / 2 * 16, other = i % 2 * 16;
@@ -69,67 +101,55 @@ class Finish {
     } else {
       const int64_t c = (i - 4) * 8, count_c = least(8, channels - c), plane = q_.oh * q_.ow;
       if (count_c <= 0) return;
-      Place place = first_;
       runs_of_pixels(place, 0, kBlock, [&](const Place& run, int64_t at, int64_t count) {
         float* y = static_cast<float*>(q_.y) + (run.image * q_.o + channel_ + c) * plane + run.row * q_.ow + run.column;
         const float* from = transposed_ + c * kBlock + at;
         check(from, kBlock, run.image, count_c, count);
         finish<float, true>(epilogue_, from, kBlock, y, plane, channel_ + c, count_c, count);
+        return false;
       });
     }
   }
-  void drain() {
-    while (busy()) run();
-  }
 
- private:
-  static constexpr int64_t kUnits = 8;
-  struct Place {
-    int64_t image, row, column;
-  };
-
-  // body(place, pixel of the block, count) for the pixels [begin, end) of the block that exist, row by row; place is
-  // that of `begin` and becomes that of `end`.
+  // body(place, pixel of the block, count) for the pixels [begin, end) of the block that exist, row by row, until it
+  // says true; place is that of `begin` and becomes that of the pixel after the last, which is returned.
   template <class Body>
-  FASTNN_MEMBER_INLINE void runs_of_pixels(Place& place, int64_t begin, int64_t end, const Body& body) {
-    while (begin < end) {
-      const int64_t run = least(p_.columns.pitch - place.column, end - begin);
-      const int64_t count = least(q_.ow - place.column, run);
-      if (count > 0 && place.row < q_.oh && place.image < q_.n) body(place, begin, count);
+  FASTNN_MEMBER_INLINE int64_t runs_of_pixels(Place& place, int64_t begin, int64_t end, const Body& body) {
+    for (bool stop = false; begin < end && !stop;) {
+      const bool exists = place.column < q_.ow && place.row < q_.oh && place.image < q_.n;
+      const int64_t run = least((exists ? q_.ow : p_.columns.pitch) - place.column, end - begin);
+      if (exists) stop = body(static_cast<const Place&>(place), begin, run);
       begin += run, place.column += run;
       if (place.column == p_.columns.pitch) {
         place.column = 0, ++place.row;
         if (place.row == p_.rows.pitch) place.row = 0, ++place.image;
       }
     }
+    return begin;
   }
 
-  // 32 channels of some pixels, channels-last: 12 instructions each, where the tiles of finish() take 60.
   template <Activation kind, bool has_residual>
-  static void write(const Finish& f, const float* from, float* y, int64_t count, int64_t image) {
+  static void write(const Finish& f, const float* from, float* y, int64_t count) {
     constexpr int lanes = Vec<float>::lanes;
     const Parameters<float> p = parameters_of<float>(f.epilogue_.then);
     const int64_t residual = has_residual ? f.epilogue_.residual - f.epilogue_.y : 0;
-    Vec<float> bad = zero<float>();
-    for (int64_t j = 0; j < kBlock; j += lanes) {
-      const Vec<float> scale = load(f.scale_ + j), shift = load(f.shift_ + j);
-      for (int64_t i = 0; i < count; ++i) {
-        const Vec<float> sum = load(from + i * kBlock + j);
-        float* to = y + i * f.q_.o + j;
+    Vec<float> bad = zero<float>();  // 0 times what is not finite is NaN, and stays
+    for (int64_t i = 0; i < count; ++i, from += kBlock, y += f.q_.o)
+      for (int64_t j = 0; j < kBlock; j += lanes) {
+        const Vec<float> sum = load(from + j);
         bad = fma(sum, zero<float>(), bad);
-        Vec<float> v = fma(sum, scale, shift);
-        if (has_residual) v = v + load(to + residual);
-        store(to, activate<kind>(v, p));
+        Vec<float> v = fma(sum, load(f.scale_ + j), load(f.shift_ + j));
+        if (has_residual) v = v + load(y + j + residual);
+        store(y + j, activate<kind>(v, p));
       }
-    }
-    if (any(is_nan(bad))) f.flag(image);
+    if (any(is_nan(bad))) f.flag(f.image_);
   }
 
   void flag(int64_t image) const { __atomic_store_n(not_finite_ + image, uint8_t{1}, __ATOMIC_RELAXED); }
 
   FASTNN_MEMBER_INLINE void check(const float* from, int64_t ld, int64_t image, int64_t m, int64_t n) {
     constexpr int lanes = Vec<float>::lanes;
-    Vec<float> bad = zero<float>();  // 0 times what is not finite is NaN, and stays
+    Vec<float> bad = zero<float>();
     for (int64_t i = 0; i < m; ++i, from += ld)
       for (int64_t j = 0; j < n; j += lanes)
         bad =
@@ -142,11 +162,13 @@ class Finish {
   const Epilogue<float>& epilogue_;
   float* transposed_;
   uint8_t* not_finite_;
+  void (*write_)(const Finish&, const float*, float*, int64_t) = nullptr;
   const float* sums_ = nullptr;
-  int64_t channel_ = 0, pixel_ = -1, unit_ = kUnits;  // kUnits: nothing to do
-  Place first_ = {}, at_ = {};
-  bool whole_ = false;  // 32 channels, to be written by write_
-  void (*write_)(const Finish&, const float*, float*, int64_t, int64_t) = nullptr;
+  int64_t channel_ = 0, pixel_ = -1, part_ = kParts;  // kParts: nothing to do
+  Place first_ = {};
+  int64_t done_ = 0, left_ = 0, image_ = 0;  // pixels of the block; of the run
+  Place at_ = {};                            // of the pixel after the run
+  float* y_ = nullptr;
   alignas(64) float scale_[kBlock], shift_[kBlock];
 };
 
@@ -156,16 +178,16 @@ template <int parts>
 struct Shadow {
   Finish finish;
   Planes<parts> planes;
-  int64_t units = 1;                                  // to pack at a time
+  int64_t units = 1, pixels = 1;                      // to pack and to finish at a time
   const char *fetch = nullptr, *fetch_end = nullptr;  // weights
   int64_t lines = 1;                                  // to fetch at a time
 
   FASTNN_MEMBER_INLINE bool busy() const { return finish.busy() || planes.busy() || fetch < fetch_end; }
   FASTNN_MEMBER_INLINE void step() {
     if (fetch < fetch_end)
-      for (int64_t i = 0; i < lines; ++i, fetch += 64) prefetch(fetch);
+      for (int64_t i = 0; i < lines; ++i, fetch += 64) prefetch_l2(fetch);
     if (finish.busy())
-      finish.run();
+      finish.run(pixels);
     else if (planes.busy())
       planes.run(units);
   }
@@ -283,6 +305,8 @@ class Task {
   }
 
   void run() {
+    // Little at a time hides best; 32 pixels and what is to be packed must find room between the products of a block.
+    shadow_.pixels = blocks_of(kBlock, most(1, p_.steps_a_block * products_of(p_) * 2 / 3));
     want(0);
     shadow_.planes.drain();
     fill_offsets(offsets_, p_, q_, 0);
@@ -303,8 +327,8 @@ class Task {
     for (int64_t block = 0; block < blocks_; ++block) {
       if (wraps && block > 0) fill_offsets(offsets_, p_, q_, block * kBlock);
       if (block + 1 < blocks_) want(block + 1);
-      // 8 of the slots between the quartets of each panel end the block before; the units share what is left.
-      const int64_t slots = panels_ * most(1, p_.steps * products_of(p_) - 8);
+      // What the end of the block before leaves of the slots between the quartets.
+      const int64_t slots = panels_ * most(1, p_.steps * products_of(p_) - kBlock / shadow_.pixels);
       shadow_.units = blocks_of(shadow_.planes.units_left(), slots);
       for (int64_t panel = 0; panel < panels_; ++panel, ++turn_) {
         if (block == 0 && panel + 1 < panels_) fetch(panel + 1, 0, p_.steps, p_.steps);
@@ -326,7 +350,8 @@ class Task {
         for (int64_t block = 0; block < blocks_; ++block, ++turn_) {
           if (panel == 0 && step == 0 && block + 1 < blocks_) {
             want(block + 1);
-            shadow_.units = blocks_of(shadow_.planes.units_left(), most(1, count * products_of(p_) - 8));
+            shadow_.units =
+                blocks_of(shadow_.planes.units_left(), most(1, count * products_of(p_) - kBlock / shadow_.pixels));
           }
           multiply(panel, block, block * kBlock, step, count, sums_ + turn_ % sums_kept(p_) * 1024);
           if (panel == 0 && step == 0) shadow_.planes.drain();

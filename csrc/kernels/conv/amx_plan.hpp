@@ -16,7 +16,7 @@ constexpr int64_t kBlock = 32;                     // pixels, channels in and ch
 constexpr int64_t kPartWeights = kBlock * kBlock;  // bfloat16 of one part of a step of a panel: 2 KB
 // Bytes of the 2 MB of L2 that stay there while a task runs: the weights of its panels where all panels take turns at a
 // block of pixels, the planes of its pixels where all pixels take turns at a panel.
-constexpr int64_t kWeightsBudget = 1 << 20, kPlanesBudget = 1 << 20;
+constexpr int64_t kWeightsBudget = 1 << 20, kPlanesBudget = 1600 << 10;
 constexpr int64_t kWeightsBlock = 36;  // steps: weights that all pixels share before the next come, where not all fit
 
 FASTNN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -98,7 +98,7 @@ FASTNN_INLINE int64_t cut(Plan& p, int64_t ranges, int64_t groups, int64_t threa
   const int64_t compute = p.blocks_a_task * p.panels_a_task * p.steps * products_of(p) * 64;
   const int64_t unit = 10 * p.parts * p.channel_blocks * p.phases, start = least(pixels, kBlock + p.reach) * unit;
   const int64_t shadow = (pixels * unit - start) + p.blocks_a_task * p.panels_a_task * 400;
-  const int64_t work = compute + start + shadow / 3 + most(0, shadow - compute) / 2 + 1500;
+  const int64_t work = compute + start + shadow / 2 + most(0, shadow - compute) / 2 + 1500;
   const int64_t stream = weights / 8;  // bytes a cycle from L3
   const int64_t task = most(work, stream);
   const int64_t misfit =

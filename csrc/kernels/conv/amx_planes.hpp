@@ -1,6 +1,7 @@
 // What conv2d_amx multiplies: weights, packed once, and planes of x, packed pixel by pixel as the products need them.
 //   weights  [panel][channel block][tap][part][half of the panel][pair of channels][16 output channels][2]
-//   planes   [channel block][part][phase][flat pixel of the ring][32 channels], zero outside x
+//   planes   [channel block][part][phase][flat pixel of the ring][pair of channels][2], zero outside x
+// A pair is channels i and i + 16 of the block, as split_bf16 puts them side by side.
 #pragma once
 #include "kernels/conv/amx_plan.hpp"
 #include "runtime/scratch.hpp"
@@ -34,8 +35,8 @@ void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t blo
   for (int64_t tap = 0; tap < p.taps; ++tap, packed += p.step_weights())
     for (int64_t half = 0; half < 2; ++half)
       for (int64_t pair = 0; pair < 16; ++pair) {
-        const float* row = rows + (2 * pair * p.taps + tap) * kBlock + half * 16;
-        split_bf16_pairs<parts>(row, row + p.taps * kBlock, packed + (half * 16 + pair) * 32, kPartWeights);
+        const float* row = rows + (pair * p.taps + tap) * kBlock + half * 16;
+        split_bf16<parts>(row, row + 16 * p.taps * kBlock, packed + (half * 16 + pair) * 32, kPartWeights);
       }
 }
 
@@ -71,14 +72,19 @@ class Planes {
     if (left_ == 0 && !next_run()) return;
     const int64_t count = least(units, left_);
     left_ -= count;
-    for (int64_t i = 0; i < count; ++i, from_ += from_step_, to_ += kBlock) split_bf16<parts>(from_, to_, part_);
+    for (int64_t i = 0; i < count; ++i, from_ += kBlock) {
+      split_bf16<parts>(from_, from_ + 16, to_, part_);
+      to_ += to_block_;
+      if (--blocks_left_ == 0) blocks_left_ = run_blocks_, to_ += to_pixel_, from_ += from_pixel_;
+    }
   }
   void drain() {
     while (busy()) run(1 << 10);
   }
 
  private:
-  // A segment lies in one row of one phase and in one piece in the ring; a run is a channel block of what lies in x.
+  // A segment lies in one row of one phase and in one piece in the ring; a run is what of it lies in x: all channel
+  // blocks, pixel by pixel, or one of them, where it must be gathered.
   __attribute__((noinline)) bool next_run() {
     for (;;) {
       if (block_ < p_.channel_blocks) return start_run();
@@ -88,38 +94,61 @@ class Planes {
     }
   }
 
+  // Begins a run, or brings half of its channels together first.
   bool start_run() {
-    const int64_t channels = q_.c - block_ * kBlock, first = slot_ + begin_;
-    to_ = memory_ + (block_ * parts * p_.part + (phase_ - 1) * p_.plane + first) * kBlock;
-    left_ = end_ - begin_;
-    if (q_.channels_last && channels >= kBlock) {
-      from_ = source_ + begin_ * q_.stride_w * q_.c + block_ * kBlock, from_step_ = q_.stride_w * q_.c;
+    const bool gathered = !q_.x_last || q_.c % kBlock != 0;
+    const int64_t channel = block_ * kBlock, channels = least(kBlock, q_.c - channel);
+    if (!gathered) {
+      from_ = source_ + begin_ * q_.stride_w * q_.c;
     } else {
-      gather(block_ * kBlock, least(channels, kBlock));
-      from_ = gathered_, from_step_ = kBlock;
+      if (q_.x_last)
+        gather_pixels(channel, channels);
+      else
+        gather_planes(channel + half_ * 16, channels - half_ * 16);
+      half_ = !q_.x_last && half_ == 0;
+      if (half_) return true;
+      from_ = gathered_;
     }
-    ++block_;
+    run_blocks_ = blocks_left_ = gathered ? 1 : p_.channel_blocks;
+    from_pixel_ = gathered ? 0 : (q_.stride_w - 1) * q_.c;
+    to_block_ = parts * part_, to_pixel_ = kBlock - run_blocks_ * to_block_;
+    to_ = memory_ + (block_ * parts * p_.part + (phase_ - 1) * p_.plane + slot_ + begin_) * kBlock;
+    left_ = (end_ - begin_) * run_blocks_;
+    block_ += run_blocks_;
     return true;
   }
 
-  // 32 channels of the pixels in x side by side: zeros where there are no more channels.
-  void gather(int64_t channel, int64_t channels) {
+  // 32 channels of pixels that have fewer.
+  void gather_pixels(int64_t channel, int64_t channels) {
+    const float* x = source_ + begin_ * q_.stride_w * q_.c + channel;
+    std::memset(gathered_, 0, sizeof gathered_);
+    for (int64_t i = 0; i < end_ - begin_; ++i, x += q_.stride_w * q_.c)
+      std::memcpy(gathered_ + i * kBlock, x, static_cast<size_t>(channels) * sizeof(float));
+  }
+
+  // 16 channels of NCHW, or as many as there are.
+  void gather_planes(int64_t channel, int64_t channels) {
+    constexpr int lanes = Vec<float>::lanes;
     const int64_t plane = q_.h * q_.w, count = end_ - begin_;
-    const float* x = source_ + begin_ * q_.stride_w * (q_.channels_last ? q_.c : 1);
-    if (channels < kBlock) std::memset(gathered_, 0, sizeof gathered_);
-    if (q_.channels_last) {
-      for (int64_t i = 0; i < count; ++i)
-        std::memcpy(gathered_ + i * kBlock, x + i * q_.stride_w * q_.c + channel,
-                    static_cast<size_t>(channels) * sizeof(float));
-      return;
+    const float* x = source_ + begin_ * q_.stride_w + channel * plane;
+    float* to = gathered_ + half_ * 16;
+    for (int64_t first = 0; first < count; first += 16, to += 16 * kBlock) {
+      if (channels >= 16 && count - first >= 16 && q_.stride_w == 1) {
+        transpose_16(x + first, plane, to);
+        continue;
+      }
+      alignas(64) float rows[16 * 16] = {};
+      const int64_t some = least(count - first, 16);
+      for (int64_t c = 0; c < least(channels, 16); ++c) {
+        const float* from = x + c * plane + first * q_.stride_w;
+        if (q_.stride_w == 1)
+          for (int64_t i = 0; i < 16; i += lanes)
+            store(rows + c * 16 + i, load_partial(from + i, static_cast<int>(most(0, least(some - i, lanes)))));
+        else
+          for (int64_t i = 0; i < some; ++i) rows[c * 16 + i] = from[i * q_.stride_w];
+      }
+      transpose_16(rows, 16, to);
     }
-    x += channel * plane;
-    if (channels == kBlock && count == kRun && q_.stride_w == 1) {
-      transpose_16(x, plane, gathered_), transpose_16(x + 16 * plane, plane, gathered_ + 16);
-      return;
-    }
-    for (int64_t c = 0; c < channels; ++c, x += plane)
-      for (int64_t i = 0; i < count; ++i) gathered_[i * kBlock + c] = x[i * q_.stride_w];
   }
 
   bool next_segment() {
@@ -132,7 +161,7 @@ class Planes {
       if (row_ == p_.rows.pitch) row_ = 0, ++image_;
     }
     length_ = least(least(p_.columns.pitch - column_, p_.ring - slot_), wanted_ - done_);
-    if (!q_.channels_last || q_.c % kBlock != 0) length_ = least(length_, kRun);
+    if (!q_.x_last || q_.c % kBlock != 0) length_ = least(length_, kRun);
     phase_ = 0;
     return true;
   }
@@ -148,7 +177,7 @@ class Planes {
       begin_ = end_ = length_;
     }
     source_ = static_cast<const float*>(q_.x) + image_ * q_.c * q_.h * q_.w +
-              (q_.channels_last ? (y * q_.w + x) * q_.c : y * q_.w + x);
+              (q_.x_last ? (y * q_.w + x) * q_.c : y * q_.w + x);
     fill(0, begin_), fill(end_, length_);
     block_ = begin_ < end_ ? 0 : p_.channel_blocks;
     ++phase_;
@@ -174,16 +203,17 @@ class Planes {
     }
   }
 
-  static constexpr int64_t kRun = 16;  // pixels of a segment that is gathered
+  static constexpr int64_t kRun = 32;  // pixels of a segment that is gathered
   const Conv2dArgs& q_;
   const Plan& p_;
   uint16_t* memory_;
   int64_t part_, pixels_;
   bool wraps_;
-  int64_t left_ = 0;  // units of the run
+  int64_t left_ = 0, blocks_left_ = 0, run_blocks_ = 0;  // units of the run; of its pixel; of each of its pixels
   const float* from_ = nullptr;
   uint16_t* to_ = nullptr;
-  int64_t from_step_ = 0;
+  int64_t from_pixel_ = 0, to_block_ = 0, to_pixel_ = 0;     // steps
+  int64_t half_ = 0;                                         // of the channels, to be gathered
   int64_t wanted_ = 0, done_ = 0;                            // flat pixels of the task
   int64_t image_, row_, column_, slot_ = 0;                  // where pixel done_ lies
   int64_t length_ = 0, phase_ = p_.phases;                   // pixels of the segment; the phase after its

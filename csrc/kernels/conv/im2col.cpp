@@ -5,15 +5,20 @@
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/conv/product.hpp"
 #include "runtime/fp_state.hpp"
+#include "runtime/pool.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
+
+// Whether all of it is computed channels-last: where x and y differ, a copy of one of them takes the other's format, of
+// channels-last, whose weights are packed, if it can.
+bool computed_last(const Conv2dArgs& q) { return q.y_last || (q.x_last && q.residual == nullptr); }
 
 template <class T>
 ConvProduct<T> forward_product(const Conv2dArgs& q) {
   const int64_t c = q.c / q.groups, m = q.o / q.groups, taps = q.kh * q.kw;
   ConvProduct<T> r;
-  const bool last = q.channels_last;
+  const bool last = computed_last(q);
   r.columns = {c,    q.h,      q.w,      last ? 1 : q.h * q.w, last ? q.w * q.c : q.w, last ? q.c : 1, q.kh,
                q.kw, -q.pad_h, -q.pad_w, q.dilation_h,         q.dilation_w,           q.stride_h,     q.stride_w,
                q.oh, q.ow};
@@ -31,7 +36,7 @@ ConvProduct<T> forward_product(const Conv2dArgs& q) {
 // takes.
 template <class T>
 int64_t pack(const Conv2dArgs& q, const ConvProduct<T>& r, T* dst) {
-  if (!q.channels_last) return 0;
+  if (!computed_last(q)) return 0;
   const bool depthwise = is_depthwise(r);
   if (dst) depthwise ? pack_depthwise_weights(r, dst) : pack_weights(r, dst);
   return depthwise ? depthwise_weights_size(r) : packed_weights_size(r);
@@ -42,8 +47,16 @@ int64_t pack_bytes(const Conv2dArgs& q, void* packed) {
   return pack(q, forward_product<T>(q), static_cast<T*>(packed)) * static_cast<int64_t>(sizeof(T));
 }
 
+// (n, c, h, w) from one memory format into the other.
+void change_format(const void* from, bool from_last, void* to, int64_t n, int64_t c, int64_t h, int64_t w,
+                   int64_t dtype) {
+  const CopyArgs planar = {from, to, {n, c, h, w}, {c * h * w, h * w, w, 1}, {c * h * w, 1, w * c, c}, dtype, 0};
+  const CopyArgs last = {from, to, {n, c, h, w}, {c * h * w, 1, w * c, c}, {c * h * w, h * w, w, 1}, dtype, 0};
+  copy(from_last ? last : planar);
+}
+
 template <class T>
-void conv2d_im2col_forward_of(const Conv2dArgs& q) {
+void convolve(const Conv2dArgs& q) {
   const runtime::FlushDenormals flush;
   const ConvProduct<T> r = forward_product<T>(q);
   const int64_t unpacked = q.packed ? 0 : pack<T>(q, r, nullptr);
@@ -58,7 +71,7 @@ void conv2d_im2col_forward_of(const Conv2dArgs& q) {
   const auto rows = [&](T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
     finish_rows(epilogue, y, ld, channel, m, n);
   };
-  if (!q.channels_last)
+  if (!computed_last(q))
     product_rows(r, r.weights.w, rows);
   else if (is_depthwise(r))
     depthwise_pixels(r, weights, columns);
@@ -68,14 +81,34 @@ void conv2d_im2col_forward_of(const Conv2dArgs& q) {
 
 }  // namespace
 
-FASTNN_DEFINE(conv2d_im2col_forward, Conv2dArgs)
+void conv2d_im2col_forward(const Conv2dArgs& args) {
+  const auto run = [](const Conv2dArgs& q) { q.dtype == kFloat32 ? convolve<float>(q) : convolve<double>(q); };
+  if (args.x_last == args.y_last) return run(args);
+  const int64_t size = args.dtype == kFloat32 ? 4 : 8;
+  const bool copy_y = !args.y_last && computed_last(args);
+  const int64_t elements = copy_y ? args.n * args.o * args.oh * args.ow : args.n * args.c * args.h * args.w;
+  const size_t bytes = static_cast<size_t>(elements * size);
+  void* other = runtime::pool_allocate(bytes);
+  if (other == nullptr) runtime::out_of_memory(bytes);
+  Conv2dArgs q = args;
+  if (copy_y) {
+    q.y = other, q.y_last = true;
+    run(q);
+    change_format(other, true, args.y, q.n, q.o, q.oh, q.ow, q.dtype);
+  } else {
+    change_format(args.x, args.x_last, other, q.n, q.c, q.h, q.w, q.dtype);
+    q.x = other, q.x_last = args.y_last;
+    run(q);
+  }
+  runtime::pool_free(other, bytes);
+}
 
 int64_t conv2d_im2col_forward_pack(const Conv2dArgs& args, void* packed) {
   return args.dtype == kFloat32 ? pack_bytes<float>(args, packed) : pack_bytes<double>(args, packed);
 }
 
 const char* conv2d_im2col_forward_algorithm(const Conv2dArgs& args) {
-  return args.channels_last && is_depthwise(forward_product<float>(args)) ? "depthwise" : "im2col";
+  return computed_last(args) && is_depthwise(forward_product<float>(args)) ? "depthwise" : "im2col";
 }
 
 }  // namespace fastnn::FASTNN_ISA
