@@ -418,11 +418,11 @@ def _judge(
                 continue
             compared += 1
             a = float(analytic[index])
-            error = _relative(a, slope)
+            error = float(_relative(a, slope))
             errors[name] = max(errors.get(name, 0.0), error)
             pairs.append((index, slope, error))
             if not error <= largest:
-                largest, worst = error, Coordinate(name, index, a, slope.numeric)
+                largest, worst = error, Coordinate(name, index, a, float(slope.numeric))
         checked += compared
         if array.size and not compared:
             unjudged.append(name)
@@ -435,7 +435,7 @@ def _judge(
     if worst is not None and not largest <= limit:
         analytic = next(gradient for name, _, gradient in problem.arrays if name == worst.name)
         hint = _hint(worst.name, analytic, pairs_of[worst.name], limit, problem.rows)
-    return Report(not reason and largest <= limit, largest, checked, kinks, total, worst, errors, reason, hint)
+    return Report(not reason and bool(largest <= limit), largest, checked, kinks, total, worst, errors, reason, hint)
 
 
 def _hint(

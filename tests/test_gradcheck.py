@@ -445,7 +445,8 @@ def test_models_with_their_loss(name):
     model, x, y = build(name)
     before = model.state()
     report = fnn.gradcheck(model, x, y, max_checks=3)
-    assert report.ok and report.max_error < 1e-4, str(report)
+    assert bool(report) is report.ok is True and type(report.max_error) is float
+    assert report.max_error < 1e-4, str(report)
     assert set(report.errors) <= {"x", *model.params} and len(report.errors) > 3
     for key, value in model.state().items():
         np.testing.assert_array_equal(value, before[key])

@@ -39,25 +39,40 @@ def assert_printed(printed: str, promised: str) -> None:
         assert float(got) == pytest.approx(float(want), abs=2)
 
 
-def test_readme_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every python block runs, in one session; a text block right after one is what it prints."""
-    pytest.importorskip("sklearn")
-    pytest.importorskip("safetensors")
-    monkeypatch.chdir(tmp_path)  # for the files that they write
+def run_code(document: str) -> tuple[int, int]:
+    """Run every python block, in one session, and compare the text block right after one with what it prints."""
     session: dict[str, Any] = {}
     ran = compared = 0
-    found = blocks("README.md")
+    found = blocks(document)
     for (language, _, text), (following, _, promised) in zip(found, [*found[1:], ("", "", "")], strict=True):
         if language != "python":
             continue
         output = io.StringIO()
         with contextlib.redirect_stdout(output):
-            exec(compile(text, "README.md", "exec"), session)
+            exec(compile(text, document, "exec"), session)
         ran += 1
         if following == "text":
             assert_printed(output.getvalue(), promised)
             compared += 1
-    assert (ran, compared) == (3, 3)
+    return ran, compared
+
+
+def test_readme_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("safetensors")
+    monkeypatch.chdir(tmp_path)  # for the files that they write
+    assert run_code("README.md") == (3, 3)
+
+
+GUIDES = {"preprocess": 2, "augment": 2, "statistics": 1, "monitors": 3, "gradcheck": 1}
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_guides(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    monkeypatch.chdir(tmp_path)
+    assert run_code(f"docs/{name}.md") == (GUIDES[name],) * 2
 
 
 def test_readme_table() -> None:
@@ -71,9 +86,10 @@ def test_readme_table() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in GUIDES)):
         for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
-            assert target.startswith("https://") or (ROOT / target).exists(), f"{document}: {target}"
+            here = (ROOT / document).parent / target
+            assert target.startswith("https://") or here.exists(), f"{document}: {target}"
 
 
 def test_versions_agree() -> None:
