@@ -241,5 +241,5 @@ def test_convolution_between_the_memory_formats(engine: Engine, dtype: str, shap
     with engine.on():
         for given, out in ((x, last(y)), (last(x), y.copy())):
             assert F.conv2d(given, weight, out=out, **options) is out
-            # 216 products of variance 1, each rounded once in the worst order: sqrt(216) * sqrt(216) * eps
-            np.testing.assert_allclose(out, want, rtol=0, atol=216 * np.finfo(dtype).eps)
+            # Partial sums below 64, rounded 216 times on either side: 2 * sqrt(216) * 32 eps
+            np.testing.assert_allclose(out, want, rtol=0, atol=940 * np.finfo(dtype).eps)
