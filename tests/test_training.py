@@ -511,3 +511,62 @@ def test_a_forward_pass_that_fails_half_way_moves_no_statistics():
         with pytest.raises((ShapeError, ValueError, TypeError)):
             net.forward(x)
         assert (norm.running_mean == 0).all() and (norm.running_var == 1).all()
+
+
+# ---- to stop and go on ----
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("program", [True, False])
+def test_a_run_goes_on_to_the_same_bits(optimizer, program, tmp_path):
+    """Three epochs, a file, and three more by another trainer in another order of things: dropout, order and rates."""
+    x, y = blobs()
+
+    def trainer(rng):
+        return fnn.Trainer(small_net(), optimizer=OPTIMIZERS[optimizer](), rng=rng, program=program)
+
+    options = {"batch_size": 50, "progress": False, "schedule": fnn.schedules.cosine(), "epochs": 6}
+    whole = trainer(0)
+    expected = whole.fit((x, y), **options)
+    first, second = trainer(0), trainer(5)
+    second.step(x[:50], y[:50])  # its program must not remember its seed
+
+    class Interrupt(fnn.monitors.Monitor):
+        def after_epoch(self, run):
+            if run.epoch == 3:
+                run.stop("interrupted")
+
+    saving = fnn.monitors.Checkpoint(tmp_path / "run.npz", trainer=True)
+    begun = first.fit((x, y), monitors=[saving, Interrupt()], **options)
+    second.load_state(fnn.load_state(tmp_path / "run.npz"))
+    rest = second.fit((x, y), first_epoch=3, **options)
+    assert begun.step_loss + rest.step_loss == expected.step_loss and len(rest) == 3
+    same(second.state(), whole.state())
+
+
+def test_a_state_that_does_not_fit_changes_nothing():
+    model, x, y = build("mlp")
+    trainer = fnn.Trainer(model, optimizer=optim.Adam(), rng=0)
+    trainer.step(x, y)
+    state = trainer.state()
+    assert {"steps", "seed", "model.0.weight", "model.1.running_mean"} <= set(state)
+    assert state["steps"] == 1 and sum(name.startswith("optimizer.") for name in state) == 2 * len(model.params)
+    other = fnn.Trainer(build("mlp")[0], optimizer=optim.SGD(lr=0.1, momentum=0.9), rng=1)
+    before = other.state()
+    wrong = {**state, "model.0.weight": np.zeros(3)}
+    for bad, error, message in (
+        (state, ValueError, "the state is of another optimizer or model: optimizer"),
+        ({k: v for k, v in before.items() if k != "steps"}, ValueError, ": steps does not fit"),
+        ({**before, "model.0.weight": wrong["model.0.weight"]}, ValueError, r"0.weight has shape \(3,\)"),
+        ([1], TypeError, "expected a dict"),
+    ):
+        with pytest.raises(error, match=message):
+            other.load_state(bad)
+        same(other.state(), before)
+
+
+@pytest.mark.parametrize("first", [-1, 2, 5, True, 1.0])
+def test_first_epoch_must_come_before_the_last(first):
+    x, y = blobs(20)
+    with pytest.raises(ValueError, match="first_epoch must be from 0 to below epochs, 2"):
+        fnn.Trainer(small_net(), rng=0).fit((x, y), epochs=2, first_epoch=first)
