@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ShapeError
 from ..layers.base import Layer, shapes
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class Value:
     """An array that flows between nodes; compared by identity."""
 
     shape: Shape
+    #: its shape for a batch twice as large, where the network takes such a one
+    twice: Shape | None = None
 
 
 @dataclass(eq=False)
@@ -106,7 +109,7 @@ class Builder:
         _require_trace(name, layer)
         with self._named(name):
             if next(layer.children(), None) is not None and xs:
-                inside = [Value(x.shape) for x in xs]
+                inside = [Value(x.shape, x.twice) for x in xs]
                 self.nodes.append(Node(name, Fork(), list(xs), inside))
                 xs = tuple(inside)
             return layer.trace(self, *xs)
@@ -124,6 +127,11 @@ class Builder:
             )
         shape: Any = layer.output_shape(*(value.shape for value in inputs))
         outputs = [Value(one) for one in shapes(shape)]
+        twice = [value.twice for value in inputs]
+        if self._host and None not in twice:
+            with suppress(ShapeError):
+                for value, more in zip(outputs, shapes(layer.output_shape(*twice)), strict=True):  # type: ignore[arg-type]
+                    value.twice = more
         self.nodes.append(Node(name, layer, list(inputs), outputs))
         return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
@@ -157,7 +165,7 @@ def trace(model: Layer, input_shapes: Sequence[Shape], *, host: bool = False) ->
     for name, layer in _inside(model):  # before the shapes, which a layer that is not traced need not tell
         _require_trace(name, layer)
     builder = Builder(host)
-    xs = [Value(tuple(shape)) for shape in input_shapes]
+    xs = [Value(tuple(shape), (2 * shape[0], *shape[1:])) for shape in input_shapes]
     model.output_shape(*(x.shape for x in xs))
     output = builder.trace("", model, *xs)
     return Graph(xs, list(output) if isinstance(output, tuple) else [output], builder.nodes)

@@ -36,8 +36,11 @@ _MOST = 1 << 40
 
 
 def _classes() -> dict[str, type[Layer]]:
-    """What a file may name: every public layer."""
+    """What a file may name: every public layer, and those of imported networks that are plain values."""
+    from ..onnx import builders, moves
+
     found = {name: getattr(layers, name) for name in layers.__all__}
+    found |= {f"onnx.{name}": getattr(module, name) for module in (moves, builders) for name in module.__all__}
     return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Layer)}
 
 

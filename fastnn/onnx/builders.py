@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import functional as F
+from ..errors import ShapeError
 from ..layers import activation as A
 from ..layers.base import Layer, Shape
 from ..layers.container import Identity
@@ -22,8 +21,8 @@ from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import GroupNorm, LayerNorm, _BatchNorm, _GroupNorm
 from ..layers.pool import AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from .elementwise import ACTIVATIONS, activation
-from .moves import Pad
-from .windows import row
+from .moves import Border, SameBorder
+from .windows import check_pads, check_strides, row
 
 if TYPE_CHECKING:
     from .importer import Importer, Item, Value
@@ -36,10 +35,10 @@ Operands = Sequence["Value | None"]
 class BatchNorm(_BatchNorm):
     """Batch normalisation of (N, C) or (N, C, ...)."""
 
-    ranks = (2, 3, 4, 5)
-
     def _check(self, shape: Shape) -> Shape:
-        return super()._check(shape)
+        if len(shape) < 2 or shape[1] != self.running_mean.size:
+            raise ShapeError(f"expected (N, {self.running_mean.size}, ...), got {shape}")
+        return shape
 
     def label(self) -> str:
         return f"BatchNorm {self.running_mean.size}{' frozen' if self.frozen else ''}"
@@ -74,20 +73,6 @@ def _given(operands: Operands, i: int) -> Value | None:
 # ---- windows ----
 
 
-def _same_pads(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], upper: bool, shape: Shape) -> Any:
-    """The matrices of the border that makes as many windows as there are strides."""
-    flat: list[int] = []
-    for n, k, s, d in zip(shape[2:], kernel, stride, dilation, strict=True):
-        total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
-        small, large = total // 2, total - total // 2
-        flat = [*((small, large) if upper else (large, small)), *flat]
-    return F._padding("pad", shape, flat, "constant")
-
-
-def _fixed_pads(pads: Sequence[int], shape: Shape) -> Any:
-    return F._padding("pad", shape, list(pads), "constant")
-
-
 class Windows:
     """The attributes of an operator on windows of one or two axes; ``pads`` as a layer's own where it can have them."""
 
@@ -106,17 +91,17 @@ class Windows:
             pads = small + large if self.same == "SAME_UPPER" else large + small
             self.same = ""
         self.before, self.after = pads[:axes], pads[axes:]
+        for b, a, d, k in zip(self.before, self.after, self.dilation, kernel, strict=True):
+            check_pads(b, a, d * (k - 1) + 1)
         self.even = not self.same and self.before == self.after
 
-    def border(self, value: float) -> Pad | None:
+    def border(self, value: float) -> Border | None:
         """Return the layer that makes the border, where the layer with the windows cannot."""
         if self.same:
-            options = partial(_same_pads, self.kernel, self.stride, self.dilation, self.same == "SAME_UPPER")
-            return Pad(options, value)
+            return SameBorder(self.kernel, self.stride, self.dilation, self.same == "SAME_UPPER", value)
         if not any(self.before) and not any(self.after):
             return None
-        flat = [n for pair in reversed(list(zip(self.before, self.after, strict=True))) for n in pair]
-        return Pad(partial(_fixed_pads, flat), value)
+        return Border([n for pair in reversed(list(zip(self.before, self.after, strict=True))) for n in pair], value)
 
 
 def _bordered(importer: Importer, item: Item, x: Value, windows: Windows, value: float) -> tuple[Value, list[int]]:
@@ -164,6 +149,7 @@ def _conv_transpose(importer: Importer, item: Item, operands: Operands) -> bool:
     if groups < 1 or c % groups or (b is not None and b.constant.shape != (o * groups,)):
         raise ValueError(f"weights {w.constant.shape}, {groups} groups and the bias do not fit")
     windows, more = Windows(attributes, kernel), row(attributes, "output_padding", 2, 0, 0)
+    check_strides(windows.stride, more, kernel)
     if not windows.even or any(m >= max(s, d) for m, s, d in zip(more, windows.stride, windows.dilation, strict=True)):
         return False
     stride, padding, dilation = tuple(windows.stride), tuple(windows.before), tuple(windows.dilation)

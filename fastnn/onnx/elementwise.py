@@ -163,7 +163,7 @@ class Activation(Operator):
 
     def plain(self, x: Array) -> tuple[Array, Array]:
         """Return the function and its slope at x."""
-        raise NotImplementedError
+        raise TypeError(f"takes floating-point numbers with these options, got {x.dtype} and {self.attributes}")
 
     def compute(self, *xs: Array) -> Array:
         layer = self.layer() if xs[0].dtype.kind == "f" else None

@@ -24,7 +24,8 @@ from ..layers.graph import Graph
 from ..layers.graph import Node as GraphNode
 from . import elementwise, reducing, shaping, windows
 from .model import MAX_NODES, Foreign, Function, Model, Node, Port, Reference
-from .operation import Data, Derived, Operand, Operation, Operator, check_outputs, check_size
+from .moves import check_size
+from .operation import Data, Derived, Operand, Operation, Operator, check_outputs
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer", "Input", "Value", "operators"]
 

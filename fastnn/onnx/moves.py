@@ -1,12 +1,13 @@
 """Layers that move and spread numbers by kernels, so that programs run them: what operators of shaping.py and
 elementwise.py become on floating-point data.
 
-Each is the layer of one set of shapes or options; none has parameters. ``host_backward`` are those whose gradient is
-computed in NumPy, so that training steps of models with them are not recorded.
+None has parameters. Those whose options are plain values can be stored in files (compiler/saved.py). ``host_backward``
+are those whose gradient is computed in NumPy, so that training steps of models with them are not recorded.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,35 @@ from ..layers.base import Array, Backward, Shape
 from ..layers.function import _Function
 from ..random import RNG
 
-__all__ = ["Pad", "Resize", "Shaped", "Spread", "SpreadAdd", "SpreadMul", "Transpose", "Window"]
+__all__ = [
+    "Border",
+    "Bound",
+    "Resize",
+    "SameBorder",
+    "Shaped",
+    "Spread",
+    "SpreadAdd",
+    "SpreadMul",
+    "Transpose",
+    "Window",
+]
+
+
+#: An array that an operator makes out of numbers in the file (Expand, Pad, Resize, ...) is no larger, in bytes of
+#: float64, and none of its axes longer where each element of an axis has a weight. What else an operator gives is
+#: bounded by what it gets.
+MOST_BYTES = 4 << 30
+MOST_WEIGHTED = 1 << 22
+
+
+def check_size(shape: Sequence[int], weighted: bool = False) -> Shape:
+    """Return the shape, unless an array of it would be larger than an operator may make."""
+    sizes = tuple(int(n) for n in shape)
+    if min(sizes, default=0) < 0:
+        raise ShapeError(f"a size is negative: {sizes}")
+    if math.prod(sizes) * 8 > MOST_BYTES or (weighted and max(sizes, default=0) > MOST_WEIGHTED):
+        raise ShapeError(f"would give an array of shape {sizes}, which is too large")
+    return sizes
 
 
 def _spread(x: ArrayLike, shape: Shape) -> Array:
@@ -87,8 +116,8 @@ class Transpose(_Function):
         return f"Transpose {' '.join(map(str, self.order))}"
 
 
-class _Bound(_Function):
-    """A layer of one array whose options follow from shapes: of that array, and of others that it reads for no more."""
+class Bound(_Function):
+    """A layer of one array whose options follow from shapes: its own, and those of others that it reads for no more."""
 
     def __init__(self, options: Callable[..., Any], name: str) -> None:
         self.options, self.name = options, name
@@ -97,7 +126,7 @@ class _Bound(_Function):
         return self.name
 
 
-class Shaped(_Bound):
+class Shaped(Bound):
     """The same numbers in the same order; ``options`` gives the shape."""
 
     def __call__(self, x: ArrayLike, *others: ArrayLike) -> Array:
@@ -114,32 +143,49 @@ class Shaped(_Bound):
         return self.options(*shapes)
 
 
-class Spread(_Bound):
-    """An array repeated along axes of size 1; ``options`` gives the shape."""
+class Spread(_Function):
+    """An array repeated along axes of size 1, and along new ones in front: (N, ...) to (N, *shape)."""
 
     host_backward = True
 
-    def __call__(self, x: ArrayLike, *others: ArrayLike) -> Array:
-        return _spread(x, self.options(np.shape(x), *map(np.shape, others)))
+    def __init__(self, shape: Sequence[int]) -> None:
+        self.shape = tuple(shape)
 
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return self.options(*shapes)
+    def __call__(self, x: ArrayLike) -> Array:
+        return _spread(x, self.output_shape(np.shape(x)))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return _together(shape, (shape[0], *self.shape))
+
+    def label(self) -> str:
+        return "Expand"
 
 
-class Window(_Bound):
-    """A part of an array; ``options`` gives a slice for each axis, with steps above 0."""
+class Window(_Function):
+    """A part of an array: of each axis every so many elements from one to another.
+
+    Parameters
+    ----------
+    parts : sequence of (int, int or None, int)
+        Where it begins and ends on each axis, None for the end of the axis, and the step, above 0.
+    """
 
     host_backward = True
 
-    def __call__(self, x: ArrayLike, *others: ArrayLike) -> Array:
-        array = F._array("slice", "x", x)
-        return F._contiguous(array[self.options(array.shape, *map(np.shape, others))])
+    def __init__(self, parts: Sequence[tuple[int, int | None, int]]) -> None:
+        self.parts = tuple(parts)
 
-    def output_shape(self, *shapes: Shape) -> Shape:
-        return tuple(len(range(n)[s]) for n, s in zip(shapes[0], self.options(*shapes), strict=True))
+    def __call__(self, x: ArrayLike) -> Array:
+        return F._contiguous(F._array("slice", "x", x)[tuple(slice(*part) for part in self.parts)])
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return tuple(len(range(n)[slice(*part)]) for n, part in zip(shape, self.parts, strict=True))
+
+    def label(self) -> str:
+        return "Slice"
 
 
-class Resize(_Bound):
+class Resize(Bound):
     """Axis by axis another size; ``options`` gives a matrix for each axis."""
 
     def __call__(self, x: ArrayLike, *others: ArrayLike) -> Array:
@@ -157,12 +203,56 @@ class Resize(_Bound):
         return tuple(n if m is None else m.shape[0] for n, m in zip(shapes[0], matrices, strict=True))
 
 
-class Pad(Resize):
-    """A border; ``options`` gives the matrices, and one number fills what they leave."""
+class Border(_Function):
+    """A border of one number.
 
-    def __init__(self, options: Callable[..., Any], value: float, name: str = "Pad") -> None:
-        super().__init__(options, name)
-        self.value = value
+    Parameters
+    ----------
+    pads : sequence of int
+        What is added before and after each axis, the last one first.
+    value : float
+    """
 
-    def __call__(self, x: ArrayLike, *others: ArrayLike) -> Array:
-        return F._resample("pad", "x", x, self.options(np.shape(x), *map(np.shape, others)), self.value)
+    def __init__(self, pads: Sequence[int], value: float = 0.0) -> None:
+        self.pads, self.value = tuple(pads), float(value)
+
+    def _pads(self, shape: Shape) -> tuple[int, ...]:
+        return self.pads
+
+    def __call__(self, x: ArrayLike) -> Array:
+        self.output_shape(np.shape(x))
+        return F.pad(x, self._pads(np.shape(x)), "constant", self.value)
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        shape = np.shape(x)
+        return self(x), lambda dy: F.pad_backward(dy, shape, self._pads(shape))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        pads = self._pads(shape)
+        if len(pads) % 2 or len(pads) > 2 * len(shape):
+            raise ShapeError(f"pads {pads} do not fit {shape}")
+        more = [before + after for before, after in zip(pads[::2], pads[1::2], strict=True)][::-1]
+        lead = len(shape) - len(more)
+        sizes = [n + m for n, m in zip(shape[lead:], more, strict=True)]
+        return check_size((*shape[:lead], *sizes), weighted=any(more))
+
+    def label(self) -> str:
+        return "Pad"
+
+
+class SameBorder(Border):
+    """The border with which there are as many windows as strides fit into the image: auto_pad of ONNX."""
+
+    def __init__(
+        self, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], upper: bool, value: float = 0.0
+    ) -> None:
+        super().__init__((), value)
+        self.kernel, self.stride, self.dilation, self.upper = tuple(kernel), tuple(stride), tuple(dilation), bool(upper)
+
+    def _pads(self, shape: Shape) -> tuple[int, ...]:
+        flat: list[int] = []
+        for n, k, s, d in zip(shape[2:], self.kernel, self.stride, self.dilation, strict=True):
+            total = max(0, (-(-n // s) - 1) * s + d * (k - 1) + 1 - n)
+            small, large = total // 2, total - total // 2
+            flat = [*((small, large) if self.upper else (large, small)), *flat]
+        return tuple(flat)

@@ -7,7 +7,6 @@ has a kernel for what an operator does on given shapes, `Operator.lower` says so
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -17,26 +16,31 @@ from numpy.typing import ArrayLike
 from ..errors import ShapeError
 from ..layers.base import Array, Backward, Layer, Shape
 from ..random import RNG
+from .moves import Bound, check_size
 
-__all__ = ["MOST_BYTES", "Again", "Data", "Derived", "Operation", "Operator", "check_size", "summed_to"]
-
-#: An operator that makes an array out of numbers in the file (Expand, Pad, Tile, ...) makes none that is larger. What
-#: else an operator gives is bounded by what it gets.
-MOST_BYTES = 8 << 30
+__all__ = ["Again", "Data", "Derived", "Operation", "Operator", "summed_to"]
 
 #: what `Operator.shape` sees of an operand: its shape, its numbers where the operator asks for them, None for none
 Seen = Any
-Again = Callable[..., list[Seen]]
 
 
-def check_size(shape: Sequence[int], itemsize: int = 8) -> Shape:
-    """Return the shape, unless an array of it would be larger than an operator may make."""
-    sizes = tuple(int(n) for n in shape)
-    if min(sizes, default=0) < 0:
-        raise ShapeError(f"a size is negative: {sizes}")
-    if math.prod(sizes) * itemsize > MOST_BYTES:
-        raise ShapeError(f"would give an array of shape {sizes}, more than {MOST_BYTES >> 30} GiB")
-    return sizes
+class Again:
+    """What an operator sees for other shapes of what its operation reads."""
+
+    def __init__(self, see: Callable[[Sequence[Shape]], list[Seen]], twice: Sequence[Shape | None]) -> None:
+        self._see, self._twice = see, twice
+
+    def __call__(self, *shapes: Shape) -> list[Seen]:
+        return self._see(shapes)
+
+    def doubled(self) -> list[Seen] | None:
+        """Return what is seen for a batch twice as large; None where the network takes one size of batch only."""
+        if any(shape is None for shape in self._twice):
+            return None
+        try:
+            return self._see(self._twice)  # type: ignore[arg-type]
+        except ShapeError:
+            return None
 
 
 def summed_to(dy: Array, shape: Shape) -> Array:
@@ -94,8 +98,8 @@ class Operator:
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         """Return a layer of fastnn's that does the same on floating-point data of these shapes, if there is one.
 
-        It reads the operands, or, of an operator with ``settings``, what the operation reads; then ``again`` tells what
-        is seen for other shapes of that.
+        It reads the operands that are data; or, a `Bound`, all that the operation reads, so that ``again`` tells what
+        is seen for other shapes.
         """
         return None
 
@@ -243,14 +247,14 @@ class Operation(Layer):
 
     def trace(self, builder: Any, *xs: Any) -> Any:
         """Be the layer that the operator knows for these shapes, or compute in NumPy between compiled pieces."""
-        layer = self._lowered([x.shape for x in xs])
+        layer = self._lowered([x.shape for x in xs], [x.twice for x in xs])
         if layer is None:
             return builder.add(self, *xs)
-        if self.operator.settings:
+        if isinstance(layer, Bound):
             return layer.trace(builder, *xs)
         return layer.trace(builder, *(xs[o.index] for o in self.operands if isinstance(o, Data)))
 
-    def _lowered(self, shapes: list[Shape]) -> Layer | None:
+    def _lowered(self, shapes: list[Shape], twice: list[Shape | None]) -> Layer | None:
         if not self.floating:
             return None
         plain = [o for i, o in enumerate(self.operands) if i not in self.operator.settings and o is not None]
@@ -260,7 +264,7 @@ class Operation(Layer):
             seen = self._seen(shapes)
         except ShapeError:
             return None
-        return self.operator.lower(seen, lambda *others: self._seen(others))
+        return self.operator.lower(seen, Again(self._seen, twice))
 
     #: whether all that flows through it are floating-point numbers
     floating = True

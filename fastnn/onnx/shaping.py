@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,12 +12,15 @@ from .. import _resampling
 from .. import functional as F
 from ..errors import ShapeError
 from ..layers.base import Array, Layer, Shape
+from ..layers.container import Flatten as FlattenLayer
 from ..layers.function import Join
+from ..layers.function import Reshape as ReshapeLayer
+from ..layers.resample import CircularPad2d, ReflectionPad2d, ReplicationPad2d
+from ..layers.resample import Upsample as UpsampleLayer
 from .elementwise import broadcast
-from .moves import Pad as PadLayer
+from .moves import Border, Shaped, Spread, Transpose, Window, check_size
 from .moves import Resize as ResizeLayer
-from .moves import Shaped, Spread, Transpose, Window
-from .operation import Again, Operator, Seen, check_size, summed_to
+from .operation import Again, Operator, Seen, summed_to
 
 __all__ = ["OPERATORS"]
 
@@ -58,6 +61,15 @@ def axes_of(axes: Sequence[int], rank: int) -> tuple[int, ...]:
 # ---- the same numbers in another shape ----
 
 
+def _per_row(shape: Shape, seen: list[Seen], twice: list[Seen] | None, shape_of: Callable[..., Shape]) -> bool:
+    """Whether an operator gives each row of the batch a shape of its own, that of ``shape``, whatever the batch."""
+    if not shape or not seen[0] or shape[0] != seen[0][0]:
+        return False
+    return twice is None or (
+        twice[0] == (2 * seen[0][0], *seen[0][1:]) and shape_of(*twice) == (2 * shape[0], *shape[1:])
+    )
+
+
 class _Reshaping(Operator):
     """The same numbers in the same order; the shape is all that it decides."""
 
@@ -71,6 +83,9 @@ class _Reshaping(Operator):
         return self.compute(*xs), lambda dy: (dy.reshape(shape), *[None] * (len(xs) - 1))
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        found = self.shape(*seen)
+        if _per_row(found, seen, again.doubled(), self.shape):
+            return FlattenLayer() if len(found) == 2 else ReshapeLayer(*found[1:])
         return Shaped(lambda *shapes: self.shape(*again(*shapes)), self.label())
 
 
@@ -367,9 +382,16 @@ class Slice(Operator):
         return self.compute(*xs), backward
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        if any(s.step < 0 for s in self._slices(seen)):
+        def parts(seen: list[Seen]) -> list[tuple[int, int | None, int]]:
+            return [
+                (s.start, None if s.stop == n else s.stop, s.step)
+                for s, n in zip(self._slices(seen), seen[0], strict=True)
+            ]
+
+        now, twice = parts(seen), again.doubled()
+        if any(step < 0 for _, _, step in now) or (twice is not None and now != parts(twice)):
             return None
-        return Window(lambda *shapes: self._slices(again(*shapes)), "Slice")
+        return Window(now)
 
 
 class Gather(Operator):
@@ -458,7 +480,9 @@ class Expand(Operator):
         return self.compute(*xs), lambda dy: (summed_to(dy, shape), None)
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        return Spread(lambda *shapes: self.shape(*again(*shapes)), "Expand")
+        found = self.shape(*seen)
+        fits = len(found) == len(seen[0]) and _per_row(found, seen, again.doubled(), self.shape)
+        return Spread(found[1:]) if fits else None
 
 
 class Tile(Operator):
@@ -652,21 +676,23 @@ class Pad(Operator):
 
         return self.compute(*xs), backward
 
+    #: what fills a constant border, where the file says it
     value: float | None = None
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        if self.value is None:
+        pairs = self._sizes(seen)
+        flat = [n for pair in reversed(pairs) for n in pair]
+        if self.value is not None and self._mode() == "constant":
+            return Border(flat, self.value)
+        layer = {"reflect": ReflectionPad2d, "edge": ReplicationPad2d, "wrap": CircularPad2d}.get(self._mode())
+        if layer is None or len(pairs) != 4 or pairs[:2] != [(0, 0), (0, 0)]:
             return None
-        kind = {"edge": "replicate", "wrap": "circular"}.get(self._mode(), self._mode())
-
-        def matrices(*shapes: Shape) -> Any:
-            looked = again(*shapes)
-            self.shape(*looked)
-            pairs = self._sizes(looked)
-            flat = [n for pair in reversed(pairs) for n in pair]
-            return F._padding("pad", looked[0], flat, kind)
-
-        return PadLayer(matrices, self.value)
+        made = layer(flat[:4])
+        try:
+            made.output_shape(seen[0])
+        except ShapeError:  # a border that is wider than the image
+            return None
+        return made
 
 
 # ---- images of another size ----
@@ -679,7 +705,7 @@ class Resize(Operator):
     settings: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
     def _plan(self, seen: Sequence[Seen]) -> tuple[Shape, list[float | None]]:
-        """The output's shape, and its scale on each axis, None where the axis stays."""
+        """The output's shape, and its scale on each axis: None where the axis stays, 0 where the sizes say it."""
         shape, attributes = seen[0], self.attributes
         _, scales, sizes = (*seen[1:], None, None, None)[:3]
         if self.opset < 11:
@@ -708,17 +734,17 @@ class Resize(Operator):
             for axis, size in zip(axes, sizes, strict=True):
                 if policy == "stretch":
                     out[axis] = size
-                    factors[axis] = size / max(shape[axis], 1)
+                    factors[axis] = 0.0
                 else:
                     scale = min(ratios) if policy == "not_larger" else max(ratios)
                     out[axis], factors[axis] = math.floor(scale * shape[axis] + 0.5), scale
-        check_size(out)
+        check_size(out, weighted=True)
         if 0 in out and 0 not in shape:
             raise ShapeError(f"leaves nothing of {shape}")
         coordinates = attributes.get(
             "coordinate_transformation_mode", "half_pixel" if self.opset >= 11 else "asymmetric"
         )
-        stays = [out[i] == shape[i] and factors[i] in (None, 1.0) for i in range(len(shape))]
+        stays = [out[i] == shape[i] and factors[i] in (None, 0.0, 1.0) for i in range(len(shape))]
         if coordinates == "tf_crop_and_resize":
             stays = [factors[i] is None for i in range(len(shape))]
         return tuple(out), [None if stay else f for stay, f in zip(stays, factors, strict=True)]
@@ -763,14 +789,13 @@ class Resize(Operator):
                     raise ShapeError(f"expected roi with {2 * len(axes)} numbers")
                 k = axes.index(i)
                 begin, end = float(roi[k]), float(roi[k + len(axes)])
-                length = math.floor(n * scale)
-                step = (end - begin) * (n - 1) / (length - 1) if length > 1 else 0.0
-                first = begin * (n - 1) if length > 1 else 0.5 * (begin + end) * (n - 1)
+                step = (end - begin) * (n - 1) / (m - 1) if m > 1 else 0.0
+                first = begin * (n - 1) if m > 1 else 0.5 * (begin + end) * (n - 1)
                 place = first + np.arange(m) * step
                 matrices.append(_resampling.at_places(n, place, mode, rounding, *options[:2]))
                 outside.append((place < 0) | (place > n - 1))
             else:
-                matrices.append(_resampling.interpolation(n, m, scale, mode, coordinates, rounding, *options))
+                matrices.append(_resampling.interpolation(n, m, scale or None, mode, coordinates, rounding, *options))
                 outside.append(None)
         return matrices, outside
 
@@ -808,9 +833,34 @@ class Resize(Operator):
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         if self.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
             return None
-        return ResizeLayer(
+        return self._upsample(seen) or ResizeLayer(
             lambda *shapes: self._matrices(again(*shapes))[0], f"Resize {self.attributes.get('mode', 'nearest')}"
         )
+
+    def _upsample(self, seen: list[Seen]) -> UpsampleLayer | None:
+        """The layer of the same function, where there is one: of images whose batch and channels stay."""
+        out, factors = self._plan(seen)
+        kind, rank = self.attributes.get("mode", "nearest"), len(out)
+        mode = {("linear", 3): "linear", ("linear", 4): "bilinear", ("linear", 5): "trilinear"}.get((kind, rank))
+        mode = "bicubic" if (kind, rank) == ("cubic", 4) else "nearest" if kind == "nearest" else mode
+        if mode is None or rank not in (3, 4, 5) or any(f is not None for f in factors[:2]) or 0 in seen[0]:
+            return None
+        given: dict[str, Any] = {"coordinates": self.attributes.get("coordinate_transformation_mode", "half_pixel")}
+        given["rounding"] = self.attributes.get("nearest_mode", "round_prefer_floor") if kind == "nearest" else None
+        if self.opset < 11:
+            given = {"coordinates": "asymmetric", "rounding": "floor" if kind == "nearest" else None}
+        if kind != "nearest":
+            given["exclude_outside"] = bool(self.attributes.get("exclude_outside", 0))
+            given["antialias"] = bool(self.attributes.get("antialias", 0))
+            given["cubic_coeff_a"] = float(self.attributes.get("cubic_coeff_a", -0.75))
+        if given.get("antialias") and mode not in ("bilinear", "bicubic"):
+            return None
+        scales = factors[2:]
+        if all(f is None or f == 0.0 for f in scales):
+            return UpsampleLayer(size=out[2:], mode=mode, **given)
+        if any(f == 0.0 for f in scales):
+            return None
+        return UpsampleLayer(scale_factor=tuple(1.0 if f is None else f for f in scales), mode=mode, **given)
 
 
 class Upsample(Resize):

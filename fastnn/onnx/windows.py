@@ -16,9 +16,16 @@ import numpy as np
 from ..errors import ShapeError
 from ..layers.base import Array, Layer, Shape
 from ..layers.pool import GlobalAvgPool2d, GlobalMaxPool2d
-from .operation import Again, Operator, Seen, check_size
+from .moves import check_size
+from .operation import Again, Operator, Seen
 
 __all__ = ["OPERATORS", "Geometry", "geometry"]
+
+
+def check_pads(before: int, after: int, span: int) -> None:
+    """Raise where a border is much wider than the windows on it, which would be a way to make arrays of any size."""
+    if max(before, after) > max(2 * span, 1024):
+        raise ShapeError(f"a border of {max(before, after)} around windows that span {span}")
 
 
 class Geometry:
@@ -38,6 +45,7 @@ class Geometry:
         self.before, self.after = tuple(before), tuple(after)
         out = []
         for n, k, s, d, b, a in zip(size, kernel, stride, dilation, before, after, strict=True):
+            check_pads(b, a, d * (k - 1) + 1)
             room = n + b + a - (d * (k - 1) + 1)
             if room < 0:
                 raise ShapeError(f"the kernel spans {d * (k - 1) + 1} and the padded image is {n + b + a}")
@@ -170,6 +178,14 @@ class Conv(Operator):
         return self.compute(*xs), backward
 
 
+def check_strides(stride: Sequence[int], more: Sequence[int], kernel: Sequence[int]) -> None:
+    """Raise where a transposed convolution would make an image of any size out of strides."""
+    if any(s > max(16 * k, 1024) or m > max(s, 1024) for s, m, k in zip(stride, more, kernel, strict=True)):
+        raise ShapeError(
+            f"strides {list(stride)} and output_padding {list(more)} are too large for kernels {list(kernel)}"
+        )
+
+
 class ConvTranspose(Operator):
     arity = (2, 3)
 
@@ -178,6 +194,7 @@ class ConvTranspose(Operator):
         attributes, axes = self.attributes, len(size)
         stride, dilation = row(attributes, "strides", axes, 1, 1), row(attributes, "dilations", axes, 1, 1)
         more = row(attributes, "output_padding", axes, 0, 0)
+        check_strides(stride, more, kernel)
         auto = attributes.get("auto_pad", "NOTSET") or "NOTSET"
         full = [
             s * (n - 1) + d * (k - 1) + 1 + m
