@@ -246,8 +246,9 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
     done = [row for row in result.rows if row.state == "done"]
     lost = [row for row in result.rows if row.state != "done"]
     names = list(dict.fromkeys(name for row in result.rows for name in row.params))
-    numeric = [n for n in names if all(isinstance(row.params.get(n, 0.0), (int, float)) for row in result.rows)]
-    pair = numeric[:2] if len(numeric) > 1 else []
+    numeric = [n for n in names if all(isinstance(row.ranges[n], tuple) for row in result.rows if n in row.ranges)]
+    logs = {name for row in result.rows for name in row.logs}
+    pair = sorted(numeric, key=lambda n: n not in logs)[:2] if len(numeric) > 1 else []
     count = len(names) + bool(pair)
     columns = min(3, max(count, 1))
     lines = -(-max(count, 1) // columns)
@@ -257,7 +258,6 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
         unused.set_axis_off()
     stages = list(dict.fromkeys(row.stage for row in result.rows))
     percent = 100.0 if result.metric == "accuracy" else 1.0
-    logs = {name for row in result.rows for name in row.logs}
     for name, panel in zip(names, axes, strict=False):
         for i, stage in enumerate(stages):
             rows = [row for row in done if row.stage == stage and name in row.params]

@@ -619,11 +619,13 @@ def _plan(kind: str, task: _Task, stage: _Stage, ranges: dict[str, Any], points:
 def _moved(study: Any, rows: list[Row], metric: str, *, ends: bool) -> tuple[dict[str, Any], list[str]]:
     """Ranges whose best value lies at the border, moved so that it lies in the middle; and why, in words.
 
-    At the border means in the outer tenth, with the middle one of the best quarter in the outer third on that side, so
-    that a parameter without effect seldom moves by luck; on a grid it is the outermost point.
+    At the border means in the outer tenth (or as near to the end as one and a half gaps between trials), with the
+    middle one of the best quarter in the outer third on that side, so that a parameter without effect seldom moves by
+    luck; on a grid it is the outermost point.
     """
     top = _top(rows, metric)
     wanted, words = {}, []
+    border = 1e-9 if ends else max(_BORDER, 1.5 / (len(rows) + 1))
     trial = next(t for t in study.get_trials(deepcopy=False) if t.number == top[0].number)
     for name, d in trial.distributions.items():
         if not hasattr(d, "low") or d.low == d.high:
@@ -633,7 +635,7 @@ def _moved(study: Any, rows: list[Row], metric: str, *, ends: bool) -> tuple[dic
         places = [(forth(row.params[name]) - a) / (b - a) for row in top if name in row.params]
         side = 0 if places[0] < 0.5 else 1
         far = [abs(side - place) for place in places]
-        if far[0] > (1e-9 if ends else _BORDER) or (not ends and float(np.median(far)) > 1 / 3):
+        if far[0] > border or (not ends and float(np.median(far)) > 1 / 3):
             continue
         low_limit, high_limit = trial.user_attrs["within"][name]
         middle = forth(trial.params[name])

@@ -91,8 +91,6 @@ class Parameters:
         self._limit = np.array([0.0 if clip is None else clip.limit])
         #: (layer, attribute, view) of every place: while the layer holds that very view, it is this trainer's
         self._owned: list[tuple[Layer, str, Array]] = []
-        #: slot and (first) name of the parameter -> the part of the slot's buffer
-        self.slots: dict[str, Array] = {}
         self.buffers: list[Buffer] = []
         moved: list[tuple[Layer, str, Array, Array]] = []  # at the end, when nothing can fail any more
         for dtype in sorted({a.dtype for a in arrays.values()}, key=str):
@@ -123,16 +121,11 @@ class Parameters:
                 bounds = [r.limit for r in own if isinstance(r, MaxNorm)]
                 if bounds and arrays[place].size:
                     limits += _units(places[place][0][1], arrays[place].shape, starts[i], min(bounds))
-            slots = optimizer.slots(starts[-1], dtype)
-            for slot, whole in slots.items():
-                for place, name, start in zip(mine, names, starts, strict=False):
-                    array = arrays[place]
-                    self.slots[f"{slot}.{name}"] = whole[start : start + array.size].reshape(array.shape)
             self.buffers.append(
                 Buffer(
                     params,
                     grads,
-                    slots,
+                    optimizer.slots(starts[-1], dtype),
                     _joined(segments[segments[:, 2] != 0.0]),
                     _joined(penalties[(penalties[:, 2:] != 0.0).any(1)]),
                     np.array(limits, np.float64).reshape(-1, 5),

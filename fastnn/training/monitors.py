@@ -518,9 +518,6 @@ class Checkpoint(Monitor):
         Epochs from one file to the next.
     best : str, optional
         Save only when this is better than ever in the run: "val_loss", "val_accuracy", ...
-    trainer : bool
-        Save all that a run needs to go on to the same bits, for `Trainer.load_state`; the model's arrays have names
-        that begin with "model.".
 
     Attributes
     ----------
@@ -539,14 +536,11 @@ class Checkpoint(Monitor):
     ('run-2.npz', ['bias', 'weight'])
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str], *, every: int = 1, best: str | None = None, trainer: bool = False
-    ) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, every: int = 1, best: str | None = None) -> None:
         self._path = os.fspath(path)
         _format("Checkpoint", self._path, _SAVED).available()
         self._target(1)
         self.every, self._metric = _count("Checkpoint", "every", every), best
-        self._whole = bool(trainer)
         self.saved: Path | None = None
         self._lowest = math.inf
 
@@ -573,7 +567,7 @@ class Checkpoint(Monitor):
                 return
             self._lowest = value
         self.saved = self._target(run.epoch)
-        save_state(self.saved, run.trainer.state() if self._whole else run.model.state())
+        save_state(self.saved, run.model.state())
 
 
 def _need_folder(owner: str, path: Path) -> None:

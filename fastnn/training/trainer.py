@@ -138,55 +138,6 @@ class Trainer:
             "a Trainer cannot be copied or pickled: copy or save its model, and make a new Trainer for that"
         )
 
-    # ---- to stop here and go on elsewhere ----
-
-    def state(self) -> dict[str, Array]:
-        """Return copies of all that a run needs to go on with the same bits: model, optimizer's slots, steps, seed.
-
-        For `fastnn.save_state`; `fastnn.monitors.Checkpoint` with ``trainer=True`` saves it.
-        """
-        self._parameters.check()
-        model = {f"model.{name}": array for name, array in self.model.state().items()}
-        slots = {f"optimizer.{name}": array.copy() for name, array in self._parameters.slots.items()}
-        return {**model, **slots, "steps": np.array(self.steps), "seed": np.array(self.seed, np.uint64)}
-
-    def load_state(self, state: Mapping[str, ArrayLike]) -> None:
-        """Take over what `state` returned, of a trainer of the same model and optimizer; change nothing if it differs.
-
-        The learning rate and other options of the optimizer are those of this trainer.
-
-        Examples
-        --------
-        >>> import fastnn as fnn
-        >>> from fastnn.layers import Linear
-        >>> data = np.eye(2, dtype=np.float32), np.array([0, 1])
-        >>> first = fnn.Trainer(Linear(2, 2, rng=0), rng=0)
-        >>> history = first.fit(data, epochs=3)
-        >>> second = fnn.Trainer(Linear(2, 2), rng=1)
-        >>> second.load_state(first.state())
-        >>> first.step(*data) == second.step(*data)
-        True
-        """
-        self._parameters.check()
-        if not isinstance(state, Mapping):
-            raise TypeError(f"Trainer.load_state: expected a dict of arrays by name, got {type(state).__name__}")
-        given = {name: np.asarray(array) for name, array in state.items()}
-        own: dict[str, Array] = {f"optimizer.{name}": array for name, array in self._parameters.slots.items()}
-        own |= {"steps": np.array(0), "seed": np.array(0)}
-        model = {name.removeprefix("model."): array for name, array in given.items() if name.startswith("model.")}
-        rest = {name: array for name, array in given.items() if not name.startswith("model.")}
-        differing = sorted(own.keys() ^ rest.keys()) or sorted(k for k in own if rest[k].shape != own[k].shape)
-        if differing:
-            raise ValueError(
-                f"Trainer.load_state: the state is of another optimizer or model: {', '.join(differing[:10])} "
-                f"{'does' if len(differing) == 1 else 'do'} not fit; Layer.load_state takes the weights alone"
-            )
-        self.model.load_state(model)
-        for name, array in own.items():
-            array[...] = rest[name]
-        self.steps, self.seed = int(rest["steps"]), int(rest["seed"])
-        self._programs.clear()  # a recorded step holds the seed
-
     # ---- one step ----
 
     def step(self, x: Rows, y: Rows, *, sample_weight: ArrayLike | None = None) -> float:
@@ -324,7 +275,6 @@ class Trainer:
         *,
         validation: tuple[Rows, Rows] | None = None,
         epochs: int = 1,
-        first_epoch: int = 0,
         batch_size: int = 128,
         shuffle: bool = True,
         augment: Callable[..., Any] | None = None,
@@ -342,9 +292,6 @@ class Trainer:
             Evaluated after each epoch.
         epochs, batch_size : int
             The last batch of an epoch is smaller where N is no multiple.
-        first_epoch : int
-            So many epochs have been done by a run that this one continues (see `load_state`): the schedule and the
-            epochs go on from there.
         shuffle : bool
             Go through the rows in a new order in each epoch.
         augment : callable, optional
@@ -371,9 +318,6 @@ class Trainer:
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"Trainer.fit: {name} must be a whole number of at least 1, got {value!r}")
-        whole = isinstance(first_epoch, (int, np.integer)) and not isinstance(first_epoch, bool)
-        if not whole or not 0 <= first_epoch < epochs:
-            raise ValueError(f"Trainer.fit: first_epoch must be from 0 to below epochs, {epochs}, got {first_epoch!r}")
         n = _rows("Trainer.fit", xs, ys)
         if not n:
             raise ShapeError("Trainer.fit: there are no rows to train on")
@@ -401,8 +345,8 @@ class Trainer:
             for monitor in watching:
                 monitor.begin(run)
                 stack.callback(monitor.end, run)  # what has begun is ended, whatever happens
-            bar = stack.enter_context(_progress_bar(progress, (epochs - first_epoch) * len(starts)))
-            for epoch in range(first_epoch, epochs):
+            bar = stack.enter_context(_progress_bar(progress, epochs * len(starts)))
+            for epoch in range(epochs):
                 began, watched = time.perf_counter(), 0.0
                 order = self._order(n) if shuffle else np.arange(n)
                 total, penalties, right = 0.0, 0.0, np.zeros(2)
@@ -411,8 +355,7 @@ class Trainer:
                     batch, labels = _alone([x[rows] for x in xs]), _alone([y[rows] for y in ys])
                     if augment is not None:
                         batch, labels = augment(batch, labels, rng=np.random.default_rng([self.seed, self.steps, 1]))
-                    done = (first_epoch * len(starts) + run.step) / (epochs * len(starts))
-                    factor = 1.0 if schedule is None else schedule(done)
+                    factor = 1.0 if schedule is None else schedule(run.step / (epochs * len(starts)))
                     tell("before_step")
                     loss, penalty, scores = self._step(batch, labels, rate=factor)
                     history.step_loss.append(loss)
