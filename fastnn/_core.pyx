@@ -282,6 +282,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* x
         const void* weight
         const void* bias
+        const void* packed
         void* y
         int64_t rows, in_ "in", out, dtype
         Then then
@@ -1130,6 +1131,7 @@ def resample(x, tuple rows, tuple columns, double value, y):
 def linear_forward(x, weight, bias, activation, y):
     cdef LinearArgs a
     a.x, a.weight, a.bias, a.y = data(x), data(weight), data(bias), data(y)
+    a.packed = NULL
     a.rows, a.in_, a.out, a.dtype = dims(x)[0], dims(x)[1], dims(weight)[0], code(x)
     a.then = ending(activation)
     call(kKernel_linear_forward, &a)

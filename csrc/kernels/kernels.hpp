@@ -317,8 +317,8 @@ struct ResampleArgs {
   int64_t outer, h, w, inner, oh, ow, column_first, column_last, dtype;
   double value;
 };
-struct LinearArgs {  // y (rows, out) = activation(x (rows, in) @ weight (out, in)^T + bias)
-  const void *x, *weight, *bias;
+struct LinearArgs {  // y (rows, out) = activation(x (rows, in) @ weight (out, in)^T + bias); packed as in Conv2dArgs
+  const void *x, *weight, *bias, *packed;
   void* y;
   int64_t rows, in, out, dtype;
   Then then;
@@ -442,7 +442,7 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(im2col_forward, Im2colArgs, 2)                             \
   X(col2im_forward, Im2colArgs, 2)                             \
   X(resample, ResampleArgs, 8)                                 \
-  X(linear_forward, LinearArgs, 4)                             \
+  X(linear_forward, LinearArgs, 5)                             \
   X(linear_backward, LinearBackwardArgs, 6)                    \
   X(sgd_step, SgdArgs, 5)                                      \
   X(adam_step, AdamArgs, 6)                                    \
@@ -460,14 +460,16 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
 #define FASTNN_PACKERS(X)              \
   X(conv2d_forward, Conv2dArgs)        \
   X(conv2d_im2col_forward, Conv2dArgs) \
-  X(conv2d_amx_forward, Conv2dArgs)
+  X(conv2d_amx_forward, Conv2dArgs)    \
+  X(linear_forward, LinearArgs)
 
 // X(kernel, argument struct): kernels that stand for several algorithms. `<kernel>_algorithm` names the one that
 // computes this call, from all of the struct but the pointers.
 #define FASTNN_CHOOSERS(X)             \
   X(conv2d_forward, Conv2dArgs)        \
   X(conv2d_im2col_forward, Conv2dArgs) \
-  X(conv2d_amx_forward, Conv2dArgs)
+  X(conv2d_amx_forward, Conv2dArgs)    \
+  X(linear_forward, LinearArgs)
 
 enum KernelId : int32_t {
 #define FASTNN_ID(name, Args, pointers) kKernel_##name,

@@ -1,5 +1,6 @@
 // linear: y (rows, out) = activation(x (rows, in) weight^T + bias); backward dx = dy weight, dweight = dy^T x,
-// dbias = dy summed over rows. All are products of gemm.cpp; x and dy are read where they lie.
+// dbias = dy summed over rows. All are products of gemm.cpp, which reads x and dy where they lie; where there are tiles
+// the forward pass is a convolution of one row of pixels.
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/gemm.hpp"
 #include "runtime/fp_state.hpp"
@@ -20,8 +21,24 @@ struct LinearEnd {
   }
 };
 
+#if defined(FASTNN_ISA_AMX)
+bool by_tiles(const LinearArgs& q) { return q.dtype == kFloat32 && q.rows >= 16 && q.in >= 16 && q.out > 0; }
+#else
+constexpr bool by_tiles(const LinearArgs&) { return false; }
+#endif
+
+Conv2dArgs as_convolution(const LinearArgs& q) {
+  Conv2dArgs r = {};
+  r.x = q.x, r.weight = q.weight, r.bias = q.bias, r.packed = q.packed, r.y = q.y;
+  r.n = r.h = r.kh = r.kw = r.oh = 1, r.c = q.in, r.w = r.ow = q.rows, r.o = q.out;
+  r.stride_h = r.stride_w = r.dilation_h = r.dilation_w = r.groups = 1;
+  r.x_last = r.y_last = 1, r.dtype = q.dtype, r.then = q.then;
+  return r;
+}
+
 template <class T>
 void linear_forward_of(const LinearArgs& q) {
+  if (by_tiles(q)) return conv2d_amx_forward(as_convolution(q));
   const runtime::FlushDenormals flush;
   const T *x = static_cast<const T*>(q.x), *weight = static_cast<const T*>(q.weight);
   T* y = static_cast<T*>(q.y);
@@ -46,6 +63,14 @@ void linear_backward_of(const LinearBackwardArgs& q) {
 }
 
 }  // namespace
+
+int64_t linear_forward_pack(const LinearArgs& args, void* packed) {
+  return by_tiles(args) ? conv2d_amx_forward_pack(as_convolution(args), packed) : 0;
+}
+
+const char* linear_forward_algorithm(const LinearArgs& args) {
+  return by_tiles(args) ? conv2d_amx_forward_algorithm(as_convolution(args)) : "gemm";
+}
 
 FASTNN_DEFINE(linear_forward, LinearArgs)
 FASTNN_DEFINE(linear_backward, LinearBackwardArgs)
