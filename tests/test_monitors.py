@@ -480,6 +480,7 @@ def test_compare_chooses_metric_and_target():
         ([run([1.0])], {}, TypeError, "expected names"),
         ({"a": []}, {}, TypeError, "'a' needs a History"),
         ({"a": History()}, {}, ValueError, "a run of 'a' has no finished epoch"),
+        ({"a": History(loss=[1.0, 2.0], seconds=[1.0])}, {}, ValueError, "seconds for every epoch"),
         ({"a": run([1.0])}, {"metric": "val_loss"}, ValueError, "all have loss, val_accuracy, seconds"),
     ],
 )

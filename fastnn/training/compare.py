@@ -155,6 +155,8 @@ def compare(
             raise TypeError(f"compare: {name!r} needs a History, or a sequence of at least one, got {given!r}")
         if not all(len(run) for run in several):
             raise ValueError(f"compare: a run of {name!r} has no finished epoch")
+        if not all(len(run.seconds) == len(run) for run in several):
+            raise ValueError(f"compare: a run of {name!r} does not have its seconds for every epoch")
         runs[str(name)] = several
     every = [run for several in runs.values() for run in several]
     if metric is None:
