@@ -325,8 +325,7 @@ def _resampled(x: Array, matrices: Array, fill: float) -> Array:
             np.clip(at, -1, extent, out=at)
             below = np.floor(at)
             shares.append(at - below)
-            below *= stride
-            index += below.astype(np.intp)
+            index += below.astype(np.intp) * stride
         y, x_ = shares
         weights = (1 - y) * (1 - x_), (1 - y) * x_, y * (1 - x_), y * x_
         for channel in range(c):

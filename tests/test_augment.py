@@ -241,6 +241,19 @@ def test_windows_that_never_fit_are_the_largest_in_the_middle():
     np.testing.assert_allclose(left, 0, atol=1e-9)
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 7), (6, 1), (2, 3)])
+def test_the_smallest_images(shape):
+    """Images of a pixel or a line: numbers come out, of the right shape, and within the range of x and fill."""
+    x = RNG.random((5, 3, *shape)) + 0.5
+    more = [A.RandomCrop(shape, 2, mode="edge"), A.RandomCrop(1, 2), A.Translate((9, 0)), A.Cutout(20)]
+    more += [A.RandomResizedCrop((3, 11), scale=(1e-4, 1), ratio=(0.1, 10))]
+    for augment in [one for one in EACH.values() if "RandomCrop" not in repr(one)] + more:
+        y = made(augment, x, 3, Y[:5])
+        assert y.shape[:2] == (5, 3) and np.isfinite(y).all()
+        if isinstance(augment, (A.Rotate, A.RandomResizedCrop, A.Mixup, A.CutMix)):
+            assert y.min() >= -1e-12 and y.max() <= x.max() + 1e-12
+
+
 # ---- colours ----
 
 COLOURS = RNG.random((3000, 3, 4, 4))

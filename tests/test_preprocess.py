@@ -283,6 +283,44 @@ def test_the_program_leaves_the_model_as_it_is():
         np.testing.assert_array_equal(value, before[key])
 
 
+def chain(rng, shape):
+    """Layers at random, each of which fits onto the one before."""
+    layers, now = [], shape
+    for _ in range(rng.integers(2, 6)):
+        size = int(np.prod(now[1:]))
+        rows = now[1:2] if rng.random() < 0.5 else now[1:]
+        made = [
+            L.Normalize(rng.standard_normal(rows), rng.uniform(0.5, 2, rows)),
+            L.Project(rng.standard_normal((size, size)) / size**0.5, shape=now[1:]),
+            L.Project(rng.standard_normal((5, size)) / size**0.5, rng.standard_normal(5)),
+            L.Flatten(),
+            L.Linear(now[-1], 4, bias=bool(rng.random() < 0.5), rng=rng),
+            L.ReLU(),
+        ]
+        if len(now) == 4 and min(now[2:]) > 1:
+            groups, padding = (int(now[1]), 0) if rng.random() < 0.5 else (1, int(rng.integers(0, 2)))
+            made.append(L.Conv2d(now[1], 2 * now[1], 2, padding=padding, groups=groups, rng=rng))
+        layers.append(made[rng.choice(len(made), p=[0.4, *[0.6 / (len(made) - 1)] * (len(made) - 1)])].copy(np.float64))
+        now = layers[-1].output_shape(now)
+    return layers
+
+
+def test_random_chains_compile_to_what_they_are():
+    folded = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        shape = (int(rng.integers(1, 4)), 3, *rng.integers(3, 6, 2).tolist())
+        layers = chain(rng, shape)
+        model, x = L.Sequential(*layers), rng.standard_normal(shape)
+        if not model.state():
+            continue
+        program, expected = fnn.compile(model, shape), model(x)
+        scale = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(program(x), expected, rtol=0, atol=1e-10 * scale, err_msg=f"seed {seed}: {layers}")
+        folded += any("Normalize" in label or "Project" in label for n in program._graph.nodes for label in n.merged)
+    assert folded > 40
+
+
 def test_it_is_saved_with_the_model(tmp_path):
     pre = preprocess.ChannelMeanStd().fit(IMAGES)
     model = L.Sequential(("pre", pre.as_layer()), conv())
