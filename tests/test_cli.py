@@ -75,7 +75,10 @@ def test_python_m_fastnn() -> None:
 def test_without_a_command_it_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([]) == 2
     printed = capsys.readouterr().out
-    assert all(re.search(rf"^ +{command} ", printed, re.M) for command in ("demo", "info"))
+    assert all(
+        re.search(rf"^ +{command} ", printed, re.M)
+        for command in ("demo", "convert", "predict", "bench", "doctor", "info")
+    )
 
 
 @pytest.mark.parametrize(

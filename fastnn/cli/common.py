@@ -126,7 +126,7 @@ def open_network(
             f"{path}: expected a network, .onnx or .fnn"
             + ("; this file holds weights, and not the network that they belong to" if suffix in WEIGHTS else "")
         )
-    from .. import onnx  # type: ignore[attr-defined, unused-ignore]
+    from .. import onnx
 
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
@@ -153,7 +153,7 @@ def output_shapes(program: Program) -> tuple[tuple[int, ...], ...]:
 
 def _input_shapes(path: Path, model: Any, given: list[tuple[int, ...]] | None, batch: int | None) -> list[Any]:
     """The shapes to compile an ONNX network for; what the file leaves open must be given, but for the batch: 1."""
-    from ..onnx.importer import Input  # type: ignore[import-not-found, unused-ignore]
+    from ..onnx.importer import Input
 
     declared = {node.name: node.layer.shape for node in model.nodes if isinstance(node.layer, Input)}
     named = [(name, declared.get(name)) for name in model.inputs]

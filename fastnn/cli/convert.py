@@ -58,7 +58,10 @@ def _compile(options: argparse.Namespace, source: Path, target: Path) -> None:
         f"{source}: {len(steps)} steps, {numbers:,} parameters, {products:,} multiply-adds for "
         f"{', '.join(map(str, input_shapes(program)))}, compiled in {time.perf_counter() - began:.1f} s"
     )
-    program.save(target)
+    try:
+        program.save(target)
+    except TypeError as error:
+        raise ValueError(f"{source}: {error}; it runs from the .onnx file all the same") from None
 
 
 def _copy_weights(source: Path, target: Path) -> None:
@@ -66,7 +69,7 @@ def _copy_weights(source: Path, target: Path) -> None:
 
     suffix = source.suffix.lower()
     if suffix == ".onnx":
-        from .. import onnx  # type: ignore[attr-defined, unused-ignore]
+        from .. import onnx
 
         state = onnx.load(source).state()
     elif suffix in WEIGHTS:

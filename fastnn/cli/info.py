@@ -86,9 +86,9 @@ def _counted(program: Any) -> list[str]:
 
 def _onnx(path: Path, given: list[tuple[int, ...]] | None) -> None:
     """An ONNX file as it is, and, where fastnn can run it, the steps that it becomes."""
-    from .. import onnx  # type: ignore[attr-defined, unused-ignore]
+    from .. import onnx
     from ..errors import FileFormatError
-    from ..onnx.model import parse  # type: ignore[import-not-found, unused-ignore]
+    from ..onnx.model import parse
 
     try:
         model = parse(path.read_bytes(), str(path.parent))

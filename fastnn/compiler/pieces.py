@@ -106,16 +106,11 @@ class PiecedProgram(Program):
         host = [f"{node.name!r} ({node.layer.label()})" for node in self._graph.nodes if node.layer.host]
         raise TypeError(f"save: a file cannot hold what computes in NumPy: {', '.join(host[:8])}")
 
-    def describe(self) -> str:
-        """Return a table of the steps, with "NumPy" as what computes those that are not compiled."""
+    def steps(self) -> list[report.Step]:
+        """Return the steps as `Program.steps` does, with "NumPy" as what computes those that are not compiled."""
         steps: list[report.Step] = []
-
-        def watch(part: Node | _Piece, given: list[Array]) -> None:
-            found = self._steps_of(part, given)
-            steps.extend(replace(step, number=step.number and len(steps) + 1 + i) for i, step in enumerate(found))
-
-        self._run(self._example(), watch)
-        return report.describe(steps)
+        self._run(self._example(), lambda part, given: steps.extend(self._steps_of(part, given)))
+        return _numbered(steps)
 
     def _example(self) -> list[Array]:
         """Inputs that fit; numbers that are whole, for an input may be indices."""
@@ -147,9 +142,20 @@ class PiecedProgram(Program):
                 timed.extend(part.profile(given[0] if len(given) == 1 else given, count).steps)
 
         self._run(xs, watch)
-        numbered = [replace(t, step=replace(t.step, number=t.step.number and i)) for i, t in enumerate(timed, 1)]
+        steps = _numbered([t.step for t in timed])
+        numbered = tuple(replace(t, step=step) for t, step in zip(timed, steps, strict=True))
         call = _median(lambda: self(*xs), count)
-        return report.Profile(tuple(numbered), call, count, roofline(self._dtype), get_num_threads())
+        return report.Profile(numbered, call, count, roofline(self._dtype), get_num_threads())
+
+
+def _numbered(steps: list[report.Step]) -> list[report.Step]:
+    """The steps of all parts counted through; what is no layer has no number."""
+    found: list[report.Step] = []
+    count = 0
+    for step in steps:
+        count += bool(step.number)
+        found.append(replace(step, number=step.number and count))
+    return found
 
 
 def _median(run: Callable[[], Any], count: int) -> float:
