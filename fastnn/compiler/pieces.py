@@ -5,7 +5,6 @@ What lies between those layers is compiled, as few pieces as the order of the no
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -100,11 +99,6 @@ class PiecedProgram(Program):
                 np.copyto(target, y)
             ys = targets
         return ys[0] if len(ys) == 1 else tuple(ys)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Raise: what computes in NumPy is not stored; keep the file that the network came from."""
-        host = [f"{node.name!r} ({node.layer.label()})" for node in self._graph.nodes if node.layer.host]
-        raise TypeError(f"save: a file cannot hold what computes in NumPy: {', '.join(host[:8])}")
 
     def steps(self) -> list[report.Step]:
         """Return the steps as `Program.steps` does, with "NumPy" as what computes those that are not compiled."""

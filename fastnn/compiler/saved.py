@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterable
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,16 +34,54 @@ __all__ = ["load_program", "save"]
 #: A value of a loaded program for the inputs that it was compiled for is no larger.
 _MOST_BYTES = 64 << 30
 #: No number of a layer is larger, be it a size, a count or an index.
-_MOST = 1 << 40
+_MOST = 1 << 63
 
 
-def _classes() -> dict[str, type[Layer]]:
-    """What a file may name: every public layer, and those of imported networks that are plain values."""
-    from ..onnx import builders, moves
+@cache
+def _classes(imported: bool) -> dict[str, type]:
+    """What a file may name: every public layer; or what imported networks have beyond, named "onnx." and so on."""
+    if imported:
+        from .. import onnx
 
+        return {f"onnx.{name}": cls for name, cls in onnx.parts().items()}
     found = {name: getattr(layers, name) for name in layers.__all__}
     found |= {f"onnx.{name}": getattr(module, name) for module in (moves, builders) for name in module.__all__}
     return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Layer)}
+
+
+def _class(name: Any) -> type:
+    """The class of a name in a file; KeyError for any other."""
+    return _classes(isinstance(name, str) and name.startswith("onnx."))[name]
+
+
+def _name(thing: Any) -> str | None:
+    """The name of an object's class; None where there is none. Of a class that a user derived from a layer, its base's.
+
+    Such a class computes what its base does: any other would not have been traced.
+    """
+    for cls in type(thing).__mro__ if isinstance(thing, Layer) else (type(thing),):
+        for name, known in _classes(cls.__module__.startswith("fastnn.onnx.")).items():
+            if known is cls:
+                return name
+    return None
+
+
+def _attributes(thing: Any, apart: Iterable[str] = ()) -> dict[str, Any]:
+    """What an object is, but for what it only remembers."""
+    apart = {*apart, *getattr(thing, "remembered", ())}
+    return {name: value for name, value in vars(thing).items() if name not in apart}
+
+
+def _made(cls: Any, attributes: dict[str, Any]) -> Any:
+    """An object of a class that may be named, with its attributes set; nothing of it is run."""
+    made = cls.__new__(cls)
+    for name in getattr(cls, "remembered", ()):
+        setattr(made, name, {})
+    for name, value in attributes.items():
+        if callable(getattr(cls, name, None)) or name.startswith("__"):
+            raise ValueError(f"{name[:80]!r} is no option of a {cls.__name__}")
+        setattr(made, name, value)
+    return made
 
 
 # ---- values as data ----
@@ -51,7 +91,6 @@ class _Writer:
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
         self._known: dict[int, int] = {}
-        self._names = {cls: name for name, cls in _classes().items()}
 
     def array(self, array: np.ndarray) -> int:
         """The number of an array in the file; each is stored once."""
@@ -78,24 +117,22 @@ class _Writer:
             return {"array": self.array(value)}
         if isinstance(value, np.dtype):
             return {"dtype": value.name}
+        if (name := _name(value)) is not None:
+            return {"object": [name, {a: self.value(one) for a, one in _attributes(value).items()}]}
         raise TypeError(f"a file cannot hold a {type(value).__name__}")
 
     def layer(self, layer: Layer) -> tuple[str, dict[str, Any]]:
-        """The name of a layer's class, and its attributes but for parameters and statistics.
-
-        Of a class that a user derived, and that computes what its base does, that base.
-        """
-        cls = next((cls for cls in type(layer).__mro__ if cls in self._names), None)
-        if cls is None:
+        """The name of a layer's class, and its attributes but for parameters and statistics."""
+        name = _name(layer)
+        if name is None:
             raise TypeError(f"a file cannot hold a layer of class {type(layer).__name__}")
-        apart = {*layer.parameters, *layer.statistics, "version", "_gradients"}
-        return self._names[cls], {name: self.value(v) for name, v in vars(layer).items() if name not in apart}
+        apart = (*layer.parameters, *layer.statistics, "version", "_gradients")
+        return name, {a: self.value(v) for a, v in _attributes(layer, apart).items()}
 
 
 class _Reader:
     def __init__(self, arrays: list[np.ndarray], dtype: np.dtype[Any]) -> None:
         self._arrays, self._dtype = arrays, dtype
-        self._classes = _classes()
 
     def array(self, number: Any) -> np.ndarray:
         return self._arrays[_index(number, len(self._arrays))]
@@ -116,22 +153,25 @@ class _Reader:
             return self.array(inner)
         if kind == "dtype":
             return np.dtype(str(inner))
+        if kind == "object":
+            name, attributes = inner
+            return _made(_class(name), {a: self.value(v) for a, v in attributes.items()})
         raise ValueError(f"a value is of the kind {kind!r}")
 
     def layer(self, name: Any, attributes: dict[str, Any], arrays: dict[str, np.ndarray | None]) -> Layer:
-        if name not in self._classes:
-            raise ValueError(f"this fastnn has no layer {str(name)[:80]!r}")
-        cls = self._classes[name]
-        layer = cls.__new__(cls)
+        try:
+            cls = _class(name)
+        except (KeyError, TypeError):
+            raise ValueError(f"this fastnn has no layer {str(name)[:80]!r}") from None
+        if not issubclass(cls, Layer):
+            raise ValueError(f"{name!r} is no layer")
         if {*cls.parameters, *cls.statistics} != arrays.keys():
             raise ValueError(f"a {name} has {', '.join([*cls.parameters, *cls.statistics]) or 'no arrays'}")
         for attribute, array in arrays.items():
-            if attribute in cls.parameters and array is not None and array.dtype != self._dtype:
+            floats = array is not None and (array.dtype.kind == "f" or attribute in cls.parameters)
+            if array is not None and floats and array.dtype != self._dtype:
                 raise ValueError(f"the {attribute} of a {name} is {array.dtype}, and the program {self._dtype}")
-        for attribute, value in {**{a: self.value(v) for a, v in attributes.items()}, **arrays}.items():
-            if callable(getattr(cls, attribute, None)) or attribute.startswith("__"):
-                raise ValueError(f"{attribute[:80]!r} is no option of a {name}")
-            setattr(layer, attribute, value)
+        layer: Layer = _made(cls, {**{a: self.value(v) for a, v in attributes.items()}, **arrays})
         return layer
 
 
@@ -229,14 +269,13 @@ def load_program(path: str | os.PathLike[str]) -> Program:
 
 
 def _program(description: dict[str, Any], arrays: list[np.ndarray]) -> Program:
+    from .pieces import PiecedProgram
     from .program import Program
 
     dtype = np.dtype(str(description["dtype"]))
     reader = _Reader(arrays, dtype)
     if dtype not in (np.float32, np.float64):
         raise ValueError(f"its dtype is {dtype}")
-    if any(array.dtype.kind == "f" and array.dtype != dtype for array in arrays):
-        raise ValueError(f"an array is not {dtype}, as the program is")
     values = [Value(_shape(shape, dtype.itemsize)) for shape in description["inputs"]]
     inputs = list(values)
     nodes = []
@@ -248,12 +287,13 @@ def _program(description: dict[str, Any], arrays: list[np.ndarray]) -> Program:
     if not inputs or not outputs:
         raise ValueError("it has no input or no output")
     graph = Graph(inputs, outputs, nodes)
+    made = PiecedProgram if any(node.layer.host for node in nodes) else Program
     for node in nodes:
         for value, shape in zip(node.outputs, _output_shapes(node), strict=True):
             value.shape = _shape(shape, dtype.itemsize)
         node.layer.multiply_adds(*(value.shape for value in node.inputs))  # and its tables can be printed
         str(node.layer.label())
-    return Program(graph, dtype)
+    return made(graph, dtype)
 
 
 def _shape(shape: Any, itemsize: int) -> tuple[int, ...]:

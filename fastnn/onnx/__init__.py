@@ -14,6 +14,7 @@ import stat
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileFormatError, UnsupportedOperatorError
+from ..layers.base import Layer
 from .importer import Importer, operators
 from .model import parse
 
@@ -88,6 +89,21 @@ def _load(data: bytes, folder: str | None, where: str) -> Graph:
         raise UnsupportedOperatorError(f"{where}{error}") from None
     except ValueError as error:
         raise FileFormatError(f"{where}{error}") from error
+
+
+def parts() -> dict[str, type]:
+    """Return what files of programs may name beside fastnn's own layers, by name: layers, operators, operands."""
+    from . import builders, importer, moves, operation
+    from .importer import _TABLE
+
+    layers = {
+        name: cls
+        for module in (builders, importer, moves, operation)
+        for name, cls in vars(module).items()
+        if isinstance(cls, type) and issubclass(cls, Layer) and cls.__module__ == module.__name__
+    }
+    operators = {f"operator.{name}": cls for name, cls in _TABLE.items()}
+    return {**layers, **operators, "Data": operation.Data, "Derived": operation.Derived}
 
 
 def __getattr__(name: str) -> Any:

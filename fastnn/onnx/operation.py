@@ -131,6 +131,9 @@ class Derived:
         self._steps, self._constants, self._sources, self._result = steps, constants, sources, result
         self._known: dict[tuple[Shape, ...], Array] = {}
 
+    #: what is not stored in files
+    remembered: ClassVar[tuple[str, ...]] = ("_known",)
+
     def __call__(self, shapes: Sequence[Shape]) -> Array:
         key = tuple(tuple(shapes[i]) for i in self._sources.values())
         value = self._known.get(key)
