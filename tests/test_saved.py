@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import tracemalloc
+import warnings
 import zlib
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +26,7 @@ from fastnn.compiler import saved
 from fastnn.compiler.graph import Node
 from fastnn.io.program import MAGIC, VERSION
 from nets import NETS, build
+from onnx_files import model, node, port, tensor
 from test_compiler import Plain, Twice
 
 shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -33,8 +35,8 @@ shared_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixt
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("name", NETS)
 def test_a_loaded_program_computes_the_same_bits(name, dtype, tmp_path):
-    model, x, _ = build(name, dtype)
-    program = fnn.compile(model, x.shape)
+    net, x, _ = build(name, dtype)
+    program = fnn.compile(net, x.shape)
     program.save(tmp_path / "net.fnn")
     loaded = fnn.load_program(tmp_path / "net.fnn")
     assert (loaded.input_shape, loaded.output_shape) == (program.input_shape, program.output_shape)
@@ -50,10 +52,10 @@ def test_a_loaded_program_computes_the_same_bits(name, dtype, tmp_path):
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_a_file_of_one_engine_runs_on_another(engine, tmp_path):
-    model, x, _ = build("residual")
-    fnn.compile(model, x.shape).save(tmp_path / "net.fnn")
+    net, x, _ = build("residual")
+    fnn.compile(net, x.shape).save(tmp_path / "net.fnn")
     with engine.on():
-        program = fnn.compile(model, x.shape)
+        program = fnn.compile(net, x.shape)
         np.testing.assert_array_equal(fnn.load_program(tmp_path / "net.fnn")(x), program(x), strict=True)
         program.save(tmp_path / "other.fnn")
     assert (tmp_path / "other.fnn").read_bytes() == (tmp_path / "net.fnn").read_bytes()
@@ -102,8 +104,8 @@ def test_a_weight_is_stored_once(tmp_path):
 
 
 def test_loading_needs_numpy_alone(tmp_path):
-    model, x, _ = build("residual")
-    fnn.compile(model, x.shape).save(tmp_path / "net.fnn")
+    net, x, _ = build("residual")
+    fnn.compile(net, x.shape).save(tmp_path / "net.fnn")
     code = (
         "import sys, numpy as np, fastnn as fnn\n"
         f"y = fnn.load_program({str(tmp_path / 'net.fnn')!r})(np.ones({x.shape}, np.float32))\n"
@@ -143,6 +145,33 @@ def whole(tmp_path_factory) -> bytes:
     )
     path = tmp_path_factory.mktemp("programs") / "net.fnn"
     fnn.compile(model, (1, 2, 4, 4)).save(path)
+    return path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory) -> bytes:
+    """A program of an ONNX network: shapes that follow from shapes, sizes of the batch, an operator in NumPy."""
+    nodes = [
+        node("Conv", "x w", "a", kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2], auto_pad="NOTSET"),
+        node("LRN", "a", "b", size=3),
+        node("Slice", "b begins ends", "c"),
+        node("Shape", "c", "s"),
+        node("Gather", "s zero", "n"),
+        node("Concat", "minus n", "t", axis=0),
+        node("Reshape", "c t", "d"),
+        node("Transpose", "d", "y", perm=[1, 0]),
+    ]
+    numbers = {"begins": [0, 0, 0, 1], "ends": [9, 2, 9, 1 << 62], "zero": [0], "minus": [-1]}
+    tensors = [tensor(name, np.array(values, np.int64)) for name, values in numbers.items()]
+    tensors.append(tensor("w", np.random.default_rng(0).standard_normal((4, 2, 3, 3), np.float32)))
+    data = model(nodes, [port("x", np.float32, ("n", 2, 6, 6))], [port("y")], tensors)
+    path = tmp_path_factory.mktemp("programs") / "net.fnn"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that a part computes in NumPy
+        program = fnn.compile(fnn.onnx.load(data), (2, 2, 6, 6))
+    program.save(path)
+    x = np.random.default_rng(1).standard_normal((5, 2, 6, 6), np.float32)
+    np.testing.assert_array_equal(fnn.load_program(path)(x), program(x))
     return path.read_bytes()
 
 
@@ -191,6 +220,11 @@ def test_foreign_and_newer_files(tmp_path, whole):
         fnn.load_program(tmp_path / "none.fnn")
 
 
+def test_programs_of_imported_networks_name_what_they_need(imported):
+    named = json.dumps(parts(imported)[0])
+    assert all(f'"onnx.{name}"' in named for name in ("Operation", "operator.LRN", "Rule", "Derived", "Window"))
+
+
 def test_every_cut_and_every_flipped_byte_is_refused(tmp_path, whole):
     path = tmp_path / "net.fnn"
     for length in range(len(whole)):
@@ -217,12 +251,12 @@ def node_of(description: dict, layer: str) -> dict:
         (lambda d: d["arrays"][0].__setitem__(0, "object"), "an array cannot be"),
         (lambda d: d["arrays"][0].__setitem__(0, "int32"), "the weight of a Conv2d is int32"),
         (lambda d: d.pop("arrays"), "it lists no arrays"),
-        (lambda d: d.__setitem__("dtype", "float64"), "an array is not float64"),
+        (lambda d: d.__setitem__("dtype", "float64"), "the weight of a Conv2d is float32, and the program float64"),
         (lambda d: d.__setitem__("dtype", "O"), "its dtype is object"),
         (lambda d: d.__setitem__("nodes", None), "this fastnn can run"),
         (lambda d: d.__setitem__("outputs", [99]), "it refers to number 99 of"),
         (lambda d: d.__setitem__("outputs", []), "no input or no output"),
-        (lambda d: d.__setitem__("inputs", [[1, 2, 1 << 41, 4]]), "is not a shape"),
+        (lambda d: d.__setitem__("inputs", [[1, 2, 1 << 64, 4]]), "is not a shape"),
         (lambda d: d.__setitem__("inputs", [[1, 2, 1 << 39, 4]]), "it makes an array of shape"),
         (lambda d: d.__setitem__("inputs", [[1, 3, 4, 4]]), "layer '1.main.0' .* expected"),
         (lambda d: d["nodes"][0].__setitem__("layer", "Sequential"), "this fastnn can run"),
@@ -232,7 +266,7 @@ def node_of(description: dict, layer: str) -> dict:
         (lambda d: d["nodes"][0].__setitem__("outputs", 1 << 40), "it refers to number"),
         (lambda d: d["nodes"][0]["options"].__setitem__("label", 1), "'label' is no option of a ZeroPad2d"),
         (lambda d: d["nodes"][0]["options"].__setitem__("__class__", "x"), "'__class__' is no option"),
-        (lambda d: d["nodes"][0]["options"].__setitem__("padding", [1 << 50, 0, 0, 0]), "a number is"),
+        (lambda d: d["nodes"][0]["options"].__setitem__("padding", [1 << 64, 0, 0, 0]), "a number is"),
         (lambda d: d["nodes"][0]["options"].__setitem__("padding", [1 << 39, 0, 0, 0]), "it makes an array of shape"),
         (lambda d: d["nodes"][0]["options"].__setitem__("padding", {"code": "x"}), "of the kind 'code'"),
         (lambda d: node_of(d, "Conv2d")["options"].__setitem__("groups", 0), "expected"),
@@ -282,21 +316,26 @@ def replaced(tree, path, value):
 values = st.one_of(
     st.none(), st.booleans(), st.integers(-3, 9),
     st.sampled_from([1 << 33, -(1 << 62), 1e30, float("nan"), float("inf")]),
-    st.sampled_from(["", "Conv2d", "Linear", "GroupNorm", "relu", "float32"]), st.lists(st.integers(-2, 5), max_size=4),
+    st.sampled_from(["", "Conv2d", "Linear", "GroupNorm", "relu", "float32", "onnx.Rule", "onnx.operator.Tile"]),
+    st.lists(st.integers(-2, 5), max_size=4),
 )  # fmt: skip
 
 
 @settings(shared_folder, max_examples=400)
-@given(st.lists(st.tuples(st.lists(st.integers(0, 30), min_size=1, max_size=6), values), min_size=1, max_size=3))
-def test_forged_values_are_refused_or_run_within_bounds(tmp_path, whole, changes):
+@given(
+    st.booleans(),
+    st.lists(st.tuples(st.lists(st.integers(0, 30), min_size=1, max_size=9), values), min_size=1, max_size=3),
+)
+def test_forged_values_are_refused_or_run_within_bounds(tmp_path, whole, imported, ours, changes):
     """Whatever a description says, the file is refused, the call raises, or it computes; the process stays alive."""
-    description, rest = parts(whole)
+    before = whole if ours else imported
+    description, rest = parts(before)
     for path, value in changes:
         description = replaced(description, path, value)
     if not isinstance(description, dict):
         return
     path = tmp_path / "net.fnn"
-    path.write_bytes(forged(description, rest, whole))
+    path.write_bytes(forged(description, rest, before))
     try:
         program = fnn.load_program(path)
     except FileFormatError:
@@ -333,5 +372,6 @@ def test_nothing_is_run_from_a_file(tmp_path, whole, monkeypatch):
     description, rest = parts(whole)
     description["nodes"][0]["layer"] = "fastnn.layers.ZeroPad2d"
     refuse(tmp_path / "net.fnn", forged(description, rest, whole), "this fastnn has no layer")
-    assert all(issubclass(cls, L.Layer) for cls in saved._classes().values())
+    assert all(issubclass(cls, L.Layer) for cls in saved._classes(False).values())
+    assert all(cls.__module__.startswith("fastnn.onnx.") for cls in saved._classes(True).values())
     assert _backends.name  # unchanged

@@ -108,7 +108,9 @@ class PiecedProgram(Program):
 
     def _example(self) -> list[Array]:
         """Inputs that fit; numbers that are whole, for an input may be indices."""
-        return [np.ones(shape, self._dtype) for shape in self._input_shapes]
+        dtypes = {value: getattr(node.layer, "dtype", None) for node in self._graph.nodes for value in node.inputs}
+        values = zip(self._graph.inputs, self._input_shapes, strict=True)
+        return [np.ones(shape, dtypes.get(value) or self._dtype) for value, shape in values]
 
     def _steps_of(self, part: Node | _Piece, given: list[Array]) -> list[report.Step]:
         known = self._shapes(self._input_shapes)

@@ -45,7 +45,6 @@ def _classes(imported: bool) -> dict[str, type]:
 
         return {f"onnx.{name}": cls for name, cls in onnx.parts().items()}
     found = {name: getattr(layers, name) for name in layers.__all__}
-    found |= {f"onnx.{name}": getattr(module, name) for module in (moves, builders) for name in module.__all__}
     return {name: cls for name, cls in found.items() if isinstance(cls, type) and issubclass(cls, Layer)}
 
 
@@ -100,7 +99,7 @@ class _Writer:
         return self._known[id(array)]
 
     def value(self, value: Any) -> Any:
-        """A value of a layer as JSON has it; tuples and lists become lists, everything else an object with one name."""
+        """A value of a layer as JSON has it; tuples become lists, and all that JSON has not an object with one name."""
         if isinstance(value, np.generic):
             value = value.item()
         if value is None or isinstance(value, (bool, float, str)):
@@ -109,8 +108,10 @@ class _Writer:
             if abs(value) > _MOST:
                 raise ValueError(f"a file holds whole numbers up to {_MOST}, got {value}")
             return value
-        if isinstance(value, (tuple, list)):
+        if isinstance(value, tuple):
             return [self.value(one) for one in value]
+        if isinstance(value, list):
+            return {"list": [self.value(one) for one in value]}
         if isinstance(value, dict):
             return {"dict": [[self.value(key), self.value(one)] for key, one in value.items()]}
         if isinstance(value, np.ndarray):
@@ -147,6 +148,8 @@ class _Reader:
         if isinstance(data, list):
             return tuple(map(self.value, data))
         ((kind, inner),) = data.items()
+        if kind == "list":
+            return list(map(self.value, inner))
         if kind == "dict":
             return {self.value(key): self.value(one) for key, one in inner}
         if kind == "array":
@@ -298,7 +301,7 @@ def _program(description: dict[str, Any], arrays: list[np.ndarray]) -> Program:
 
 def _shape(shape: Any, itemsize: int) -> tuple[int, ...]:
     found = tuple(shape)
-    if not found or len(found) > 32 or not all(type(n) is int and 0 <= n <= _MOST for n in found):
+    if len(found) > 32 or not all(type(n) is int and 0 <= n <= _MOST for n in found):
         raise ValueError(f"{str(shape)[:80]} is not a shape")
     if math.prod(found) * itemsize > _MOST_BYTES:
         raise ValueError(f"it makes an array of shape {found}")

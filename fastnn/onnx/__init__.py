@@ -103,7 +103,8 @@ def parts() -> dict[str, type]:
         if isinstance(cls, type) and issubclass(cls, Layer) and cls.__module__ == module.__name__
     }
     operators = {f"operator.{name}": cls for name, cls in _TABLE.items()}
-    return {**layers, **operators, "Data": operation.Data, "Derived": operation.Derived}
+    others = {cls.__name__: cls for cls in (operation.Data, operation.Derived, operation.Rule)}
+    return {**layers, **operators, **others}
 
 
 def __getattr__(name: str) -> Any:

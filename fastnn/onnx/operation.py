@@ -18,20 +18,29 @@ from ..layers.base import Array, Backward, Layer, Shape
 from ..random import RNG
 from .moves import Bound, check_size
 
-__all__ = ["Again", "Data", "Derived", "Operation", "Operator", "summed_to"]
+__all__ = ["Again", "Data", "Derived", "Operation", "Operator", "Rule", "summed_to"]
 
 #: what `Operator.shape` sees of an operand: its shape, its numbers where the operator asks for them, None for none
 Seen = Any
 
 
+class Rule:
+    """What a layer of a program asks of shapes: the operator that it stands for, with what its operation sees."""
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+
+    def __call__(self, *shapes: Shape) -> Any:
+        return self.operation.operator.follow(self.operation._seen(shapes))
+
+
 class Again:
     """What an operator sees for other shapes of what its operation reads."""
 
-    def __init__(self, see: Callable[[Sequence[Shape]], list[Seen]], twice: Sequence[Shape | None]) -> None:
-        self._see, self._twice = see, twice
-
-    def __call__(self, *shapes: Shape) -> list[Seen]:
-        return self._see(shapes)
+    def __init__(self, operation: Operation, twice: Sequence[Shape | None]) -> None:
+        self._see, self._twice = operation._seen, twice
+        #: for the options of a `Bound` layer
+        self.rule = Rule(operation)
 
     def doubled(self) -> list[Seen] | None:
         """Return what is seen for a batch twice as large; None where the network takes one size of batch only."""
@@ -102,6 +111,10 @@ class Operator:
         is seen for other shapes.
         """
         return None
+
+    def follow(self, seen: list[Seen]) -> Any:
+        """Return what the `Bound` layer that `lower` gave asks for."""
+        return self.shape(*seen)
 
     def label(self) -> str:
         return type(self).__name__
@@ -267,7 +280,7 @@ class Operation(Layer):
             seen = self._seen(shapes)
         except ShapeError:
             return None
-        return self.operator.lower(seen, Again(self._seen, twice))
+        return self.operator.lower(seen, Again(self, twice))
 
     #: whether all that flows through it are floating-point numbers
     floating = True

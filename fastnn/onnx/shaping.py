@@ -86,7 +86,7 @@ class _Reshaping(Operator):
         found = self.shape(*seen)
         if _per_row(found, seen, again.doubled(), self.shape):
             return FlattenLayer() if len(found) == 2 else ReshapeLayer(*found[1:])
-        return Shaped(lambda *shapes: self.shape(*again(*shapes)), self.label())
+        return Shaped(again.rule, self.label())
 
 
 class Reshape(_Reshaping):
@@ -833,9 +833,10 @@ class Resize(Operator):
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         if self.attributes.get("coordinate_transformation_mode") == "tf_crop_and_resize":
             return None
-        return self._upsample(seen) or ResizeLayer(
-            lambda *shapes: self._matrices(again(*shapes))[0], f"Resize {self.attributes.get('mode', 'nearest')}"
-        )
+        return self._upsample(seen) or ResizeLayer(again.rule, f"Resize {self.attributes.get('mode', 'nearest')}")
+
+    def follow(self, seen: list[Seen]) -> Any:
+        return self._matrices(seen)[0]
 
     def _upsample(self, seen: list[Seen]) -> UpsampleLayer | None:
         """The layer of the same function, where there is one: of images whose batch and channels stay."""
