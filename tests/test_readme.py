@@ -16,7 +16,7 @@ import fastnn
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(\S*) *(.*?)\n(.*?)^```$", re.M | re.S)
-ALGORITHM = re.compile(r"\b(amx|direct|im2col|winograd)\b")
+ALGORITHM = re.compile(r"\b(amx|direct|gemm|im2col|winograd)\b")
 pytestmark = pytest.mark.skipif(not (ROOT / "README.md").exists(), reason="the documents are not beside these tests")
 
 

@@ -443,9 +443,9 @@ class Program:
         >>> from fastnn.layers import Linear, ReLU, Sequential
         >>> program = fnn.compile(Sequential(Linear(4, 3), ReLU()), (2, 4))
         >>> print(program.describe())
-        step  layer  runs         with  by      input   output
-        ------------------------------------------------------
-           1  0      Linear 4->3  ReLU  linear  (2, 4)  (2, 3)
+        step  layer  runs         with  by    input   output
+        ----------------------------------------------------
+           1  0      Linear 4->3  ReLU  gemm  (2, 4)  (2, 3)
         """
         return report.describe(self.steps())
 
