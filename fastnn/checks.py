@@ -29,6 +29,7 @@ from .optim import SGD, Adam, Optimizer
 from .random import draw_seed
 from .regularization import L2, MaxNorm, Penalty
 from .training import Trainer
+from .training.monitors import Monitor, Run, UpdateRatios
 
 __all__ = ["Check", "Report", "doctor", "names"]
 
@@ -270,29 +271,39 @@ class _Patient:
         return rates[int(np.argmin(slope))]
 
 
+class _Until(Monitor):
+    """Ends a run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def after_step(self, run: Run) -> None:
+        if run.step >= self.steps:
+            run.stop(f"{self.steps} steps are done")
+
+
 class _Run:
     """A short run of training steps: losses, sizes of updates beside weights, and the model that came out."""
 
-    def __init__(self, patient: _Patient, optimizer: Optimizer, steps: int | None = None) -> None:
+    def __init__(self, patient: _Patient, optimizer: Optimizer) -> None:
         self.model = patient.model()
         self.trainer = patient.trainer(self.model, optimizer)
-        self.losses: list[float] = []
-        self.ratios: dict[str, list[float]] = {}
-        weights = {name: array for name, array in self.model.params.items() if array.ndim > 1}
+        # A last batch of few rows would make updates that are no measure of the others.
+        whole = len(patient.train[0]) // patient.batch_size
+        data = tuple(part[: whole * patient.batch_size] for part in patient.train)
         with np.errstate(all="ignore"):
             self.accuracy = [self._accuracy(patient)]
-            for x, y in _batches(patient, patient.steps if steps is None else steps):
-                before = {name: array.copy() for name, array in weights.items()}
-                loss, penalty, _ = self.trainer._step(x, y)
-                self.losses.append(loss)
-                if not math.isfinite(loss + penalty):
-                    break
-                for name, array in weights.items():
-                    size = float(np.linalg.norm(before[name]))
-                    if size:
-                        change = float(np.linalg.norm(array - before[name])) / size
-                        self.ratios.setdefault(name, []).append(change)
+            run = self.trainer.fit(
+                (data[0], data[1]),
+                epochs=math.ceil(patient.steps / whole),
+                batch_size=patient.batch_size,
+                monitors=[UpdateRatios(every=1), _Until(patient.steps)],
+                progress=False,
+            )
             self.accuracy.append(self._accuracy(patient))
+        self.losses = run.step_loss
+        what = "update ratio/"
+        self.ratios = {n.removeprefix(what): s.values for n, s in run.series.items() if n.startswith(what)}
 
     def _accuracy(self, patient: _Patient) -> float:
         return self.trainer.evaluate(*patient.some).get("accuracy", math.nan)

@@ -71,6 +71,8 @@ def load(name: str) -> Data:
         x, y = (digits.images[:, None] / 16).astype(np.float32), digits.target
         cuts = (1078, 1437)
     else:
+        if "FASTNN_DATA" not in os.environ:
+            raise SystemExit(f"{name}: FASTNN_DATA names no folder of data sets")
         folder = Path(os.environ["FASTNN_DATA"])
         if name == "mnist":
             with np.load(folder / "mnist.npz") as file:
