@@ -3,7 +3,8 @@
     FASTNN_DATA=folder python bench/accuracy.py
 
 In the folder: models/resnet20-12fca82f.th (github.com/akamaster/pytorch_resnet_cifar10; its authors give 8.27 % errors)
-and cifar10/test-0.webp, a lossless sheet of 100 x 100 images of 32 x 32, row by row, with cifar10/test-labels.npy.
+and cifar10/test-0.webp, a lossless sheet of 100 x 100 images of 32 x 32, row by row, with cifar10/test-labels.npy;
+models/mnist.onnx (github.com/microsoft/onnxruntime-inference-examples) and mnist.npz with x_test and y_test.
 """
 
 from __future__ import annotations
@@ -51,7 +52,19 @@ def resnet20_on_cifar10(folder: Path) -> Result:
     """The ResNet-20, read from its checkpoint."""
     model = models.build("resnet20", 0)
     model.load_state(fnn.load_state(folder / "models" / "resnet20-12fca82f.th"))
-    x, labels = cifar10_test(folder)
+    return measure(model, *cifar10_test(folder))
+
+
+def mnist(folder: Path) -> Result:
+    """The network for handwritten digits, read from its ONNX file."""
+    net = fnn.onnx.load(folder / "models" / "mnist.onnx")
+    with np.load(folder / "mnist.npz") as data:
+        x, labels = data["x_test"].reshape(-1, 1, 28, 28).astype(np.float32), data["y_test"]
+    return measure(net, x, labels)
+
+
+def measure(model: fnn.layers.Layer, x: np.ndarray, labels: np.ndarray) -> Result:
+    """Accuracies on all images, by layers and compiled."""
     program = fnn.compile(model, (BATCH, *x.shape[1:]))
     batches = [x[i : i + BATCH] for i in range(0, len(x), BATCH)]
     by_layers = np.concatenate([model(batch) for batch in batches])
@@ -65,11 +78,15 @@ def main() -> None:
     folder = os.environ.get("FASTNN_DATA")
     if not folder:
         sys.exit("FASTNN_DATA is not set; it names the folder of data sets and trained networks")
-    result = resnet20_on_cifar10(Path(folder))
-    print(f"ResNet-20 on the {result.images:,} test images of CIFAR-10")
-    print(f"  layers    {result.layers:.2f} %")
-    print(f"  compiled  {result.compiled:.2f} %")
-    print(f"  largest difference of scores {result.difference:.1e} of the largest score")
+    for title, run in (
+        ("ResNet-20 on the {:,} test images of CIFAR-10", resnet20_on_cifar10),
+        ("mnist.onnx on the {:,} test images of MNIST", mnist),
+    ):
+        result = run(Path(folder))
+        print(title.format(result.images))
+        print(f"  layers    {result.layers:.2f} %")
+        print(f"  compiled  {result.compiled:.2f} %")
+        print(f"  largest difference of scores {result.difference:.1e} of the largest score")
 
 
 if __name__ == "__main__":

@@ -113,3 +113,30 @@ def one(
     results = [f"y{i}" for i in range(outputs)]
     line = node(op, " ".join(names), " ".join(results), name="it", **attributes)
     return model([line], ports, [port(y) for y in results], tensors, opset=opset)
+
+
+def small_cnn(batch: int | str = "n") -> bytes:
+    """A classifier as exporters write them: shapes computed from shapes, weights by their names."""
+    rng = np.random.default_rng(3)
+    w = {
+        "body.0.weight": rng.standard_normal((6, 3, 3, 3)) / 5,
+        "body.0.bias": rng.standard_normal(6),
+        **{f"body.1.{k}": rng.uniform(0.5, 1.5, 6) for k in ("weight", "bias", "running_mean", "running_var")},
+        "head.weight": rng.standard_normal((5, 6)),
+        "head.bias": rng.standard_normal(5),
+    }
+    tensors = [tensor(k, v.astype(np.float32)) for k, v in w.items()]
+    tensors += [tensor("zero", np.array(0)), tensor("axes", np.array([0])), tensor("minus", np.array([-1]))]
+    nodes = [
+        node("Conv", "x body.0.weight body.0.bias", "c", pads=[1, 1, 1, 1], kernel_shape=[3, 3]),
+        node("BatchNormalization", "c body.1.weight body.1.bias body.1.running_mean body.1.running_var", "b"),
+        node("Relu", "b", "r"),
+        node("GlobalAveragePool", "r", "p"),
+        node("Shape", "p", "s"),
+        node("Gather", "s zero", "n", axis=0),
+        node("Unsqueeze", "n axes", "n1"),
+        node("Concat", "n1 minus", "target", axis=0),
+        node("Reshape", "p target", "f"),
+        node("Gemm", "f head.weight head.bias", "y", transB=1),
+    ]
+    return model(nodes, [port("x", np.float32, (batch, 3, "h", "w"))], [port("y")], tensors)

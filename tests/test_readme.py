@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import fastnn
+from onnx_files import small_cnn
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^```(\S*) *(.*?)\n(.*?)^```$", re.M | re.S)
@@ -64,7 +65,7 @@ def test_readme_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_code("README.md") == (3, 3)
 
 
-GUIDES = {"preprocess": 2, "augment": 2, "statistics": 1, "monitors": 3, "gradcheck": 1}
+GUIDES = {"preprocess": 2, "augment": 2, "statistics": 1, "monitors": 3, "gradcheck": 1, "onnx": 2}
 
 
 @pytest.mark.parametrize("name", GUIDES)
@@ -72,6 +73,8 @@ def test_guides(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
     monkeypatch.chdir(tmp_path)
+    if name == "onnx":
+        (tmp_path / "net.onnx").write_bytes(small_cnn())
     assert run_code(f"docs/{name}.md") == (GUIDES[name],) * 2
 
 

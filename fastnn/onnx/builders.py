@@ -21,7 +21,7 @@ from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import GroupNorm, LayerNorm, _BatchNorm, _GroupNorm
 from ..layers.pool import AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from .elementwise import ACTIVATIONS, activation
-from .moves import Border, SameBorder
+from .moves import Affine, Border, SameBorder
 from .windows import check_pads, check_strides, row
 
 if TYPE_CHECKING:
@@ -243,6 +243,10 @@ def _add(importer: Importer, item: Item, operands: Operands) -> bool:
     """A bias that comes after a product that has none."""
     for x, b in (operands, operands[::-1]):
         assert x is not None and b is not None
+        if x.data in importer.waiting:  # its layer has that bias already
+            importer.waiting.pop(x.data)
+            importer.values[item.node.outputs[0]] = x
+            return True
         if x.data is None or b.constant is None or not b.floating or not b.constant.size:
             continue
         layer = importer.makers.get(x.data)
@@ -260,7 +264,74 @@ def _add(importer: Importer, item: Item, operands: Operands) -> bool:
             importer.values[item.node.outputs[0]] = x
             importer.makers.pop(x.data)
             return True
+    return _affine(importer, item, operands)
+
+
+def _affine(importer: Importer, item: Item, operands: Operands) -> bool:
+    """One number added, subtracted, multiplied or divided by; and numbers for channels, multiplied and then added."""
+    op = item.node.op
+    for i, (x, c) in enumerate((operands, operands[::-1])):
+        if x is None or c is None or x.data is None or not x.floating or c.constant is None or not c.constant.size:
+            continue
+        if op == "Mul" and _channel_scale(importer, item, x, c):
+            return True
+        rank = importer.rank(x)
+        if c.constant.size != 1 or c.constant.ndim > max(rank or 0, 1) or (op == "Div" and i):
+            continue
+        number = float(c.constant.reshape(-1)[0])
+        if op == "Div" and number == 0:
+            continue
+        scale, shift = {
+            "Add": (1.0, number),
+            "Sub": (-1.0, number) if i else (1.0, -number),
+            "Mul": (number, 0.0),
+            "Div": (1 / number if op == "Div" else 0.0, 0.0),
+        }[op]
+        layer = importer.makers.get(x.data)
+        if (scale, shift) == (1.0, 0.0):
+            importer.values[item.node.outputs[0]] = x
+        elif isinstance(layer, Affine) and _alone(importer, item, x):
+            layer.scale, layer.shift = scale * layer.scale, scale * layer.shift + shift
+            importer.values[item.node.outputs[0]] = x
+        else:
+            importer.emit(item, Affine(scale, shift), [x])
+        return True
     return False
+
+
+def _channels(value: Value, rank: int | None) -> int:
+    """Of an array with a number for each channel of (N, C, ...), of so many axes, how many there are; 0 of another."""
+    if rank is None or rank < 3 or value.constant is None or not value.floating:
+        return 0
+    shape = value.constant.shape
+    padded = (*[1] * (rank - len(shape)), *shape)
+    fits = len(shape) <= rank and padded == (1, value.constant.size, *[1] * (rank - 2))
+    return int(value.constant.size) if fits else 0
+
+
+def _channel_scale(importer: Importer, item: Item, x: Value, w: Value) -> bool:
+    """A factor for each channel, to which a bias is added next: what batch norm with fixed statistics does."""
+    rank = importer.rank(x)
+    c = _channels(w, rank)
+    readers = importer.consumers.get(item.node.outputs[0], [])
+    if (
+        not c
+        or c == 1
+        or len(readers) != 1
+        or readers[0].node.op != "Add"
+        or importer.readers[item.node.outputs[0]] != 1
+    ):
+        return False
+    others = [name for name in readers[0].node.inputs if name != item.node.outputs[0]]
+    bias = importer.values.get(others[0]) if len(others) == 1 else None
+    if bias is None or _channels(bias, rank) != c:
+        return False
+    layer = BatchNorm(c, 0.0, frozen=True)
+    layer.weight = importer.weight(w, "flat", lambda a: a.reshape(-1))
+    layer.bias = importer.weight(bias, "flat", lambda a: a.reshape(-1))
+    value = importer.emit(item, layer, [x], importer.name_of(item, w, bias))
+    importer.waiting[value.data or ""] = layer
+    return True
 
 
 def _alone(importer: Importer, item: Item, x: Value) -> bool:
@@ -419,6 +490,7 @@ BUILDERS: dict[str, Builder] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Add": _add,
+    **dict.fromkeys(("Sub", "Mul", "Div"), _affine),
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,

@@ -30,7 +30,7 @@ def broadcast(*shapes: Shape) -> Shape:
     """Return the shape that these make together."""
     try:
         return np.broadcast_shapes(*shapes)
-    except ValueError:
+    except (ValueError, RuntimeError):  # the latter for more axes than NumPy has
         raise ShapeError(f"shapes do not go together: {', '.join(map(str, shapes))}") from None
 
 

@@ -23,6 +23,7 @@ from ..layers.function import Constant, Parameter
 from ..layers.graph import Graph
 from ..layers.graph import Node as GraphNode
 from . import elementwise, reducing, shaping, windows
+from .fusions import fuse
 from .model import MAX_NODES, Foreign, Function, Model, Node, Port, Reference
 from .moves import check_size
 from .operation import Data, Derived, Operand, Operation, Operator, check_outputs
@@ -173,10 +174,19 @@ class Importer:
     def graph(self) -> Graph:
         """Return the network as a graph of layers."""
         self._check_opsets()
+        results = [port.name for port in self.network.outputs]
         items = self._needed(self._ordered(self._expanded()))
         self._check_operators(items)
+        items = self._needed(fuse(items, self.network.tensors, results))
         self.readers = Counter(name for item in items for name in item.node.inputs if name)
-        self.readers.update(port.name for port in self.network.outputs)
+        self.readers.update(results)
+        #: value -> the nodes that read it
+        self.consumers: dict[str, list[Item]] = {}
+        for item in items:
+            for name in item.node.inputs:
+                self.consumers.setdefault(name, []).append(item)
+        #: value of the graph -> the layer that waits for the bias which is added next
+        self.waiting: dict[str, Any] = {}
         for name, tensor in self.network.tensors.items():
             if isinstance(tensor, Foreign):
                 self.values[name] = Value(None, constant=tensor)

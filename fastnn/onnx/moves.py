@@ -21,6 +21,7 @@ from ..layers.function import _Function
 from ..random import RNG
 
 __all__ = [
+    "Affine",
     "Border",
     "Bound",
     "Resize",
@@ -44,8 +45,8 @@ MOST_WEIGHTED = 1 << 22
 def check_size(shape: Sequence[int], weighted: bool = False) -> Shape:
     """Return the shape, unless an array of it would be larger than an operator may make."""
     sizes = tuple(int(n) for n in shape)
-    if min(sizes, default=0) < 0:
-        raise ShapeError(f"a size is negative: {sizes}")
+    if min(sizes, default=0) < 0 or len(sizes) > 32:
+        raise ShapeError(f"{sizes} is not the shape of an array")
     if math.prod(sizes) * 8 > MOST_BYTES or (weighted and max(sizes, default=0) > MOST_WEIGHTED):
         raise ShapeError(f"would give an array of shape {sizes}, which is too large")
     return sizes
@@ -59,7 +60,7 @@ def _spread(x: ArrayLike, shape: Shape) -> Array:
 def _together(a: Shape, b: Shape) -> Shape:
     try:
         return np.broadcast_shapes(a, b)
-    except ValueError:
+    except (ValueError, RuntimeError):
         raise ShapeError(f"shapes do not go together: {a}, {b}") from None
 
 
@@ -92,6 +93,36 @@ class SpreadMul(_Both):
 
     def label(self) -> str:
         return "Mul, broadcast"
+
+
+class Affine(_Function):
+    """scale x + shift, both numbers.
+
+    Examples
+    --------
+    >>> Affine(2.0, -1.0)(np.float32([0, 3]))
+    array([-1.,  5.], dtype=float32)
+    """
+
+    def __init__(self, scale: float = 1.0, shift: float = 0.0) -> None:
+        self.scale, self.shift = float(scale), float(shift)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        array = F._dense("affine", "x", x)
+        y = F._K.empty_like(array)
+        F._K.fill(self.shift, y)
+        F._K.scale_add(array, self.scale, 1.0, y)
+        return y
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        scale = self.scale
+        return self(x), lambda dy: Affine(scale)(dy)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+    def label(self) -> str:
+        return f"Affine {self.scale:g} {self.shift:+g}"
 
 
 class Transpose(_Function):
