@@ -240,7 +240,7 @@ def _row(case: Case, n: int, wanted: list[str], seconds: float) -> list[str]:
     mine, cells = _fastest(timings, "fastnn"), []
     for name in wanted:
         theirs = _fastest(timings, name)
-        cells.append("" if theirs is None else f"{theirs.median:.3g} ± {theirs.spread:.1g}")
+        cells.append("" if theirs is None else _ms(theirs))
     if mine is None:
         raise ValueError(f"{case.name}: fastnn's results differ from call to call")
     others = [t.median for name, t in timings.items() if not name.startswith("fastnn")]
@@ -252,7 +252,13 @@ def _row(case: Case, n: int, wanted: list[str], seconds: float) -> list[str]:
     )
     fraction = roofline(case.program.dtype).fraction(mine.median / 1e3, flops, moved)
     work = [f"{flops / mine.median / 1e6:.0f}" if flops else "", f"{fraction:.0%}"]
-    return [case.name, str(n), f"{mine.median:.3g} ± {mine.spread:.1g}", *cells, *ratio, *work]
+    return [case.name, str(n), _ms(mine), *cells, *ratio, *work]
+
+
+def _ms(timing: Timing) -> str:
+    """Median and spread with as many decimals as three digits of the median have."""
+    decimals = max(0, 2 - math.floor(math.log10(max(timing.median, 1e-6))))
+    return f"{timing.median:.{decimals}f} ± {timing.spread:.{decimals}f}"
 
 
 def _channels_last(x: np.ndarray) -> np.ndarray:
