@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can it be flushed at the end
         return 141
     except (MissingDependencyError, MemoryError, OSError, ValueError) as error:
-        print(f"fastnn {options.command}: {error}", file=sys.stderr)
+        print(f"fastnn {options.command}: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"\nfastnn {options.command}: interrupted", file=sys.stderr)
