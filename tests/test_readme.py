@@ -65,13 +65,25 @@ def test_readme_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert run_code("README.md") == (3, 3)
 
 
-GUIDES = {"preprocess": 2, "augment": 2, "statistics": 1, "monitors": 3, "gradcheck": 1, "onnx": 2}
+GUIDES = {
+    "preprocess": 2,
+    "augment": 2,
+    "statistics": 1,
+    "monitors": 3,
+    "gradcheck": 1,
+    "onnx": 2,
+    "doctor": 1,
+    "search": 1,
+    "ensemble": 1,
+}
 
 
 @pytest.mark.parametrize("name", GUIDES)
 def test_guides(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
     pytest.importorskip("matplotlib")
+    if name == "search":
+        pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)
     if name == "onnx":
         (tmp_path / "net.onnx").write_bytes(small_cnn())
@@ -89,7 +101,12 @@ def test_readme_table() -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{name}.md" for name in GUIDES)):
+    for document in (
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        *(f"docs/{name}.md" for name in (*GUIDES, "statements")),
+    ):
         for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
             here = (ROOT / document).parent / target
             assert target.startswith("https://") or here.exists(), f"{document}: {target}"

@@ -182,7 +182,7 @@ def augmentation(data: Data) -> Finding:
     from fastnn import augment
 
     rows = few(data.normalised(), 300 if data.name == "digits" else 1000)
-    size = data.shape[1]
+    size, epochs = data.shape[1], 40 if data.name == "digits" else 15
     ways: dict[str, Any] = {
         "none": None,
         "crops": augment.RandomCrop(size, padding=max(1, size // 8)),
@@ -201,7 +201,9 @@ def augmentation(data: Data) -> Finding:
         def run(seed: int, rate: float, way: Any = way) -> fnn.Trainer:
             trainer = fnn.Trainer(conv_net(data, seed), optimizer=fnn.optim.Adam(rate), rng=seed)
             more = {} if way is None else {"augment": way}
-            trainer.fit(rows.train, epochs=40, batch_size=32, progress=False, schedule=fnn.schedules.cosine(), **more)
+            trainer.fit(
+                rows.train, epochs=epochs, batch_size=32, progress=False, schedule=fnn.schedules.cosine(), **more
+            )
             return trainer
 
         for rate in (1e-3, 3e-3, 1e-2):
