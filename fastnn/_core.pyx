@@ -243,7 +243,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* packed
         void* y
         int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
-        int64_t x_last, y_last, dtype
+        int64_t x_last, y_last, dtype, parts
         double eps
         Then then
     ctypedef struct Conv2dBackwardArgs:
@@ -284,7 +284,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* bias
         const void* packed
         void* y
-        int64_t rows, in_ "in", out, dtype
+        int64_t rows, in_ "in", out, dtype, parts
         Then then
     ctypedef struct LinearBackwardArgs:
         const void* dy
@@ -621,6 +621,11 @@ cdef inline int64_t size(object x) noexcept:
 
 cdef inline cnp.npy_intp* dims(object x) noexcept:
     return (<cnp.ndarray>x).shape
+
+
+cdef inline int64_t parts() noexcept:
+    """Of a float on tiles: as many as the program wants that this thread records, else all three."""
+    return 3 if recorder == NULL else (<Program><object>recording).parts
 
 
 cdef int call(int kernel, const void* args) except -1:
@@ -1037,7 +1042,7 @@ cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple 
     # An array that lies in both formats (one channel, one pixel) says C order; then the other decides.
     a.x_last = last(x, y) if dims(x)[1] == 1 or dims(x)[2] * dims(x)[3] == 1 else last(x, x)
     a.y_last = last(x, y) if dims(y)[1] == 1 or dims(y)[2] * dims(y)[3] == 1 else last(y, y)
-    a.groups, a.dtype = groups, code(x)
+    a.groups, a.dtype, a.parts = groups, code(x), parts()
     a.then = ending(activation)
     return call(kernel, &a)
 
@@ -1131,7 +1136,7 @@ def resample(x, tuple rows, tuple columns, double value, y):
 def linear_forward(x, weight, bias, activation, y):
     cdef LinearArgs a
     a.x, a.weight, a.bias, a.y = data(x), data(weight), data(bias), data(y)
-    a.packed = NULL
+    a.packed, a.parts = NULL, parts()
     a.rows, a.in_, a.out, a.dtype = dims(x)[0], dims(x)[1], dims(weight)[0], code(x)
     a.then = ending(activation)
     call(kKernel_linear_forward, &a)
@@ -1217,10 +1222,12 @@ cdef class Program:
     cdef CProgram* program
     cdef list kept
     cdef int n_inputs, n_outputs
+    cdef int64_t parts
 
-    def __cinit__(self):
+    def __cinit__(self, int64_t parts=3):
         self.program = new CProgram()
         self.kept = []
+        self.parts = parts
 
     def __dealloc__(self):
         del self.program

@@ -5,13 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastnn as fnn
 import fastnn.functional as F
-from engines import COMPILED, Engine
+from engines import COMPILED, ENGINES, NUMPY, Engine
 from fastnn import _backends
 from fastnn import layers as L
 from nets import NETS, build
@@ -385,3 +386,32 @@ def test_users_containers_and_subclasses_compile():
     program = fnn.compile(model, x.shape)
     close(program(x), model(x))
     assert "ReLU" in program.describe()
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+@pytest.mark.parametrize("layer", ["Conv2d", "Linear"])
+def test_precisions(engine: Engine, layer: str, tmp_path: Path) -> None:
+    """Where there are tiles each tier errs as much as its parts make it, of the output's rms; elsewhere all are one."""
+    shape = (2, 48, 17, 13) if layer == "Conv2d" else (40, 300)
+    model = L.Conv2d(48, 40, 3, padding=1, rng=0) if layer == "Conv2d" else L.Linear(300, 50, rng=0)
+    x = np.random.default_rng(1).standard_normal(shape, np.float32)
+    with NUMPY.on():
+        exact = model.copy(np.float64)(x.astype(np.float64))
+    errors, outputs = {}, {}
+    with engine.on():
+        for precision in ("float32", "float32-fast", "bfloat16"):
+            program = fnn.compile(model, shape, precision=precision)
+            outputs[precision] = program(x)
+            errors[precision] = np.sqrt(np.mean((outputs[precision] - exact) ** 2) / np.mean(exact**2))
+            program.save(tmp_path / "net.fnn")
+            loaded = fnn.load_program(tmp_path / "net.fnn")
+            assert loaded.precision == program.precision == precision
+            np.testing.assert_array_equal(loaded(x), outputs[precision])
+    assert errors["float32"] < 4e-7
+    if engine.isa == "amx":
+        # 2^-16 and 2^-8 of each factor at most, a sixth of that twice in the mean square: 2.4e-6 or 6e-4 and more
+        assert 1e-6 < errors["float32-fast"] < 1e-5
+        assert 5e-4 < errors["bfloat16"] < 4e-3
+    else:
+        for precision in ("float32-fast", "bfloat16"):
+            np.testing.assert_array_equal(outputs[precision], outputs["float32"])

@@ -280,6 +280,7 @@ struct Conv2dArgs {
   void* y;
   int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
   int64_t x_last, y_last, dtype;  // channels-last; the residual lies as y
+  int64_t parts;                  // bfloat16 parts of a float on tiles: 3 is float32, 2 and 1 are faster
   double eps;
   Then then;
 };
@@ -320,7 +321,7 @@ struct ResampleArgs {
 struct LinearArgs {  // y (rows, out) = activation(x (rows, in) @ weight (out, in)^T + bias); packed as in Conv2dArgs
   const void *x, *weight, *bias, *packed;
   void* y;
-  int64_t rows, in, out, dtype;
+  int64_t rows, in, out, dtype, parts;  // parts as in Conv2dArgs
   Then then;
 };
 struct LinearBackwardArgs {  // dx, dweight, dbias may each be null. accumulate: dweight, dbias +=

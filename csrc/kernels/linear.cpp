@@ -32,7 +32,7 @@ Conv2dArgs as_convolution(const LinearArgs& q) {
   r.x = q.x, r.weight = q.weight, r.bias = q.bias, r.packed = q.packed, r.y = q.y;
   r.n = r.h = r.kh = r.kw = r.oh = 1, r.c = q.in, r.w = r.ow = q.rows, r.o = q.out;
   r.stride_h = r.stride_w = r.dilation_h = r.dilation_w = r.groups = 1;
-  r.x_last = r.y_last = 1, r.dtype = q.dtype, r.then = q.then;
+  r.x_last = r.y_last = 1, r.dtype = q.dtype, r.parts = q.parts, r.then = q.then;
   return r;
 }
 

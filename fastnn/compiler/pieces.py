@@ -37,8 +37,8 @@ class _Piece(Program):
 class PiecedProgram(Program):
     """A program some of whose layers compute in NumPy: pieces that are compiled, and those layers in between."""
 
-    def __init__(self, graph: Graph, dtype: np.dtype[Any]) -> None:
-        super().__init__(graph, dtype)
+    def __init__(self, graph: Graph, dtype: np.dtype[Any], precision: str = "float32") -> None:
+        super().__init__(graph, dtype, precision)
         constant = {node.output: node for node in graph.nodes if isinstance(node.layer, Constant)}
         self._constants = {value: node.arrays["value"] for value, node in constant.items()}
         parts = _parts(graph, constant)
@@ -53,7 +53,7 @@ class PiecedProgram(Program):
             reads = list(dict.fromkeys(v for v in _reads(part) if v not in constant))
             gives = [value for node in part for value in node.outputs if value in consumers]
             nodes = [*(constant[value] for value in needed), *part]
-            self._order.append((_Piece(Graph(reads, gives, nodes), dtype), reads, gives))
+            self._order.append((_Piece(Graph(reads, gives, nodes), dtype, precision), reads, gives))
         self._last = {value: i for i, (_, reads, _) in enumerate(self._order) for value in reads}
 
     def __call__(self, *xs: ArrayLike, out: Array | Sequence[Array] | None = None) -> Any:

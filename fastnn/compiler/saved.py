@@ -220,6 +220,7 @@ def save(program: Program, path: str | os.PathLike[str]) -> None:
     description = {
         "fastnn": __version__,
         "dtype": program.dtype.name,
+        "precision": program.precision,
         "inputs": [list(value.shape) for value in graph.inputs],
         "outputs": [numbers[value] for value in graph.outputs],
         "nodes": nodes,
@@ -273,8 +274,11 @@ def load_program(path: str | os.PathLike[str]) -> Program:
 
 def _program(description: dict[str, Any], arrays: list[np.ndarray]) -> Program:
     from .pieces import PiecedProgram
-    from .program import Program
+    from .program import PRECISIONS, Program
 
+    precision = str(description["precision"])
+    if precision not in PRECISIONS:
+        raise ValueError(f"its precision is {precision}")
     dtype = np.dtype(str(description["dtype"]))
     reader = _Reader(arrays, dtype)
     if dtype not in (np.float32, np.float64):
@@ -296,7 +300,7 @@ def _program(description: dict[str, Any], arrays: list[np.ndarray]) -> Program:
             value.shape = _shape(shape, dtype.itemsize)
         node.layer.multiply_adds(*(value.shape for value in node.inputs))  # and its tables can be printed
         str(node.layer.label())
-    return made(graph, dtype)
+    return made(graph, dtype, precision)
 
 
 def _shape(shape: Any, itemsize: int) -> tuple[int, ...]:

@@ -201,7 +201,7 @@ struct Case {
     q.n = s.n, q.c = s.c, q.h = s.h, q.w = s.w, q.o = s.o, q.kh = s.kh, q.kw = s.kw, q.oh = oh, q.ow = ow;
     q.stride_h = s.stride_h, q.stride_w = s.stride_w, q.pad_h = s.pad_h, q.pad_w = s.pad_w;
     q.dilation_h = s.dilation_h, q.dilation_w = s.dilation_w, q.groups = 1;
-    q.x_last = q.y_last = s.channels_last, q.dtype = fastnn::kFloat32;
+    q.x_last = q.y_last = s.channels_last, q.dtype = fastnn::kFloat32, q.parts = 3;
     q.then = {activation, 0.125, 0.0}, q.eps = 1e-5;
     return q;
   }

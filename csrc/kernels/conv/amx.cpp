@@ -1,5 +1,6 @@
 // conv2d_amx: float32 convolution on bfloat16 tiles (simd/tile.hpp). Every float is the sum of three bfloat16 parts; of
 // the nine products the six largest are summed in float32, smallest first (Henry, Tang, Heinecke, arXiv 1904.06376).
+// Programs may ask for two parts and three products (float32-fast), or one of each (bfloat16).
 //   step     32 input channels (a channel block) of one tap, block by block and within one tap by tap
 //   panel    32 output channels
 //   block    32 flat pixels of one panel: four tiles of sums
@@ -279,6 +280,11 @@ void fill_offsets(int64_t* offsets, const Plan& p, const Conv2dArgs& q, int64_t 
     }
 }
 
+template <int n>
+struct Parts {
+  static constexpr int value = n;
+};
+
 // ---- one task ----
 
 template <int parts>
@@ -431,6 +437,11 @@ void convolve_images(const Conv2dArgs& q) {
   }
 }
 
+template <class F>
+void in_parts(const Conv2dArgs& q, const F& f) {
+  q.parts == 3 ? f(Parts<3>{}) : q.parts == 2 ? f(Parts<2>{}) : f(Parts<1>{});
+}
+
 }  // namespace
 
 // Everything else is done by im2col, which then has packed the weights too.
@@ -440,13 +451,18 @@ static bool takes_tiles(const Conv2dArgs& q) {
 
 int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
   if (!takes_tiles(args)) return conv2d_im2col_forward_pack(args, packed);
-  const Plan p = plan_of(args, 3);
-  if (packed) pack_all_weights<3>(args, p, static_cast<uint16_t*>(packed));
-  return p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
+  int64_t size = 0;
+  in_parts(args, [&](auto parts) {
+    const Plan p = plan_of(args, parts.value);
+    if (packed) pack_all_weights<parts.value>(args, p, static_cast<uint16_t*>(packed));
+    size = p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
+  });
+  return size;
 }
 
 const char* conv2d_amx_forward_algorithm(const Conv2dArgs& args) {
-  return takes_tiles(args) ? "amx" : conv2d_im2col_forward_algorithm(args);
+  constexpr const char* names[] = {"amx, one part", "amx, two parts", "amx"};
+  return takes_tiles(args) ? names[args.parts - 1] : conv2d_im2col_forward_algorithm(args);
 }
 
 void conv2d_amx_forward(const Conv2dArgs& args) {
@@ -457,7 +473,7 @@ void conv2d_amx_forward(const Conv2dArgs& args) {
     some.x = static_cast<const float*>(args.x) + i * args.c * args.h * args.w;
     some.y = static_cast<float*>(args.y) + i * args.o * args.oh * args.ow;
     if (args.residual) some.residual = static_cast<const float*>(args.residual) + i * args.o * args.oh * args.ow;
-    convolve_images<3>(some);
+    in_parts(args, [&](auto parts) { convolve_images<parts.value>(some); });
   }
 }
 
