@@ -116,6 +116,9 @@ def test_convert_says_what_it_cannot(tmp_path: Path, network: Path, capsys: pyte
         capsys, "convert", network, "-o", "x.onnx"
     )
     assert "no such file" in refused(capsys, "convert", tmp_path / "none.onnx", "-o", target)
+    nowhere = tmp_path / "nowhere"
+    said = refused(capsys, "convert", CHECKPOINTS / "small.pth", "-o", nowhere / "out.npz")
+    assert said == f"--output: there is no folder {nowhere}"
     assert not target.exists()
 
 
@@ -210,6 +213,7 @@ def test_predict_says_what_it_cannot(
     assert "--std: expected numbers above 0" in said(network, images, "--std", "0")
     assert "--resize: expected at least" in said(network, images, "--resize", "7")
     assert "expected a path that ends in .csv or .json" in said(network, images, "--output", "x.txt")
+    assert "there is no folder" in said(network, images, "--output", tmp_path / "nowhere" / "x.csv")
     fnn.compile(L.Conv2d(3, 4, 1, rng=0), (1, 3, 8, 8)).save(tmp_path / "net.fnn")
     assert "expected a classifier, which gives (N, classes); it gives (1, 4, 8, 8)" in said(
         tmp_path / "net.fnn", images

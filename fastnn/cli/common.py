@@ -19,6 +19,7 @@ __all__ = [
     "input_shapes",
     "megabytes",
     "open_network",
+    "output",
     "output_shapes",
     "say",
     "seed",
@@ -176,4 +177,14 @@ def exists(path: Path) -> Path:
     """Return the path of a file that is there; the error names it as it was given."""
     if not path.exists():
         raise FileNotFoundError(f"{os.fspath(path)}: no such file or folder")
+    return path
+
+
+def output(path: Path, *suffixes: str) -> Path:
+    """Return where results are to go, checked before they are computed: the suffix, if given, and the folder."""
+    if suffixes and path.suffix.lower() not in suffixes:
+        *others, last = suffixes
+        raise ValueError(f"--output: expected a path that ends in {', '.join(others)} or {last}, got {str(path)!r}")
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"--output: there is no folder {path.absolute().parent}")
     return path

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from .common import WEIGHTS, Commands, count, exists, input_shapes, megabytes, open_network, say, shape
+from .common import WEIGHTS, Commands, count, exists, input_shapes, megabytes, open_network, output, say, shape
 
 __all__ = ["add"]
 
@@ -35,14 +35,12 @@ def add(commands: Commands) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    source, target = exists(options.file), options.output
-    came, goes = source.suffix.lower(), target.suffix.lower()
-    if goes == ".fnn":
+    source, target = exists(options.file), output(options.output, ".fnn", ".npz", ".safetensors")
+    came = source.suffix.lower()
+    if target.suffix.lower() == ".fnn":
         _compile(options, source, target)
-    elif goes in (".npz", ".safetensors"):
-        _copy_weights(source, target)
     else:
-        raise ValueError(f"--output: expected a path that ends in .fnn, .npz or .safetensors, got {str(target)!r}")
+        _copy_weights(source, target)
     say(f"{target}: {megabytes(target.stat().st_size)}, from {megabytes(source.stat().st_size)} of {came}")
 
 
@@ -55,7 +53,7 @@ def _compile(options: argparse.Namespace, source: Path, target: Path) -> None:
     products = sum(step.flops for step in steps) // 2
     numbers = sum(step.parameters for step in steps)
     say(
-        f"{source}: {len(steps)} steps, {numbers:,} parameters, {products:,} multiply-adds for "
+        f"{source}: {len(steps)} step{'s' * (len(steps) != 1)}, {numbers:,} parameters, {products:,} multiply-adds for "
         f"{', '.join(map(str, input_shapes(program)))}, compiled in {time.perf_counter() - began:.1f} s"
     )
     try:

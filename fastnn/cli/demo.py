@@ -14,7 +14,7 @@ import numpy as np
 from .. import _backends
 from ..errors import need
 from ..threads import get_num_threads
-from .common import Commands, count, say, seed
+from .common import Commands, count, output, say, seed
 
 __all__ = ["add"]
 
@@ -82,8 +82,7 @@ def _demo(options: argparse.Namespace) -> None:
     except ImportError:
         raise need("scikit-learn", "train", "the demo") from None
     plot.available()
-    if not options.output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder {options.output.absolute().parent}")
+    output(options.output)
     began = time.perf_counter()
     digits = load_digits()
     x, y = np.asarray(digits.images[:, None] / 16.0, np.float32), digits.target

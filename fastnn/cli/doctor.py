@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import need
-from .common import Commands, say, seed
+from .common import Commands, output, say, seed
 
 __all__ = ["add"]
 
@@ -48,8 +48,7 @@ def _doctor(options: argparse.Namespace) -> int:
     from .. import checks, plot
 
     plot.available()
-    if not options.output.absolute().parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder {options.output.absolute().parent}")
+    output(options.output)
     given = _digits(options.seed) if options.script is None else _of(options.script)
     report = checks.doctor(rng=options.seed, **given)
     say(str(report), "", f"with pictures: {report.save(options.output)}")

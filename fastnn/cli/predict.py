@@ -13,7 +13,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import need
-from .common import Commands, Progress, count, exists, input_shapes, open_network, output_shapes, say, shape, warn
+from .common import (
+    Commands,
+    Progress,
+    count,
+    exists,
+    input_shapes,
+    open_network,
+    output,
+    output_shapes,
+    say,
+    shape,
+    warn,
+)
 
 __all__ = ["add"]
 
@@ -167,8 +179,8 @@ def _predict(options: argparse.Namespace) -> None:
         import PIL.Image  # noqa: F401
     except ImportError:
         raise need("pillow", "train", "reading images") from None
-    if options.output is not None and options.output.suffix.lower() not in (".csv", ".json"):
-        raise ValueError(f"--output: expected a path that ends in .csv or .json, got {str(options.output)!r}")
+    if options.output is not None:
+        output(options.output, ".csv", ".json")
     files = _files(options.images)
     program = open_network("predict", exists(options.network), options.input and [options.input])
     prepare = _preparation(options, program)
