@@ -84,7 +84,7 @@ def _load(data: bytes, folder: str | None, where: str) -> Graph:
     except ValueError as error:
         raise FileFormatError(f"{where}not a readable ONNX file: {error}") from error
     try:
-        return Importer(model, len(data)).graph()
+        return Importer(model).graph()
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(f"{where}{error}") from None
     except ValueError as error:

@@ -32,8 +32,9 @@ __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer", "Input", "Value", "operat
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 28
 
-#: What is computed at load may be this many times larger than the file, or this large in any case.
-_FOLDED_FACTOR, _FOLDED_SMALL = 4, 64 << 20
+#: What is computed at load may take so many bytes in all: networks are passed on whose weights are made by
+#: ConstantOfShape, VGG-19's 575 MB in a file of 9 kB.
+_MOST_FOLDED = 1 << 30
 #: so many operators may stand between a shape and what is made of it
 _MOST_DERIVED = 10_000
 #: what stands for a size that a network leaves open, when shapes are tried
@@ -151,7 +152,7 @@ class Item:
 class Importer:
     """One import; `graph` is what comes of it."""
 
-    def __init__(self, model: Model, size: int) -> None:
+    def __init__(self, model: Model) -> None:
         assert model.network is not None
         self.network = model.network
         self.model = model
@@ -165,7 +166,7 @@ class Importer:
         self.makers: dict[str, Layer] = {}
         #: value of the graph -> a shape that it might have, where one was found
         self.probes: dict[str, Shape | None] = {}
-        self._budget = max(_FOLDED_SMALL, _FOLDED_FACTOR * size)
+        self._budget = _MOST_FOLDED
         # Numbers that follow from shapes: how each comes about, and the data whose shapes they need.
         self._derived: list[tuple[Operator, tuple[Value | None, ...]]] = []
 
@@ -373,8 +374,8 @@ class Importer:
         for operand in operands:
             if operand is not None and isinstance(operand.constant, Foreign):
                 raise ValueError(f"it reads {operand.constant.what}, which fastnn does not have")
-        outputs = list(node.outputs)
-        while outputs and not outputs[-1]:
+        outputs = node.outputs  # those that something reads
+        while len(outputs) > 1 and not self.readers[outputs[-1]]:
             outputs.pop()
         kind = _TABLE[node.op]
         operator = kind(node.attributes, item.opset, max(len(outputs), 1))
@@ -423,9 +424,10 @@ class Importer:
         arrays = [None if o is None else o.constant for o in operands]
         check_outputs(operator, arrays)
         found = operator.shape(*(a if a is None or i in operator.settings else a.shape for i, a in enumerate(arrays)))
-        self._budget -= sum(8 * math.prod(shape) for shape in shapes(found))
+        sizes = zip(shapes(found), dtypes, strict=False)
+        self._budget -= sum(math.prod(shape) * (8 if dtype is None else dtype.itemsize) for shape, dtype in sizes)
         if self._budget < 0:
-            raise ValueError("the constants that it makes are much larger than the file")
+            raise ValueError(f"the constants that the file makes take more than {_MOST_FOLDED >> 20} MiB")
         with np.errstate(all="ignore"):
             y = operator.compute(*arrays)  # type: ignore[arg-type]
         origins = {o.origin for o in operands if o is not None and o.origin}
@@ -466,7 +468,8 @@ class Importer:
         if key not in self._arrays:
             array = value.constant if change is None else change(value.constant)
             dtype = array.dtype if array.dtype.kind == "f" else np.float32
-            self._arrays[key] = np.array(array, dtype, order="C")
+            own = array.dtype == dtype and array.flags.carray and array.flags.owndata  # made here, and by no file
+            self._arrays[key] = array if own else np.array(array, dtype, order="C")
         return self._arrays[key]
 
     def name_of(self, item: Item, *operands: Value | None) -> str:

@@ -206,7 +206,8 @@ class _Softmax(Operator):
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         rank = len(seen[0])
         axis = axis_of(int(self.attributes.get("axis", -1 if self.opset >= 13 else 1)), rank)
-        return type(self).layer(axis) if self.opset >= 13 or axis == rank - 1 else None
+        alone = self.opset >= 13 or all(n == 1 for n in seen[0][axis + 1 :])
+        return type(self).layer(axis) if alone else None
 
 
 class Softmax(_Softmax):
