@@ -6,8 +6,18 @@ namespace {
 
 #if defined(FASTNN_ISA_AMX)
 // Tiles work on 32 pixels at a time: for an image of fewer than half of them, the products that are wasted cost more
-// than multiply-adds do. What the tiles do not take (groups, float64, few channels) conv2d_amx hands on to im2col.
-bool by_tiles(const Conv2dArgs& q) { return q.oh * q.ow >= 16; }
+// than multiply-adds do. A 1x1 convolution has few products for each pixel that it splits into parts (30 cycles for 32
+// channels, 47 where it must fill them up) and for each that it finishes (500 for a block), and multiply-adds read x
+// where it lies; 30 of those fit into a cycle. What the tiles do not take at all (groups, float64, few channels)
+// conv2d_amx hands on to im2col.
+bool by_tiles(const Conv2dArgs& q) {
+  if (q.oh * q.ow < 16) return false;
+  const bool source = q.kh * q.kw == 1 && q.stride_h * q.stride_w == 1 && q.pad_h + q.pad_w == 0;
+  if (!source || q.parts < 3) return true;
+  const int64_t blocks = (q.c + 31) / 32, panels = (q.o + 31) / 32;
+  const int64_t tiles = blocks * panels * 384 + 32 * blocks * (q.c % 32 == 0 ? 30 : 47) + panels * 500;
+  return tiles < 32 * q.c * q.o / 30;
+}
 #else
 constexpr bool by_tiles(const Conv2dArgs&) { return false; }
 #endif
