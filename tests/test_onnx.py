@@ -114,6 +114,8 @@ OPERATORS: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("Gather", [X4, np.array([[0, -1], [2, 2]])], {"axis": 1, "constants": (1,)}),
     ("GatherElements", [draw(2, 3), np.array([[0, 1, 1]])], {"axis": 0, "constants": (1,)}),
     ("Expand", [draw(3, 1), np.array([2, 1, 4])], {"constants": (1,)}),
+    ("Expand", [draw(3, 1), np.array([3, 4])], {"constants": (1,)}),
+    ("Expand", [draw(3, 1), np.array([1, 4])], {"constants": (1,)}),
     ("Tile", [draw(2, 3), np.array([2, 3])], {"constants": (1,)}),
     *((op, [X4], {"axes": [1, -1], "keepdims": k}) for op in ("ReduceMean", "ReduceMax", "ReduceMin") for k in (0, 1)),
     ("ReduceMean", [X4], {"axes": [2, 3]}),
@@ -895,7 +897,17 @@ def run_mutation(data: bytes) -> None:
 
 
 #: files that broke something once: what the mutations found
-FOUND: dict[str, bytes] = {}
+FOUND: dict[str, bytes] = {
+    "activation of whole numbers": one("Sigmoid", np.array([[1, 2]])),
+    "more axes than NumPy has": one("Expand", np.float32([[1]]), np.ones(35, np.int64), constants=(1,)),
+    "norm of one axis": one("BatchNormalization", *(np.ones(4, np.float32) for _ in range(5)), constants=(1, 2, 3, 4)),
+    "border to eat the memory": one(
+        "Conv", *(np.ones((1, 1, 4, 4), np.float32) for _ in range(2)), constants=(1,), pads=[0, 0, 1 << 30, 1]
+    ),
+    "strides to eat the memory": one(
+        "ConvTranspose", *(np.ones((1, 1, 4, 4), np.float32) for _ in range(2)), constants=(1,), strides=[1 << 30, 1]
+    ),
+}
 
 
 @pytest.mark.parametrize("name", FOUND)

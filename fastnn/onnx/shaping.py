@@ -65,9 +65,12 @@ def _per_row(shape: Shape, seen: list[Seen], twice: list[Seen] | None, shape_of:
     """Whether an operator gives each row of the batch a shape of its own, that of ``shape``, whatever the batch."""
     if not shape or not seen[0] or shape[0] != seen[0][0]:
         return False
-    return twice is None or (
-        twice[0] == (2 * seen[0][0], *seen[0][1:]) and shape_of(*twice) == (2 * shape[0], *shape[1:])
-    )
+    if twice is None or twice[0] != (2 * seen[0][0], *seen[0][1:]):
+        return twice is None
+    try:
+        return shape_of(*twice) == (2 * shape[0], *shape[1:])
+    except ShapeError:  # then the network takes one size of batch only
+        return True
 
 
 class _Reshaping(Operator):
