@@ -230,7 +230,11 @@ def max_pool2d() -> dict[str, Call]:
 def linear(rows: int, n_in: int, n_out: int) -> dict[str, Call]:
     x, w = _normal(rows, n_in), _normal(n_out, n_in, seed=1) / np.float32(math.sqrt(n_in))
     b = _normal(n_out, seed=2)
-    calls = everywhere(lambda: F.linear(x, w, b))
+    layer = L.Linear(n_in, n_out)
+    layer.load_state({"weight": w, "bias": b})
+    program = fnn.compile(layer, x.shape)
+    calls: dict[str, Call] = {"compiled, program": lambda: program(x)}
+    calls |= everywhere(lambda: F.linear(x, w, b))
     calls["BLAS of NumPy"] = lambda: x @ w.T + b
     if torch := _torch():
         xt, wt, bt = map(torch.from_numpy, (x, w, b))
@@ -253,12 +257,12 @@ def conv2d(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> dict[s
     conv.weight[...] = w
     norm.load_state({"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var})
     program = fnn.compile(L.Sequential(conv, norm, L.ReLU()), x.shape)
-    calls = {"compiled, program": lambda: program(x), **calls}
+    x_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    ours = {"compiled, program": lambda: program(x), "compiled, program channels-last": lambda: program(x_last)}
+    calls = {**ours, **calls}
     if threads.config().get("isa") == "amx":  # splits and packs its weights at every call
-        x_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
         run_on = partial(F.conv2d, weight=w, stride=stride, padding=padding, batch_norm=statistics, activation="relu")
         calls["compiled, amx"] = lambda: run_on(x, algorithm="amx")
-        calls["compiled, amx channels-last"] = lambda: run_on(x_last, algorithm="amx")
     scale = gamma / np.sqrt(var + np.float32(1e-5))
     folded, bias = w * scale[:, None, None, None], beta - mean * scale
     if torch := _torch():
@@ -626,6 +630,9 @@ WORKLOADS: tuple[Workload, ...] = (
     _conv_row(1, 64, 56, 256, 1),
     _conv_row(1, 1024, 14, 256, 1),
     _conv_row(1, 128, 56, 128, 3, 2),
+    _conv_row(1, 64, 224, 64, 3),
+    _conv_row(64, 64, 32, 64, 3),
+    _conv_row(16, 256, 56, 64, 1),
     _train_row(64, 64, 32, 64, 3),
     _train_row(16, 256, 28, 64, 1),
     _transpose_row(8, 64, 28, 32, 2, 2),
