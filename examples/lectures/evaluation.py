@@ -45,9 +45,9 @@ def ensembles(data: Data) -> Finding:
         team, _ = ensemble.snapshots(trainer, rows.train, cycles=5, epochs=3, batch_size=32, progress=False)
         result["snapshots"].append(accuracy(team, rows.test))
         result["of one cycle"].append(accuracy(team.models[-1], rows.test))
-        # A constant, high rate: the weights wander, their average does not.
+        # A constant rate: the weights wander, their average does not.
         model = mlp([data.size, 64, 64, 10], seed=10 * seed)
-        trainer = fnn.Trainer(model, optimizer=fnn.optim.SGD(0.2), rng=seed)
+        trainer = fnn.Trainer(model, optimizer=fnn.optim.SGD(0.05), rng=seed)
         trainer.fit(rows.train, epochs=10, batch_size=16, progress=False)
         mean = ensemble.Average(model)
         trainer.fit(
