@@ -320,7 +320,7 @@ def test_fine_tunes(program: bool) -> None:
     trainer = fnn.Trainer(net, optimizer=fnn.optim.Adam(lr=0.01), rng=0, program=program)
     losses = [trainer.step(x, labels) for _ in range(30)]
     assert losses[-1] < 0.7 * losses[0]
-    if program:
+    if program and fnn._backends.core() is not None:
         assert any(step is not None for step in trainer._programs.values())
 
 
