@@ -586,7 +586,7 @@ def test_unknown_operators_are_named_all_at_once() -> None:
     with pytest.raises(fnn.UnsupportedOperatorError, match=r"Loop \(opset 17; node 'first' and 1 more\), com.me.Magic"):
         fnn.onnx.load(file_of(nodes, X, Y))
     damaged(
-        file_of([node("Relu", "x", "y")], X, Y, opset=6), "opset 6; fastnn reads 7 to", fnn.UnsupportedOperatorError
+        file_of([node("Relu", "x", "y")], X, Y, opset=5), "opset 5; fastnn reads 6 to", fnn.UnsupportedOperatorError
     )
     damaged(file_of([node("Relu", "x", "y")], X, Y, opset=999), "opset 999", fnn.UnsupportedOperatorError)
     damaged(file_of([node("Cast", "x", "y", to=8, name="c")], X, Y), "node 'c' .*type 8")

@@ -26,7 +26,7 @@ __all__ = ["backend", "load", "operators"]
 
 
 def load(source: str | os.PathLike[str] | bytes) -> Graph:
-    """Load a trained network from an ONNX file, of opset 7 to 28.
+    """Load a trained network from an ONNX file, of opset 6 to 28.
 
     Convolutions, linear layers, norms, pools and activations become fastnn's own layers, whose weights are the
     ``params`` of the graph, by the names that they have in the file where those say so: "conv1.weight". So the network

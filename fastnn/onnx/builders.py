@@ -448,6 +448,8 @@ def _prelu(importer: Importer, item: Item, operands: Operands) -> bool:
     if not _weights(operands, 1) or x is None or slope is None:
         return False
     shape, rank = slope.constant.shape, importer.rank(x)
+    if item.opset < 7 and rank is not None and rank >= 2 and len(shape) == 1:  # then one for each channel
+        shape = (*shape, *[1] * (rank - 2))
     channels = rank is not None and rank >= 2 and len(shape) <= rank and ((1,) * (rank - len(shape)) + shape) == (
         1, slope.constant.size, *[1] * (rank - 2)
     )  # fmt: skip

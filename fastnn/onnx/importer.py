@@ -30,7 +30,7 @@ from .operation import Data, Derived, Operand, Operation, Operator, check_output
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer", "Input", "Value", "operators"]
 
-OLDEST_OPSET, NEWEST_OPSET = 7, 28
+OLDEST_OPSET, NEWEST_OPSET = 6, 28
 
 #: What is computed at load may take so many bytes in all: networks are passed on whose weights are made by
 #: ConstantOfShape, VGG-19's 575 MB in a file of 9 kB.
@@ -224,7 +224,7 @@ class Importer:
         unknown: dict[tuple[str, str, int], list[str]] = {}
         for item in items:
             node = item.node
-            if node.domain or node.op not in (*_TABLE, "Constant"):
+            if node.domain or node.op not in (*_TABLE, "Constant") or _differs(item):
                 unknown.setdefault((node.domain, node.op, item.opset), []).append(item.name)
         if unknown:
             parts = [
@@ -610,6 +610,15 @@ class Importer:
 
 
 _MOVES = tuple(_TABLE[name] for name in ("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Flatten"))
+
+
+def _differs(item: Item) -> bool:
+    """Whether a node of opset 6 means what it does not since: axes to spread over, or statistics of the batch."""
+    if item.opset > 6:
+        return False
+    attributes = item.node.attributes
+    trains = item.node.op in ("BatchNormalization", "Dropout") and not attributes.get("is_test", 0)
+    return trains or ("broadcast" in attributes and "axis" in attributes)
 
 
 def is_weight(value: Value) -> bool:
