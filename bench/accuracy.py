@@ -1,4 +1,5 @@
-"""The trained networks to hand on their test sets: accuracy by layers and compiled, and how far the two are apart.
+"""The trained networks to hand on their test sets: accuracy by layers and compiled, how far the two are apart, and
+accuracy in the faster precisions.
 
     FASTNN_DATA=folder python bench/accuracy.py
 
@@ -34,6 +35,7 @@ class Result:
     layers: float
     compiled: float
     difference: float
+    faster: dict[str, float]  # compiled for the other precisions, where there are tiles
 
 
 def cifar10_test(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -71,7 +73,12 @@ def measure(model: fnn.layers.Layer, x: np.ndarray, labels: np.ndarray) -> Resul
     by_program = np.concatenate([program(batch) for batch in batches])
     layers, compiled = (100.0 * float(np.mean(y.argmax(1) == labels)) for y in (by_layers, by_program))
     difference = float(np.abs(by_layers - by_program).max() / np.abs(by_layers).max())
-    return Result(len(x), layers, compiled, difference)
+    faster = {}
+    for precision in ("float32-fast", "bfloat16"):
+        program = fnn.compile(model, (BATCH, *x.shape[1:]), precision=precision)
+        found = np.concatenate([program(batch).argmax(1) for batch in batches])
+        faster[precision] = 100.0 * float(np.mean(found == labels))
+    return Result(len(x), layers, compiled, difference, faster)
 
 
 def main() -> None:
@@ -87,6 +94,8 @@ def main() -> None:
         print(f"  layers    {result.layers:.2f} %")
         print(f"  compiled  {result.compiled:.2f} %")
         print(f"  largest difference of scores {result.difference:.1e} of the largest score")
+        for precision, accuracy in result.faster.items():
+            print(f"  {precision:<12} {accuracy:.2f} %")
 
 
 if __name__ == "__main__":
