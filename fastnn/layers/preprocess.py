@@ -45,6 +45,7 @@ class Normalize(Layer):
     """
 
     statistics = ("mean", "var")
+    penalized = ()
 
     def __init__(self, mean: ArrayLike, std: ArrayLike | None = None, *, dtype: DTypeLike = np.float32) -> None:
         self.mean = _fixed("Normalize", "mean", mean, dtype)
