@@ -948,3 +948,40 @@ def test_agrees_with_the_package_on_every_file() -> None:
                     assert found == plain(expected), (path, a.name)
         count += 1
     assert count > 100
+
+
+# ---- what one file says of one weight, twice ----
+
+
+def loaded(nodes: list[bytes], shape: tuple[Any, ...], weight: Array) -> Any:
+    """A network of float32 x of ``shape``, y and the weight W."""
+    return fnn.onnx.load(file_of(nodes, [port("x", np.float32, shape)], [port("y")], [tensor("W", weight)]))
+
+
+def test_a_weight_and_itself_transposed() -> None:
+    weight, x = draw(3, 3, dtype=np.float32), draw(2, 3, dtype=np.float32)
+    transposed = node("Transpose", "W", "Wt", perm=[1, 0])
+    net = loaded([node("MatMul", "x W", "h"), transposed, node("MatMul", "h Wt", "y")], (2, 3), weight)
+    np.testing.assert_allclose(net(x), x @ weight @ weight.T, rtol=1e-5, atol=1e-6)
+    net = loaded([node("Add", "x W", "h"), transposed, node("Add", "h Wt", "y")], (3, 3), weight)
+    square = draw(3, 3, dtype=np.float32)
+    np.testing.assert_allclose(net(square), square + weight + weight.T, rtol=1e-5, atol=1e-6)
+
+
+def test_equal_moves_of_a_weight_are_one_weight() -> None:
+    moved = [node("Transpose", "W", name, perm=[1, 0]) for name in ("a", "b")]
+    nodes = [*moved, node("MatMul", "x a", "h"), node("MatMul", "h b", "y")]
+    net = loaded(nodes, (2, 3), draw(3, 3, dtype=np.float32))
+    assert len({id(array) for array in net.params.values()}) == 1
+
+
+@pytest.mark.parametrize(("op", "shape"), [("Add", (1, 5, 4, 3)), ("Mul", (1, 5, 4, 3)), ("Mul", (1, 5, 1, 1))])
+def test_what_looks_like_an_image_of_a_batch_of_one(op: str, shape: tuple[int, ...]) -> None:
+    weight = draw(*shape, dtype=np.float32)
+    net = loaded([node(op, "x W", "y")], ("batch", 5, 4, 3), weight)
+    with quiet():
+        program = fnn.compile(net, (1, 5, 4, 3))
+    for n in (1, 3):
+        x = draw(n, 5, 4, 3, dtype=np.float32)
+        for y in (net(x), program(x)):
+            np.testing.assert_allclose(y, x + weight if op == "Add" else x * weight, rtol=1e-6)

@@ -388,6 +388,21 @@ class Binary(Operator):
         return y, backward
 
 
+def _always(fits: Callable[[Seen, Seen], bool], seen: list[Seen], again: Again) -> bool:
+    """Whether two shapes fit, at other sizes of the batch too: at one image (1, C, H, W) of the file looks like x."""
+    other = again.doubled()
+    return fits(*seen) and (other is None or fits(*other))
+
+
+def _same(a: Seen, b: Seen) -> bool:
+    return a == b
+
+
+def _scales(a: Seen, b: Seen) -> bool:
+    """Whether b is a number for each channel of each image of a."""
+    return len(a) == len(b) == 4 and b == (*a[:2], 1, 1) and a[2] * a[3] != 0
+
+
 class Add(Binary):
     function = staticmethod(np.add)
     slopes = staticmethod(lambda a, b, y: (1.0, 1.0))
@@ -399,7 +414,7 @@ class Add(Binary):
         return super().compute(*xs)
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        return AddLayer() if seen[0] == seen[1] else SpreadAdd()
+        return AddLayer() if _always(_same, seen, again) else SpreadAdd()
 
 
 class Mul(Binary):
@@ -413,9 +428,7 @@ class Mul(Binary):
         return super().compute(*xs)
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        a, b = seen
-        same = a == b or (len(a) == len(b) == 4 and b == (*a[:2], 1, 1) and a[2] * a[3])
-        return MulLayer() if same else SpreadMul()
+        return MulLayer() if _always(_same, seen, again) or _always(_scales, seen, again) else SpreadMul()
 
 
 class Mod(Binary):
@@ -448,7 +461,7 @@ class Sum(Operator):
         return self.compute(*xs), lambda dy: [summed_to(dy, shape) for shape in shapes]
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        return AddLayer() if len(seen) == 2 and seen[0] == seen[1] else None
+        return AddLayer() if len(seen) == 2 and _always(_same, seen, again) else None
 
 
 class Mean(Sum):

@@ -132,8 +132,9 @@ class Value:
     constant: Any = None
     #: which step gives it, of those that follow from shapes
     derived: int | None = None
-    #: the initializer from which a constant comes
+    #: the initializer from which a constant comes, and how it was moved since: the same moves give the same array
     origin: str = ""
+    moves: str = ""
 
     @property
     def floating(self) -> bool:
@@ -387,7 +388,7 @@ class Importer:
         if len(outputs) > kind.most_outputs or len(dtypes) < len(outputs):
             raise ValueError(f"gives {min(kind.most_outputs, len(dtypes))} outputs, and {len(outputs)} are asked for")
         if all(o is None or o.constant is not None for o in operands):
-            self._fold(operator, operands, outputs, dtypes)
+            self._fold(item, operator, operands, outputs, dtypes)
             return
         if self._derives(item, operands):
             self.values[outputs[0]] = Value(dtypes[0], derived=len(self._derived))
@@ -418,7 +419,12 @@ class Importer:
         self.values[name] = Value(value.dtype, constant=kept(value))
 
     def _fold(
-        self, operator: Operator, operands: Sequence[Value | None], outputs: Sequence[str], dtypes: Sequence[Any]
+        self,
+        item: Item,
+        operator: Operator,
+        operands: Sequence[Value | None],
+        outputs: Sequence[str],
+        dtypes: Sequence[Any],
     ) -> None:
         """Compute what is constant, once."""
         arrays = [None if o is None else o.constant for o in operands]
@@ -430,10 +436,16 @@ class Importer:
             raise ValueError(f"the constants that the file makes take more than {_MOST_FOLDED >> 20} MiB")
         with np.errstate(all="ignore"):
             y = operator.compute(*arrays)  # type: ignore[arg-type]
-        origins = {o.origin for o in operands if o is not None and o.origin}
-        origin = origins.pop() if len(origins) == 1 and isinstance(operator, _MOVES) else ""
+        moved = [o for o in operands if o is not None and o.origin]
+        origin = moved[0].origin if len(moved) == 1 and isinstance(operator, _MOVES) else ""
         for name, part, dtype in zip(outputs, y if isinstance(y, tuple) else (y,), dtypes, strict=False):
-            self.values[name] = Value(dtype, constant=np.asarray(part), origin=origin)
+            array = np.asarray(part)
+            moves = ""
+            if origin:
+                moves = (
+                    f"{moved[0].moves}|{item.node.op}{sorted(item.node.attributes.items())}{array.shape}{array.dtype}"
+                )
+            self.values[name] = Value(dtype, constant=array, origin=origin, moves=moves)
 
     def _derives(self, item: Item, operands: Sequence[Value | None]) -> bool:
         """Whether what a node gives follows from shapes alone."""
@@ -464,7 +476,7 @@ class Importer:
 
     def weight(self, value: Value, how: str = "", change: Any = None) -> Array:
         """Return a constant as an array of the network's own; the same for the same initializer."""
-        key = (value.origin or id(value), how)
+        key = (value.origin or id(value), value.moves, how)
         if key not in self._arrays:
             array = value.constant if change is None else change(value.constant)
             dtype = array.dtype if array.dtype.kind == "f" else np.float32
@@ -485,7 +497,7 @@ class Importer:
         if value.data is not None:
             return value.data
         if value.constant is not None:
-            key = value.origin or f"{id(value)}"
+            key = f"{value.origin}{value.moves}" if value.origin else f"{id(value)}"
             if key not in self._emitted:
                 array = Parameter(value.constant) if is_weight(value) else Constant(value.constant)
                 new = self._emitted[key] = self.unique_value(value.origin or f"{name}:constant")
