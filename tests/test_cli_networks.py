@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -425,3 +426,11 @@ def test_bench_wrong_arguments(arguments: list[str], capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         cli.main(["bench", *arguments])
     assert "expected" in capsys.readouterr().err
+
+
+def test_info_reads_no_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "net.onnx"
+    os.mkfifo(path)
+    done = run("info", str(path))
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"fastnn info: {path}: not a regular file"

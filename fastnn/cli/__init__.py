@@ -37,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MissingDependencyError, MemoryError, OSError, ValueError) as error:
         print(f"fastnn {options.command}: {str(error) or type(error).__name__}", file=sys.stderr)
         return 1
+    except (TypeError, IndexError) as error:  # what an operator makes of numbers that it was not meant for
+        print(f"fastnn {options.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print(f"\nfastnn {options.command}: interrupted", file=sys.stderr)
         return 130

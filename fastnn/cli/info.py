@@ -90,6 +90,8 @@ def _onnx(path: Path, given: list[tuple[int, ...]] | None) -> None:
     from ..errors import FileFormatError
     from ..onnx.model import parse
 
+    if not path.is_file():  # a pipe would block, a device never end
+        raise FileFormatError(f"{path}: not a regular file")
     try:
         model = parse(path.read_bytes(), str(path.parent))
     except ValueError as error:

@@ -35,6 +35,8 @@ __all__ = ["load_program", "save"]
 _MOST_BYTES = 64 << 30
 #: No number of a layer is larger, be it a size, a count or an index.
 _MOST = 1 << 63
+#: of one node; a file that says more would make values without end
+_MOST_OUTPUTS = 1 << 10
 
 
 @cache
@@ -334,7 +336,7 @@ def _node(reader: _Reader, entry: dict[str, Any], values: list[Value]) -> Node:
         name=str(entry["name"]),
         layer=reader.layer(entry["layer"], entry["options"], arrays),
         inputs=[values[_index(i, len(values))] for i in entry["inputs"]],
-        outputs=[Value(()) for _ in range(_index(entry["outputs"], 1 << 16))],
+        outputs=[Value(()) for _ in range(_index(entry["outputs"], _MOST_OUTPUTS))],
         arrays=arrays,
         activation=activation,
         residual=None if residual is None else values[_index(residual, len(values))],
