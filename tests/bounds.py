@@ -465,7 +465,7 @@ def _groups(x: Array, o: Arrays) -> tuple[int, Callable[[Array], Array], Callabl
         shape = o["normalized_shape"]
         m, affine = int(np.prod(shape)), lambda v: v
     else:
-        m = x.size // max(1, len(x) * o.get("num_groups", x.shape[1]))
+        m = x.size // max(1, len(x) * (o.get("num_groups") or x.shape[1]))
         affine = lambda v: _channels(v, x)  # noqa: E731
 
     def mean(v: Array) -> Array:
