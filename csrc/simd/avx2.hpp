@@ -245,7 +245,7 @@ FASTNN_INLINE Vec<T> zero() {
 }
 template <class T>
 FASTNN_INLINE Vec<T> mul_error(Vec<T> a, Vec<T> b, Vec<T> product) {
-  return -fnma(a, b, product);
+  return fma(a, b, -product);  // -fnma(a, b, product) would make -0 of an exact product
 }
 template <class T>
 FASTNN_INLINE Mask<T> mask_from_bits(uint32_t bits);

@@ -182,7 +182,7 @@ FASTNN_INLINE Vec<T> divide_parts(Vec<T> a, Vec<T> b, Vec<T> b_low, Vec<T>& low)
 // ---- by template, for code that is written once for both types ----
 template <class T>
 FASTNN_INLINE Vec<T> mul_error(Vec<T> a, Vec<T> b, Vec<T> product) {
-  return -fnma(a, b, product);
+  return fma(a, b, -product);  // -fnma(a, b, product) would make -0 of an exact product
 }
 template <class T>
 FASTNN_INLINE Vec<T> zero() {
