@@ -86,6 +86,9 @@ class Unary(Operator):
     def compute(self, *xs: Array) -> Array:
         return type(self).function(xs[0]).astype(xs[0].dtype, copy=False)
 
+    def work(self, given: Sequence[Shape], out: int) -> int:
+        return 100 * out if type(self).function is erf else 2 * out  # which takes some hundred steps, in float64
+
     def forward(self, *xs: Array) -> Any:
         x, y = xs[0], self.compute(*xs)
         return y, lambda dy: (dy * type(self).slope(x, y),)

@@ -7,11 +7,10 @@ the shapes of the arrays that come. `builders` says which operators become fastn
 from __future__ import annotations
 
 import heapq
-import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -26,7 +25,7 @@ from . import elementwise, reducing, shaping, windows
 from .fusions import fuse
 from .model import MAX_NODES, Foreign, Function, Model, Node, Port, Reference
 from .moves import check_size
-from .operation import Data, Derived, Operand, Operation, Operator, check_outputs
+from .operation import Budget, Data, Derived, Operand, Operation, Operator
 
 __all__ = ["NEWEST_OPSET", "OLDEST_OPSET", "Importer", "Input", "Value", "operators"]
 
@@ -35,8 +34,15 @@ OLDEST_OPSET, NEWEST_OPSET = 6, 28
 #: What is computed at load may take so many bytes in all: networks are passed on whose weights are made by
 #: ConstantOfShape, VGG-19's 575 MB in a file of 9 kB.
 _MOST_FOLDED = 1 << 30
-#: so many operators may stand between a shape and what is made of it
-_MOST_DERIVED = 10_000
+#: How many numbers may be read, written, and multiplied and added for it; each call of NumPy counts as some thousand.
+#: Seconds: sums of 2^28 numbers take 0.2 s, products of matrices less, convolutions in NumPy five times as long.
+_MOST_WORK = 1 << 32
+#: so many operators may stand between a shape and what is made of it, for each and for all that ask
+_MOST_DERIVED, _MOST_ASKED = 10_000, 50_000
+#: what functions stand for may have so many inputs, outputs and attributes; networks have some ten for each node
+_MOST_WRITTEN = 10 * MAX_NODES
+#: of a name in a function that becomes part of others
+_LONGEST_NAME = 80
 #: what stands for a size that a network leaves open, when shapes are tried
 _BATCH, _OPEN = 2, 224
 
@@ -134,7 +140,7 @@ class Value:
     derived: int | None = None
     #: the initializer from which a constant comes, and how it was moved since: the same moves give the same array
     origin: str = ""
-    moves: str = ""
+    moves: int = 0
 
     @property
     def floating(self) -> bool:
@@ -150,6 +156,24 @@ class Item:
     name: str
 
 
+class _Step(NamedTuple):
+    """One operator between shapes and numbers that follow from them."""
+
+    item: Item
+    operator: Operator
+    operands: tuple[Value | None, ...]
+    value: Value
+
+
+class _Program(NamedTuple):
+    """How a number follows from shapes: see `Derived`; ``sources`` are values here, and those that were made of it."""
+
+    steps: list[Any]
+    constants: dict[int, Any]
+    sources: dict[int, Value]
+    made: dict[tuple[int, ...], Derived]
+
+
 class Importer:
     """One import; `graph` is what comes of it."""
 
@@ -159,17 +183,27 @@ class Importer:
         self.model = model
         self.values: dict[str, Value] = {}
         self.nodes: list[GraphNode] = []
-        self._names: set[str] = set()
-        self._data_names: set[str] = set()
+        self._names = _Names()
+        self._data_names = _Names()
         self._arrays: dict[Any, Array] = {}
-        self._emitted: dict[str, str] = {}
+        self._emitted: dict[Any, str] = {}
         #: value of the graph -> the layer that gives it, where nothing else has been merged behind it
         self.makers: dict[str, Layer] = {}
         #: value of the graph -> a shape that it might have, where one was found
         self.probes: dict[str, Shape | None] = {}
-        self._budget = _MOST_FOLDED
-        # Numbers that follow from shapes: how each comes about, and the data whose shapes they need.
-        self._derived: list[tuple[Operator, tuple[Value | None, ...]]] = []
+        self._budget = Budget(_MOST_FOLDED, _MOST_WORK)
+        #: initializers of which there is an array of the network's own
+        self._copied: set[str] = set()
+        #: how constants were moved -> its number
+        self._moves: dict[Any, int] = {}
+        #: arrays of the file -> the constant that is made of each
+        self._constants: dict[int, Value] = {}
+        # Numbers that follow from shapes: how each comes about.
+        self._derived: list[_Step] = []
+        self._asked = 0
+        self._programs: dict[int, _Program] = {}
+        #: what they take while shapes are tried; empty once that is over
+        self._trying = [Budget(_MOST_FOLDED, _MOST_WORK)]
 
     # ---- the whole ----
 
@@ -211,6 +245,7 @@ class Importer:
                 raise ValueError(f"node {item.name!r} ({item.node.op}, opset {item.opset}): {error}") from error
         outputs = self._outputs()
         self._drop_dead(outputs)
+        self._trying.clear()
         return Graph(*self.nodes, inputs=[port.name for port in inputs], outputs=outputs)
 
     def _check_opsets(self) -> None:
@@ -225,7 +260,7 @@ class Importer:
         unknown: dict[tuple[str, str, int], list[str]] = {}
         for item in items:
             node = item.node
-            if node.domain or node.op not in (*_TABLE, "Constant") or _differs(item):
+            if node.domain or not (node.op in _TABLE or node.op == "Constant") or _differs(item):
                 unknown.setdefault((node.domain, node.op, item.opset), []).append(item.name)
         if unknown:
             parts = [
@@ -246,7 +281,7 @@ class Importer:
             )
         if port.name in self.values:
             raise ValueError(f"two inputs are called {port.name!r}")
-        self._data_names.add(port.name)
+        self._data_names.take(port.name)
         probe = None
         if port.shape is not None:
             probe = tuple(d if isinstance(d, int) else _OPEN if i else _BATCH for i, d in enumerate(port.shape))
@@ -292,20 +327,27 @@ class Importer:
     def _expanded(self) -> list[Item]:
         """The nodes, with those that the file defines itself replaced by what they stand for."""
         functions, found = self.model.functions, []  # type: dict[Any, Function], list[Item]
-        pending = [(node, self.model.opsets, 0) for node in reversed(self.network.nodes)]
-        steps = 0
+        versions, none = self.model.opsets, {}  # type: dict[str, int], dict[str, int]
+        pending = [(node, none, 0) for node in reversed(self.network.nodes)]
+        steps = written = 0
         while pending:
-            node, opsets, depth = pending.pop()
+            node, own, depth = pending.pop()
             steps += 1
             function = functions.get((node.domain, node.op, node.overload))
             if function is None:
-                name = node.name or f"{node.op}_{len(found)}"
-                found.append(Item(node, opsets.get(node.domain, 0), name))
+                opset = own.get(node.domain, versions.get(node.domain, 0))
+                found.append(Item(node, opset, node.name or f"{node.op}_{len(found)}"))
                 continue
             if depth >= 32 or steps > MAX_NODES or len(pending) + len(function.nodes) > MAX_NODES:
                 raise ValueError(f"function {function.name!r} calls itself, or stands for more than {MAX_NODES} nodes")
-            inner = [(n, {**opsets, **function.opsets}, depth + 1) for n in _inlined(node, function, steps)]
-            pending.extend(reversed(inner))
+            inner = _inlined(node, function, steps)
+            written += sum(len(n.inputs) + len(n.outputs) + len(n.attributes) for n in inner)
+            if written > _MOST_WRITTEN:
+                raise ValueError(
+                    f"node {node.name!r}: what functions stand for has more than {_MOST_WRITTEN} inputs, outputs and "
+                    "attributes"
+                )
+            pending.extend((n, function.opsets, depth + 1) for n in reversed(inner))
         return found
 
     def _ordered(self, items: list[Item]) -> list[Item]:
@@ -391,8 +433,8 @@ class Importer:
             self._fold(item, operator, operands, outputs, dtypes)
             return
         if self._derives(item, operands):
-            self.values[outputs[0]] = Value(dtypes[0], derived=len(self._derived))
-            self._derived.append((operator, tuple(operands)))
+            value = self.values[outputs[0]] = Value(dtypes[0], derived=len(self._derived))
+            self._derived.append(_Step(item, operator, tuple(operands), value))
             return
         from .builders import BUILDERS
 
@@ -410,13 +452,17 @@ class Importer:
         if isinstance(value, (Foreign, Reference)) or kind in ("value_string", "value_strings", "sparse_value"):
             self.values[name] = Value(None, constant=value if isinstance(value, Foreign) else Foreign("a string"))
             return
+        if isinstance(value, np.ndarray) and id(value) in self._constants:  # of a function that is called again
+            self.values[name] = self._constants[id(value)]
+            return
+        stored = value
         if kind in ("value_int", "value_ints"):
             value = np.array(value, np.int64)
         elif kind in ("value_float", "value_floats"):
             value = np.array(value, np.float32)
         elif kind != "value" or not isinstance(value, np.ndarray):
             raise ValueError(f"has no value but {kind!r}")
-        self.values[name] = Value(value.dtype, constant=kept(value))
+        self.values[name] = self._constants[id(stored)] = Value(value.dtype, constant=kept(value))
 
     def _fold(
         self,
@@ -428,23 +474,17 @@ class Importer:
     ) -> None:
         """Compute what is constant, once."""
         arrays = [None if o is None else o.constant for o in operands]
-        check_outputs(operator, arrays)
-        found = operator.shape(*(a if a is None or i in operator.settings else a.shape for i, a in enumerate(arrays)))
-        sizes = zip(shapes(found), dtypes, strict=False)
-        self._budget -= sum(math.prod(shape) * (8 if dtype is None else dtype.itemsize) for shape, dtype in sizes)
-        if self._budget < 0:
-            raise ValueError(f"the constants that the file makes take more than {_MOST_FOLDED >> 20} MiB")
+        self._budget.spend(operator, arrays, dtypes)
         with np.errstate(all="ignore"):
             y = operator.compute(*arrays)  # type: ignore[arg-type]
         moved = [o for o in operands if o is not None and o.origin]
         origin = moved[0].origin if len(moved) == 1 and isinstance(operator, _MOVES) else ""
         for name, part, dtype in zip(outputs, y if isinstance(y, tuple) else (y,), dtypes, strict=False):
             array = np.asarray(part)
-            moves = ""
+            moves = 0
             if origin:
-                moves = (
-                    f"{moved[0].moves}|{item.node.op}{sorted(item.node.attributes.items())}{array.shape}{array.dtype}"
-                )
+                move = moved[0].moves, item.node.op, repr(sorted(item.node.attributes.items())), array.shape, dtype
+                moves = self._moves.setdefault(move, len(self._moves) + 1)
             self.values[name] = Value(dtype, constant=array, origin=origin, moves=moves)
 
     def _derives(self, item: Item, operands: Sequence[Value | None]) -> bool:
@@ -460,24 +500,20 @@ class Importer:
 
     def unique(self, name: str) -> str:
         """Return a name for a node that no other has."""
-        return _fresh(name or "node", self._names)
+        return self._names.take(name or "node")
 
     def unique_value(self, name: str) -> str:
         """Return a name for a value that no other has."""
-        taken = self._data_names
-        if name not in taken and name not in self.values:
-            taken.add(name)
-            return name
-        i = 2
-        while f"{name}_{i}" in taken or f"{name}_{i}" in self.values:
-            i += 1
-        taken.add(f"{name}_{i}")
-        return f"{name}_{i}"
+        return self._data_names.take(name, self.values)
 
     def weight(self, value: Value, how: str = "", change: Any = None) -> Array:
         """Return a constant as an array of the network's own; the same for the same initializer."""
         key = (value.origin or id(value), value.moves, how)
         if key not in self._arrays:
+            if value.origin in self._copied:  # one for each way in which it is used
+                self._budget.take(value.constant.nbytes)
+            elif value.origin:
+                self._copied.add(value.origin)
             array = value.constant if change is None else change(value.constant)
             dtype = array.dtype if array.dtype.kind == "f" else np.float32
             own = array.dtype == dtype and array.flags.carray and array.flags.owndata  # made here, and by no file
@@ -497,7 +533,7 @@ class Importer:
         if value.data is not None:
             return value.data
         if value.constant is not None:
-            key = f"{value.origin}{value.moves}" if value.origin else f"{id(value)}"
+            key = value.origin or id(value), value.moves
             if key not in self._emitted:
                 array = Parameter(value.constant) if is_weight(value) else Constant(value.constant)
                 new = self._emitted[key] = self.unique_value(value.origin or f"{name}:constant")
@@ -505,37 +541,86 @@ class Importer:
                 self.probes[new] = value.constant.shape
             return self._emitted[key]
         sources: dict[str, int] = {}
-        layer = Operation(_TABLE["Identity"]({}, NEWEST_OPSET), [self._program(value, sources)])
+        program = self._program(value, sources)
+        if program is None:
+            self._unroll(value)
+            assert value.data is not None
+            return value.data
+        layer = Operation(_TABLE["Identity"]({}, NEWEST_OPSET), [program])
         layer.floating = False
         value.data = self.unique_value(name)
         self.nodes.append(GraphNode(self.unique(name), layer, *sources, outputs=[value.data]))
         self.probes[value.data] = self._probe(layer, sources)
         return value.data
 
-    def _program(self, value: Value, reads: dict[str, int]) -> Derived:
-        """How a value follows from shapes; ``reads`` are the arrays that the layer reads, to which those are added."""
+    def _program(self, value: Value, reads: dict[str, int]) -> Derived | None:
+        """How a value follows from shapes; ``reads`` are the arrays that the layer reads, to which those are added.
+
+        None where too many steps were asked for: each value has all of its own, and of a long chain each may be read.
+        """
+        assert value.derived is not None
+        program = self._programs.get(value.derived)
+        if program is None:
+            needed = self._steps_to(value, lambda steps: self._asked + len(steps) > _MOST_ASKED)
+            if needed is None:
+                self._asked = _MOST_ASKED
+                return None
+            self._asked += len(needed)
+            program = self._programs[value.derived] = _Program([], {}, {}, {})
+            for step in needed:
+                numbers = []
+                for operand in self._derived[step].operands:
+                    number = None if operand is None else operand.derived
+                    if number is None:
+                        number = -1 - len(program.constants) - len(program.sources)
+                        if operand is not None and operand.constant is None:
+                            program.sources[number] = operand
+                        else:
+                            program.constants[number] = None if operand is None else operand.constant
+                    numbers.append(number)
+                program.steps.append((self._derived[step].operator, tuple(numbers), (step,)))
+        places = {
+            number: reads.setdefault(self.data(source, "shape"), len(reads))
+            for number, source in program.sources.items()
+        }
+        key = tuple(places.values())
+        if key not in program.made:
+            program.made[key] = Derived(program.steps, program.constants, places, value.derived, self._trying)
+        return program.made[key]
+
+    def _steps_to(self, value: Value, stop: Callable[[set[int]], bool], known: bool = False) -> list[int] | None:
+        """The steps that a value needs, in order, or None where there are too many; without those ``known`` as data."""
         assert value.derived is not None
         needed, pending = set(), [value.derived]
         while pending:
             step = pending.pop()
-            if step not in needed:
-                needed.add(step)
-                pending += [o.derived for o in self._derived[step][1] if o is not None and o.derived is not None]
-        steps, constants, sources = [], {}, {}  # type: list[Any], dict[int, Any], dict[int, int]
-        for step in sorted(needed):
-            operator, operands = self._derived[step]
-            numbers = []
-            for operand in operands:
-                number = None if operand is None else operand.derived
-                if number is None:
-                    number = -1 - len(constants) - len(sources)
-                    if operand is not None and operand.constant is None:
-                        sources[number] = reads.setdefault(self.data(operand, "shape"), len(reads))
-                    else:
-                        constants[number] = None if operand is None else operand.constant
-                numbers.append(number)
-            steps.append((operator, tuple(numbers), (step,)))
-        return Derived(steps, constants, sources, value.derived)
+            if step in needed:
+                continue
+            needed.add(step)
+            if stop(needed):
+                return None
+            pending += [
+                o.derived
+                for o in self._derived[step].operands
+                if o is not None and o.derived is not None and not (known and o.data is not None)
+            ]
+        return sorted(needed)
+
+    def _unroll(self, value: Value) -> None:
+        """Make layers of the steps to a value, each once, so that it and those before are data."""
+        for number in self._steps_to(value, lambda needed: False, known=True) or ():
+            step = self._derived[number]
+            reads: dict[str, int] = {}
+            bound: list[Operand] = [
+                o if o is None else o.constant if o.constant is not None
+                else Data(reads.setdefault(self.data(o, step.item.name), len(reads)))
+                for o in step.operands
+            ]  # fmt: skip
+            layer = Operation(step.operator, bound)
+            layer.floating = False
+            step.value.data = self.unique_value(step.item.node.outputs[0])
+            self.nodes.append(GraphNode(self.unique(step.item.name), layer, *reads, outputs=[step.value.data]))
+            self.probes[step.value.data] = self._probe(layer, reads)
 
     def emit(self, item: Item, layer: Layer, inputs: Sequence[Value], name: str = "", output: str = "") -> Value:
         """Add a layer of one output, which is the item's unless another name is given; return its value."""
@@ -590,8 +675,8 @@ class Importer:
                 or not (operand.floating and (item.node.op in _LOWERED or is_weight(operand)))
             ):
                 bound.append(operand.constant)
-            elif operand.data is None and operand.derived is not None:
-                bound.append(self._program(operand, reads))
+            elif operand.data is None and operand.derived is not None and (program := self._program(operand, reads)):
+                bound.append(program)
             else:
                 bound.append(Data(reads.setdefault(self.data(operand, item.name), len(reads))))
         layer = Operation(operator, bound)
@@ -653,22 +738,31 @@ def kept(array: Array) -> Array:
     return array.astype(np.float32) if array.dtype == np.float16 else array
 
 
-def _fresh(name: str, taken: set[str]) -> str:
-    found, i = name, 2
-    while found in taken:
-        found, i = f"{name}_{i}", i + 1
-    taken.add(found)
-    return found
+class _Names:
+    """Names that are given once each; the next of many equal ones is found at once."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._counts: dict[str, int] = {}
+
+    def take(self, name: str, others: Container[str] = ()) -> str:
+        """Return the name, or with a number behind it, so that it is neither taken nor one of ``others``."""
+        found, i = name, self._counts.get(name, 2)
+        while found in self._taken or found in others:
+            found, i = f"{name}_{i}", i + 1
+        self._counts[name] = i
+        self._taken.add(found)
+        return found
 
 
 def _cycle(items: list[Item], makers: dict[str, int], waiting: list[int]) -> str:
     """Some nodes that read one another."""
     at = next(i for i, count in enumerate(waiting) if count)
-    path: list[int] = []
+    path: dict[int, int] = {}
     while at not in path:
-        path.append(at)
+        path[at] = len(path)
         at = next(makers[n] for n in items[at].node.inputs if n in makers and waiting[makers[n]])
-    circle = [*path[path.index(at) :], at]
+    circle = [*list(path)[path[at] :], at]
     return " <- ".join(repr(items[i].name) for i in circle[:12])
 
 
@@ -676,26 +770,28 @@ def _inlined(node: Node, function: Function, number: int) -> list[Node]:
     """The nodes that a call of a function stands for, with the names of its values and attributes put in."""
     if len(node.inputs) > len(function.inputs) or len(node.outputs) > len(function.outputs):
         raise ValueError(f"node {node.name!r} calls {function.name!r} with more inputs or outputs than it has")
-    names = dict.fromkeys(function.inputs, "") | dict(zip(function.inputs, node.inputs, strict=False))
+    names = dict(zip(function.inputs, node.inputs, strict=False))
     names |= {inner: outer for inner, outer in zip(function.outputs, node.outputs, strict=False) if outer}
-    prefix = node.name or f"{function.name}_{number}"
+    # Cut, for names of names of names would be as long as the file; the numbers keep those of values apart.
+    prefix = (node.name or f"{function.name}_{number}")[:_LONGEST_NAME]
 
     def renamed(name: str) -> str:
         if name and name not in names:
-            names[name] = f"{prefix}/{number}/{name}"
+            absent = name in function.parameters
+            names[name] = "" if absent else f"{prefix}/{number}.{len(names)}/{name[:_LONGEST_NAME]}"
         return names.get(name, "")
 
-    given = {**function.defaults, **node.attributes}
     found = []
     for inner in function.nodes:
         attributes = {}
         for key, value in inner.attributes.items():
-            if isinstance(value, Reference):
-                if value.name in given:
-                    attributes[key] = given[value.name]
-            else:
+            if not isinstance(value, Reference):
                 attributes[key] = value
+            elif value.name in node.attributes:
+                attributes[key] = node.attributes[value.name]
+            elif value.name in function.defaults:
+                attributes[key] = function.defaults[value.name]
         inputs, outputs = [renamed(n) for n in inner.inputs], [renamed(n) for n in inner.outputs]
-        name = f"{prefix}/{inner.name or inner.op}"
+        name = f"{prefix}/{(inner.name or inner.op)[:_LONGEST_NAME]}"
         found.append(Node(inner.op, inner.domain, name, inputs, outputs, attributes, inner.overload))
     return found

@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ _OTHER_TYPES = {8: "string", 14: "complex64", 15: "complex128", 16: "bfloat16", 
 
 #: A node takes some hundred bytes here and may take ten in the file; networks have thousands.
 MAX_NODES = 200_000
+#: bytes beside the network that may be named again and again
+_EQUAL_DATA = 16 << 20
 #: as many as NumPy has, less one for what operators add
 MAX_RANK = 32
 
@@ -100,6 +103,11 @@ class Function:
     defaults: dict[str, Any] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     opsets: dict[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def parameters(self) -> frozenset[str]:
+        """The names of its inputs."""
+        return frozenset(self.inputs)
 
 
 @dataclass
@@ -427,9 +435,17 @@ def _outside(name: str, where: dict[str, str], external: External, size: int) ->
 
 
 def _external(folder: str | None) -> External:
-    """A reader of what lies in the folder, and nowhere else."""
+    """A reader of what lies in the folder, and nowhere else; what several tensors name is read once.
+
+    Files tie weights by naming one piece twice, and may put equal numbers into one. As each tensor becomes an array of
+    the network's own, they may name a few times as much as there is.
+    """
+    pieces: dict[tuple[str, int, int], memoryview] = {}
+    sizes: dict[str, int] = {}
+    named = 0
 
     def read(location: str, offset: int, size: int | None) -> memoryview:
+        nonlocal named
         if folder is None:
             raise ValueError(f"its data lie in the file {location!r}; load the network by its path, not from bytes")
         home = os.path.realpath(folder)
@@ -441,11 +457,18 @@ def _external(folder: str | None) -> External:
             raise ValueError(f"{location!r} is not a regular file")
         if size is None or offset + size > state.st_size:
             raise ValueError(f"it takes {size} bytes at {offset} of {location!r}, which has {state.st_size}")
-        with open(path, "rb") as file:
-            file.seek(offset)
-            data = file.read(size)
-        if len(data) != size:
-            raise ValueError(f"{location!r} is cut")
-        return memoryview(data)
+        sizes[path] = state.st_size
+        named += size
+        if named > 4 * sum(sizes.values()) + _EQUAL_DATA:
+            raise ValueError(f"with those before it {named:,} bytes are named of files of {sum(sizes.values()):,}")
+        piece = path, offset, size
+        if piece not in pieces:
+            with open(path, "rb") as file:
+                file.seek(offset)
+                data = file.read(size)
+            if len(data) != size:
+                raise ValueError(f"{location!r} is cut")
+            pieces[piece] = memoryview(data)
+        return pieces[piece]
 
     return read

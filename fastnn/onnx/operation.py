@@ -7,6 +7,7 @@ has a kernel for what an operator does on given shapes, `Operator.lower` says so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -14,11 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import ShapeError
-from ..layers.base import Array, Backward, Layer, Shape
+from ..layers.base import Array, Backward, Layer, Shape, shapes
 from ..random import RNG
 from .moves import Bound, check_size
 
-__all__ = ["Again", "Data", "Derived", "Operation", "Operator", "Rule", "summed_to"]
+__all__ = ["Again", "Budget", "Data", "Derived", "Operation", "Operator", "Rule", "summed_to"]
 
 #: what `Operator.shape` sees of an operand: its shape, its numbers where the operator asks for them, None for none
 Seen = Any
@@ -104,6 +105,10 @@ class Operator:
 
         return y, backward
 
+    def work(self, given: Sequence[Shape], out: int) -> int:
+        """Return how many numbers are read and written, or multiplied and added, for ``out`` of the outputs."""
+        return out * max(len(given), 1) + sum(map(math.prod, given))
+
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         """Return a layer of fastnn's that does the same on floating-point data of these shapes, if there is one.
 
@@ -118,6 +123,33 @@ class Operator:
 
     def label(self) -> str:
         return type(self).__name__
+
+
+class Budget:
+    """What may be computed of numbers that stand in a file, or follow from shapes: so many bytes, and so much work."""
+
+    #: a call of NumPy takes microseconds, in which it computes so many numbers
+    CALL: ClassVar[int] = 1 << 12
+
+    def __init__(self, size: int = 1 << 30, work: int = 1 << 32) -> None:
+        self._size, self._work = self._bytes, self._left = size, work
+
+    def take(self, size: int) -> None:
+        """Take bytes, or raise where they are not left."""
+        self._bytes -= size
+        if self._bytes < 0:
+            raise ShapeError(f"the constants that the file makes take more than {self._size >> 20} MiB")
+
+    def spend(
+        self, operator: Operator, operands: Sequence[Array | None], dtypes: Sequence[np.dtype[Any] | None] = ()
+    ) -> None:
+        """Take what an operator needs, or raise before it computes; its outputs have 8 bytes where nothing is said."""
+        counts = [math.prod(shape) for shape in shapes(check_outputs(operator, operands))]
+        sizes = [8 if dtype is None else dtype.itemsize for dtype in dtypes] or [8] * len(counts)
+        self.take(sum(n * size for n, size in zip(counts, sizes, strict=False)))
+        self._left -= operator.work([x.shape for x in operands if x is not None], sum(counts)) + self.CALL
+        if self._left < 0:
+            raise ShapeError(f"to compute the constants that the file makes takes more than {self._work:,} operations")
 
 
 class Data:
@@ -140,12 +172,15 @@ class Derived:
         constants: dict[int, Array | None],
         sources: dict[int, int],
         result: int,
+        trying: list[Budget] | None = None,
     ) -> None:
         self._steps, self._constants, self._sources, self._result = steps, constants, sources, result
         self._known: dict[tuple[Shape, ...], Array] = {}
+        #: what all of a network may take together while it is loaded; later each call has a budget of its own
+        self._trying = trying
 
     #: what is not stored in files
-    remembered: ClassVar[tuple[str, ...]] = ("_known",)
+    remembered: ClassVar[tuple[str, ...]] = ("_known", "_trying")
 
     def __call__(self, shapes: Sequence[Shape]) -> Array:
         key = tuple(tuple(shapes[i]) for i in self._sources.values())
@@ -157,13 +192,14 @@ class Derived:
         return value
 
     def _evaluate(self, shapes: tuple[Shape, ...]) -> Array:
+        budget = self._trying[0] if self._trying else Budget()
         values: dict[int, Any] = dict(self._constants)
         for value, shape in zip(self._sources, shapes, strict=True):
             values[value] = np.broadcast_to(np.float32(0), shape)  # of this shape, and without memory
         with np.errstate(all="ignore"):
             for operator, inputs, outputs in self._steps:
                 given = [values[i] for i in inputs]
-                check_outputs(operator, given)
+                budget.spend(operator, given)
                 y = operator.compute(*given)
                 for i, part in zip(outputs, y if isinstance(y, tuple) else (y,), strict=False):
                     values[i] = np.asarray(part)
@@ -181,11 +217,12 @@ def seen_of(operator: Operator, operands: Sequence[Array | None]) -> list[Seen]:
     return [x if x is None or i in operator.settings else x.shape for i, x in enumerate(operands)]
 
 
-def check_outputs(operator: Operator, operands: Sequence[Array | None]) -> None:
-    """Raise where the operator would give more than it may, before it does."""
+def check_outputs(operator: Operator, operands: Sequence[Array | None]) -> Any:
+    """Return the shape of the output, or of several; raise where the operator would give more than it may."""
     shape = operator.shape(*seen_of(operator, operands))
     for one in shape if shape and isinstance(shape[0], tuple) else (shape,):
         check_size(one)
+    return shape
 
 
 Operand = Data | Derived | np.ndarray | None

@@ -235,6 +235,9 @@ def _matmul_shape(a: Shape, b: Shape) -> Shape:
 class MatMul(Operator):
     arity = (2, 2)
 
+    def work(self, given: Sequence[Shape], out: int) -> int:
+        return out * given[0][-1]
+
     def shape(self, *seen: Seen) -> Shape:
         return _matmul_shape(*seen)
 
@@ -260,6 +263,9 @@ class Gemm(Operator):
     """alpha A B + beta C, of which A and B may be transposed."""
 
     arity = (2, 3)
+
+    def work(self, given: Sequence[Shape], out: int) -> int:
+        return out * max(given[0])
 
     def _sides(self, a: Any, b: Any) -> tuple[Any, Any]:
         flip = (lambda x: x[::-1]) if isinstance(a, tuple) else (lambda x: x.T)

@@ -125,8 +125,15 @@ def geometry(attributes: dict[str, Any], size: Sequence[int], kernel: Sequence[i
 # ---- convolutions ----
 
 
+#: a step of Python for each tap, as so many numbers
+_TAP = 1 << 14
+
+
 class Conv(Operator):
     arity = (2, 3)
+
+    def work(self, given: Sequence[Shape], out: int) -> int:
+        return out * math.prod(given[1][1:]) + _TAP * math.prod(given[1][2:])
 
     def _geometry(self, x: Shape, w: Shape) -> Geometry:
         groups = int(self.attributes.get("group", 1))
@@ -188,6 +195,9 @@ def check_strides(stride: Sequence[int], more: Sequence[int], kernel: Sequence[i
 
 class ConvTranspose(Operator):
     arity = (2, 3)
+
+    def work(self, given: Sequence[Shape], out: int) -> int:
+        return out + math.prod(given[0]) * math.prod(given[1][1:]) + _TAP * math.prod(given[1][2:])
 
     def _pads(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[list[int], list[int]]:
         """What is cut off before, and the size of the result."""
@@ -287,6 +297,10 @@ class ConvTranspose(Operator):
 
 
 class _Pool(Operator):
+    def work(self, given: Sequence[Shape], out: int) -> int:
+        taps = math.prod(self.attributes.get("kernel_shape") or [])
+        return (out + _TAP) * taps + math.prod(given[0])
+
     def geometry(self, shape: Shape) -> Geometry:
         """Return where the windows lie."""
         if len(shape) < 3:
@@ -462,6 +476,9 @@ class GlobalLpPool(_Global):
 
 class LRN(Operator):
     """x / (bias + alpha / size * sum of x^2 over neighbouring channels)^beta."""
+
+    def work(self, given: Sequence[Shape], out: int) -> int:
+        return out * max(1, min(int(self.attributes.get("size", 1)), 2 * given[0][1]))
 
     def _scale(self, x: Array) -> Array:
         """What is in the brackets."""
