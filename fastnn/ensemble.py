@@ -1,26 +1,50 @@
 """Ensembles: several networks that answer together, snapshots of one run, and running averages of its weights.
 
-`Ensemble` averages what its members answer; `snapshots` trains one network through cycles of the learning rate and
-keeps it at the end of each; `Average` keeps a running average of a model's weights while it trains, and `refresh`
-counts the statistics of batch norm anew for weights that no batch has gone through. An ensemble is a layer: it
-predicts and saves like one. To add a way to combine: a word for ``Ensemble(combine=...)``.
+`Ensemble` averages what its members answer; `Augmented` what one network answers to several versions of an image;
+`snapshots` trains one network through cycles of the learning rate and keeps it at the end of each; `Average` keeps a
+running average of a model's weights while it trains, and `refresh` counts the statistics of batch norm anew for weights
+that no batch has gone through. An ensemble is a layer: it predicts and saves like one. To add a way to combine: a word
+in `_mean`; a set of versions: a line in `_VERSIONS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import functional as F
+from .errors import ShapeError
 from .layers.base import Array, Layer, Shape
 from .random import RNG
 from .schedules import cosine
 from .training import History, Trainer
 
-__all__ = ["Average", "Ensemble", "refresh", "snapshots"]
+__all__ = ["Augmented", "Average", "Ensemble", "refresh", "snapshots"]
+
+
+def _combine(owner: str, word: str) -> str:
+    if word not in ("probabilities", "scores"):
+        raise ValueError(f"{owner}: combine must be 'probabilities' or 'scores', got {word!r}")
+    return word
+
+
+def _mean(answers: Iterable[Array], combine: str) -> Array:
+    """Mean of scores, or logarithm of the mean of their probabilities."""
+    total: Array | None = None
+    count = 0
+    for y in answers:
+        y = F.softmax(y) if combine == "probabilities" else y
+        total = y if total is None else F.add(total, y)
+        count += 1
+    assert total is not None
+    mean: Array = total * total.dtype.type(1 / count)
+    if combine == "scores":
+        return mean
+    # A probability that is zero in every answer has no logarithm; the smallest number keeps it finite.
+    return np.log(np.maximum(mean, np.finfo(mean.dtype).tiny))
 
 
 class Ensemble(Layer):
@@ -53,26 +77,14 @@ class Ensemble(Layer):
         models = list(models)
         if not models or not all(isinstance(model, Layer) for model in models):
             raise TypeError(f"Ensemble: expected one model or more, got {models!r}")
-        if combine not in ("probabilities", "scores"):
-            raise ValueError(f"Ensemble: combine must be 'probabilities' or 'scores', got {combine!r}")
-        self.models, self.combine = models, combine
+        self.models, self.combine = models, _combine("Ensemble", combine)
 
     def children(self) -> Iterator[tuple[str, Layer]]:
         return ((str(i), model) for i, model in enumerate(self.models))
 
     def __call__(self, x: ArrayLike) -> Array:
         """Return the combined answer for x (N, ...)."""
-        total: Array | None = None
-        for model in self.models:
-            y = model(x)
-            y = F.softmax(y) if self.combine == "probabilities" else y
-            total = y if total is None else F.add(total, y)
-        assert total is not None
-        mean = total * total.dtype.type(1 / len(self.models))
-        if self.combine == "scores":
-            return mean
-        # A probability that is zero in every member has no logarithm; the smallest number keeps it finite.
-        return np.log(np.maximum(mean, np.finfo(mean.dtype).tiny))
+        return _mean((model(x) for model in self.models), self.combine)
 
     def forward(self, x: ArrayLike, rng: RNG = None) -> Any:
         raise TypeError("Ensemble: the members are trained one by one, each with a Trainer of its own")
@@ -82,6 +94,105 @@ class Ensemble(Layer):
 
     def label(self) -> str:
         return f"Ensemble of {len(self.models)}"
+
+
+def _shifted(dy: int, dx: int) -> Callable[[Array], Array]:
+    def version(x: Array) -> Array:
+        h, w = x.shape[2:]
+        padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+        return padded[:, :, 1 + dy : 1 + dy + h, 1 + dx : 1 + dx + w]
+
+    return version
+
+
+def _mirrored(x: Array) -> Array:
+    return x[..., ::-1]
+
+
+_SHIFTS = [_shifted(dy, dx) for dy, dx in ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))]
+#: name: versions of a batch
+_VERSIONS: dict[str, list[Callable[[Array], Array]]] = {
+    "mirror": [_SHIFTS[0], _mirrored],
+    "shifts": _SHIFTS,
+    "both": [*_SHIFTS, *[lambda x, shift=shift: _mirrored(shift(x)) for shift in _SHIFTS]],
+}
+
+
+class Augmented(Layer):
+    """Test-time augmentation: the mean of what a model answers to several versions of an image; for inference.
+
+    Versions help that training has seen: train with the augmentation of which these are the means.
+
+    Parameters
+    ----------
+    model : Layer
+        Of images (N, C, H, W); not copied.
+    versions : str or sequence of callable
+        "mirror": the image and its mirror image. "shifts": the image, and moved by a pixel in each direction with the
+        border repeated. "both": these five and their mirror images. Or functions from a batch to a batch of the same
+        shape (``lambda x: x`` for the images as they are), fixed ones: equal images must have equal answers.
+    combine : str
+        As of `Ensemble`.
+
+    References
+    ----------
+    CS231n, "Training Neural Networks II": average over fixed versions (crops, mirror images) at test time.
+
+    Examples
+    --------
+    >>> from fastnn.layers import Flatten, Linear, Sequential
+    >>> model = Sequential(Flatten(), Linear(48, 2, rng=0))
+    >>> x = np.random.default_rng(0).standard_normal((3, 3, 4, 4)).astype(np.float32)
+    >>> often = Augmented(model, "mirror")
+    >>> np.allclose(often(x), often(x[..., ::-1]), atol=1e-6)
+    True
+    """
+
+    def __init__(
+        self,
+        model: Layer,
+        versions: str | Sequence[Callable[[Array], Any]] = "mirror",
+        *,
+        combine: str = "probabilities",
+    ) -> None:
+        if not isinstance(model, Layer):
+            raise TypeError(f"Augmented: expected a model, got {type(model).__name__}")
+        if isinstance(versions, str):
+            if versions not in _VERSIONS:
+                known = ", ".join(map(repr, _VERSIONS))
+                raise ValueError(f"Augmented: versions must be {known} or functions, got {versions!r}")
+            versions = _VERSIONS[versions]
+        versions = list(versions)
+        if not versions or not all(callable(one) for one in versions):
+            raise TypeError(f"Augmented: expected a function for each version, got {versions!r}")
+        self.model, self.versions, self.combine = model, versions, _combine("Augmented", combine)
+
+    def children(self) -> Iterator[tuple[str, Layer]]:
+        return iter([("model", self.model)])
+
+    def __call__(self, x: ArrayLike) -> Array:
+        """Return the combined answer for images x (N, C, H, W)."""
+        images = F._array("Augmented", "x", x)
+        if images.ndim != 4:
+            raise ShapeError(f"Augmented: expected images (N, C, H, W), got {images.shape}")
+
+        def answers() -> Iterator[Array]:
+            for i, version in enumerate(self.versions):
+                given = np.asarray(version(images))
+                if given.shape != images.shape:
+                    raise ShapeError(f"Augmented: version {i} made {given.shape} of images {images.shape}")
+                yield self.model(given)
+
+        return _mean(answers(), self.combine)
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> Any:
+        raise TypeError("Augmented: train the model within, with Trainer.fit(augment=...)")
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self.model.output_shape(shape)
+
+    def label(self) -> str:
+        return f"Augmented, {len(self.versions)} versions"
 
 
 class Average:

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 import fastnn as fnn
+import fastnn.functional as F
+from fastnn import ensemble
 from fastnn.ensemble import Average, Ensemble, refresh, snapshots
-from fastnn.layers import BatchNorm1d, Linear, ReLU, Sequential
+from fastnn.errors import ShapeError
+from fastnn.layers import BatchNorm1d, Flatten, Linear, ReLU, Sequential
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((256, 6)).astype(np.float32)
@@ -97,3 +100,40 @@ def test_refresh_counts_statistics_as_the_mean_over_batches() -> None:
     each = np.mean([inside[i : i + 64].var(0, ddof=1) for i in range(0, 256, 64)], axis=0)
     np.testing.assert_allclose(model.buffers["1.running_var"], each, rtol=1e-4)
     assert model["1"].momentum == 0.1
+
+
+def test_augmented_is_the_mean_over_versions() -> None:
+    rng = np.random.default_rng(0)
+    model = Sequential(Flatten(), Linear(27, 4, rng=rng))
+    x = rng.standard_normal((5, 3, 3, 3)).astype(np.float32)
+    scores = ensemble.Augmented(model, "mirror", combine="scores")
+    np.testing.assert_allclose(scores(x), (model(x) + model(x[..., ::-1])) / 2, rtol=1e-6, atol=1e-6)
+    # Five places: as it is, and moved by a pixel each way, where what comes in repeats the border.
+    moved = [
+        x,
+        np.concatenate([x[..., 1:], x[..., -1:]], -1),
+        np.concatenate([x[..., :1], x[..., :-1]], -1),
+        np.concatenate([x[:, :, 1:], x[:, :, -1:]], 2),
+        np.concatenate([x[:, :, :1], x[:, :, :-1]], 2),
+    ]
+    shifted = np.mean([F.softmax(model(one)) for one in moved], axis=0)
+    np.testing.assert_allclose(np.exp(ensemble.Augmented(model, "shifts")(x)), shifted, rtol=1e-5)
+    both = np.mean([F.softmax(model(v)) for one in moved for v in (one, one[..., ::-1])], axis=0)
+    np.testing.assert_allclose(np.exp(ensemble.Augmented(model, "both")(x)), both, rtol=1e-5)
+    own = ensemble.Augmented(model, [lambda x: x, lambda x: 2 * x], combine="scores")
+    np.testing.assert_allclose(own(x), (model(x) + model(2 * x)) / 2, rtol=1e-6, atol=1e-6)
+    assert own.params.keys() == {"model.1.weight", "model.1.bias"}
+
+
+def test_augmented_says_what_is_wrong() -> None:
+    model = Sequential(Flatten(), Linear(9, 2, rng=0))
+    with pytest.raises(ValueError, match="'mirror', 'shifts', 'both' or functions"):
+        ensemble.Augmented(model, "flips")
+    with pytest.raises(TypeError, match="a function for each version"):
+        ensemble.Augmented(model, [])
+    with pytest.raises(ShapeError, match="images"):
+        ensemble.Augmented(model)(np.ones((2, 9)))
+    with pytest.raises(ShapeError, match="version 1 made"):
+        ensemble.Augmented(model, [lambda x: x, lambda x: x[:, :, :2]])(np.ones((2, 1, 3, 3), np.float32))
+    with pytest.raises(TypeError, match=r"fit\(augment="):
+        ensemble.Augmented(model).forward(np.ones((2, 1, 3, 3)))

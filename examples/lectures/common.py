@@ -1,9 +1,10 @@
 """What the lectures' scripts share: data, statements and their claims, and arms that compete on equal terms.
 
 A statement of the lectures is a function with the decorator `statement`; it measures something and returns a `Finding`
-with one `Claim` for each thing that the statement says. A claim holds or does not hold here: both are results. Where
-ways to train compete (`compete`), each gets the same rates to choose from, the same epochs and the same seeds, and
-what decides the rate (validation data) is not what is reported (test data).
+with one `Claim` for each thing that the statement says. A claim holds, does not hold, or cannot be told here: all three
+are results. Where ways to train compete (`compete`), each gets the same rates to choose from, the same epochs and the
+same seeds, and what decides the rate (validation data) is not what is reported (test data). One is better than another
+where the means of its seeds lie apart by more than the standard error of their difference (`better`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import numpy as np
 import fastnn as fnn
 from fastnn.layers import BatchNorm1d, Linear, ReLU, Sequential
 
-SEEDS = (0, 1, 2)
+SEEDS = (0, 1, 2, 3, 4)
 
 
 # ---- data -----------------------------------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ class Data:
 
 @cache
 def load(name: str) -> Data:
-    """digits: scikit-learn's. mnist and cifar10: from the folder that FASTNN_DATA names; 12,000 and 5,000 rows to train on."""
+    """digits: scikit-learn's. mnist and cifar10: from the folder that FASTNN_DATA names; 6,000 and 5,000 rows to train on."""
     if name == "digits":
         from sklearn.datasets import load_digits
 
@@ -76,15 +77,15 @@ def load(name: str) -> Data:
         folder = Path(os.environ["FASTNN_DATA"])
         if name == "mnist":
             with np.load(folder / "mnist.npz") as file:
-                x, y = file["x_train"][:20000, None], file["y_train"][:20000]
+                x, y = file["x_train"][:13000, None], file["y_train"][:13000]
         else:
             from PIL import Image
 
             sheet = np.asarray(Image.open(folder / "cifar10" / "train-0.webp").convert("RGB"))
             tiles = sheet.reshape(100, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
-            x, y = tiles[:8000], np.load(folder / "cifar10" / "train-labels.npy")[:8000]
+            x, y = tiles, np.load(folder / "cifar10" / "train-labels.npy")[: len(tiles)]
         x = (x / 255).astype(np.float32)
-        cuts = (12000, 15000) if name == "mnist" else (5000, 6500)
+        cuts = (6000, 8000) if name == "mnist" else (5000, 6500)
     order = np.random.default_rng(0).permutation(len(x))
     parts = [(x[rows], y[rows].astype(np.int64)) for rows in np.split(order, cuts)]
     return Data(name, *parts)
@@ -95,30 +96,56 @@ def load(name: str) -> Data:
 
 @dataclass(frozen=True)
 class Claim:
-    """One thing that a statement says, what was measured, and whether it holds here."""
+    """One thing that a statement says, what was measured, and whether it holds here; None: it cannot be told."""
 
     text: str
     measured: str
-    holds: bool
+    holds: bool | None
     #: of which statement, where a script shows several; the first, when absent
     number: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.holds is not None:
+            object.__setattr__(self, "holds", bool(self.holds))  # NumPy's come in too
 
 
 @dataclass
 class Finding:
-    """What a statement's script found: claims, a table or other text, and pictures by name."""
+    """What a statement's script found: claims, a table or other text, and pictures by name.
+
+    brief: the number that says most, in a few words; by statement where a script shows several.
+    """
 
     claims: list[Claim]
     text: str = ""
     pictures: dict[str, Any] = field(default_factory=dict)
+    brief: str | Mapping[int, str] = ""
 
     @property
     def verdict(self) -> str:
-        """In words."""
-        held = sum(claim.holds for claim in self.claims)
-        if held == len(self.claims):
-            return "holds"
-        return "does not hold here" if not held else f"holds in part ({held} of {len(self.claims)})"
+        return verdict([claim.holds for claim in self.claims])
+
+
+def verdict(holds: Sequence[bool | None]) -> str:
+    """Of the claims of one statement, in words."""
+    if all(one is None for one in holds):
+        return "cannot be told"
+    held = sum(one is True for one in holds)
+    return "holds" if held == len(holds) else "in part" if held else "does not hold"
+
+
+def better(first: Sequence[float], second: Sequence[float]) -> bool | None:
+    """Whether the first values (a seed each) lie above the second: None where their means are no further apart than the
+    standard error of the difference."""
+    difference = float(np.mean(first) - np.mean(second))
+    if abs(difference) <= error_of(first, second):
+        return None
+    return difference > 0
+
+
+def error_of(first: Sequence[float], second: Sequence[float]) -> float:
+    """Standard error of the difference of two means."""
+    return float(np.hypot(*(np.std(values, ddof=1) / np.sqrt(len(values)) for values in (first, second))))
 
 
 @dataclass(frozen=True)
@@ -159,7 +186,7 @@ def show(section: str) -> None:
             finding = one.function(load("digits"))
             print(*(f"{number}. {text}" for number, text in one.texts.items()), sep="\n")
             for claim in finding.claims:
-                print(f"   {'holds' if claim.holds else 'DOES NOT HOLD'}: {claim.text}: {claim.measured}")
+                print(f"   {verdict([claim.holds]).upper()}: {claim.text}: {claim.measured}")
             if finding.text:
                 print(*(f"     {line}" for line in finding.text.splitlines()), sep="\n")
             print(f"   {finding.verdict}; {time.perf_counter() - began:.1f} s\n")
@@ -191,16 +218,16 @@ def mlp(
 
 @dataclass
 class Arm:
-    """One way to train: its rate, chosen on validation data, and a run and a test accuracy for each seed."""
+    """One way to train: its rate, and of each seed the run, accuracies on validation and test data, and the model."""
 
     rate: float
     runs: list[Any]
+    validation: list[float]
     test: list[float]
     models: list[Any]
 
     def __str__(self) -> str:
-        each = ", ".join(f"{100 * value:.1f}" for value in self.test)
-        return f"{100 * np.mean(self.test):.2f} % (seeds: {each}; rate {self.rate:g})"
+        return f"{percent(self.test)}; rate {self.rate:.3g}"
 
     @property
     def mean(self) -> float:
@@ -209,7 +236,12 @@ class Arm:
     @property
     def validated(self) -> float:
         """Mean validation accuracy: by which to choose between arms."""
-        return float(np.mean([run.val_accuracy[-1] for run in self.runs]))
+        return float(np.mean(self.validation))
+
+
+def percent(values: Sequence[float]) -> str:
+    """The mean, and each seed."""
+    return f"{100 * np.mean(values):.2f} % (seeds: {', '.join(f'{100 * value:.1f}' for value in values)})"
 
 
 def compete(
@@ -224,37 +256,35 @@ def compete(
     batch_size: int = 64,
     seeds: Sequence[int] = SEEDS,
     by: str = "accuracy",
+    fit: Mapping[str, Mapping[str, Any]] | None = None,
     **trainer: Any,
 ) -> dict[str, Arm]:
     """Train every arm: each rate with two seeds of its own, then the best of them with every seed.
 
-    The best by mean validation accuracy, or by training loss where that is what is compared.
+    The best by mean validation accuracy, or by training loss where that is what is compared. fit: more options of
+    ``Trainer.fit``, by arm.
     """
     arms: dict[str, Arm] = {}
     for name, build in builds.items():
         make = optimizer[name] if isinstance(optimizer, Mapping) else optimizer
+        more = (fit or {}).get(name, {})
 
-        def run(seed: int, rate: float, build: Any = build, make: Any = make) -> tuple[Any, Any]:
-            model = build(seed)
-            one = fnn.Trainer(model, optimizer=make(rate), rng=seed, **trainer)
+        def run(seed: int, rate: float, build: Any = build, make: Any = make, more: Any = more) -> tuple[Any, Any]:
+            one = fnn.Trainer(build(seed), optimizer=make(rate), rng=seed, **trainer)
             with np.errstate(all="ignore"):
-                history = one.fit(
-                    data.train, validation=data.validation, epochs=epochs, batch_size=batch_size, progress=False
-                )
-            return one, history
+                return one, one.fit(data.train, epochs=epochs, batch_size=batch_size, progress=False, **more)
 
-        scores: dict[float, float] = {}
-        for rate in rates:
-            tries = [run(seed, rate)[1] for seed in (100, 101)]
-            values = [
-                float("-inf") if one.stopped else -one.loss[-1] if by == "loss" else one.val_accuracy[-1]
-                for one in tries
-            ]
-            scores[rate] = float(np.mean(values))
+        def score(one: Any, history: Any) -> float:
+            if history.stopped:
+                return float("-inf")
+            return -history.loss[-1] if by == "loss" else one.evaluate(*data.validation)["accuracy"]
+
+        scores = {rate: float(np.mean([score(*run(seed, rate)) for seed in (100, 101)])) for rate in rates}
         best = max(scores, key=scores.__getitem__)
         runs = [run(seed, best) for seed in seeds]
-        test = [one.evaluate(*data.test)["accuracy"] for one, _ in runs]
-        arms[name] = Arm(best, [history for _, history in runs], test, [one.model for one, _ in runs])
+        with np.errstate(all="ignore"):
+            held = [[one.evaluate(*part)["accuracy"] for one, _ in runs] for part in (data.validation, data.test)]
+        arms[name] = Arm(best, [history for _, history in runs], *held, [one.model for one, _ in runs])
     return arms
 
 
@@ -263,11 +293,27 @@ def arms_table(arms: Mapping[str, Arm]) -> str:
     return "\n".join(f"{name:<{width}}  {arm}" for name, arm in arms.items())
 
 
-def epochs_to(run: Any, target: float, metric: str = "loss") -> float:
-    """How many epochs a run needed; infinite where it never got there."""
-    values = getattr(run, metric)
-    good = [v >= target if "accuracy" in metric else v <= target for v in values]
-    return good.index(True) + 1 if True in good else float("inf")
+def slowest(arms: Mapping[str, Arm]) -> float:
+    """The loss that every arm reached in all of its runs: the target at which to compare how fast they are."""
+    return max(
+        run.loss[-1] if run.loss and not run.stopped else run.step_loss[0] for arm in arms.values() for run in arm.runs
+    )
+
+
+def epochs_to(run: Any, target: float) -> float:
+    """Epochs until the training loss fell to the target, between two epochs in proportion; infinite: it did not.
+
+    An epoch's loss is the mean over it, so it stands for the middle of the epoch.
+    """
+    values = [run.step_loss[0], *run.loss]
+    places = [0.0, *(i + 0.5 for i in range(len(run.loss)))]
+    for i, value in enumerate(values):
+        if value <= target:
+            if not i:
+                return 0.0
+            before = values[i - 1]
+            return places[i - 1] + (places[i] - places[i - 1]) * (before - target) / (before - value)
+    return float("inf")
 
 
 def figure(rows: int = 1, columns: int = 1, size: tuple[float, float] | None = None) -> tuple[Any, Any]:

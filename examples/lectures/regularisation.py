@@ -13,7 +13,21 @@ from typing import Any
 import numpy as np
 
 import fastnn as fnn
-from common import SEEDS, Claim, Data, Finding, arms_table, compete, figure, mlp, show, statement
+from common import (
+    SEEDS,
+    Claim,
+    Data,
+    Finding,
+    arms_table,
+    better,
+    compete,
+    error_of,
+    figure,
+    mlp,
+    percent,
+    show,
+    statement,
+)
 from fastnn.layers import Conv2d, Dropout, Flatten, Linear, MaxPool2d, ReLU, Sequential
 from fastnn.regularization import L2
 
@@ -33,6 +47,7 @@ def network(p: float, width: int, seed: int, size: int, norm: bool = False) -> S
 @statement(30, text="L2 (weight decay); adding it raises the loss at first")
 def l2(data: Data) -> Finding:
     rows = few(data.flat(), 200)
+    seeds = SEEDS
     model = mlp([data.size, 64, 10])
     weights = [array for array in model.params.values() if array.ndim == 2]
     by_hand = 0.5 * 0.01 * sum(float((w.astype(np.float64) ** 2).sum()) for w in weights)
@@ -43,7 +58,7 @@ def l2(data: Data) -> Finding:
     for strength in strengths:
         name = f"L2({strength:g})" if strength else "none"
         arms[name] = compete(
-            {"": lambda seed: mlp([data.size, 256, 10], seed=seed)}, rows, epochs=60, batch_size=32,
+            {"": lambda seed: mlp([data.size, 256, 10], seed=seed)}, rows, epochs=60, batch_size=32, seeds=seeds,
             rates=(0.003, 0.01, 0.03, 0.1), **({"regularization": L2(strength)} if strength else {}),
         )[""]  # fmt: skip
         norms[name] = float(np.mean([np.linalg.norm(m["0"].weight) for m in arms[name].models]))
@@ -62,11 +77,13 @@ def l2(data: Data) -> Finding:
             ),
             Claim(
                 "with few rows (200) it generalises better than none",
-                f"{best}, the best of three by validation: {arms[best].mean:.2%}, none {arms['none'].mean:.2%}",
-                arms[best].mean > arms["none"].mean,
+                f"{best}, the best of three by validation: {arms[best].mean:.2%}, none {arms['none'].mean:.2%} (standard error of the "
+                f"difference {100 * error_of(arms[best].test, arms['none'].test):.2f} points)",
+                better(arms[best].test, arms["none"].test),
             ),
         ],
         arms_table(arms),
+        brief=f"raises the loss by {added:.2g}; {arms[best].mean:.1%}, without {arms['none'].mean:.1%}",
     )
 
 
@@ -79,7 +96,7 @@ def dropout(data: Data) -> Finding:
     epochs = 40
     arms = compete(
         {name: lambda seed, p=p: network(p, 200, seed, data.size) for name, p in (("none", 0.0), ("dropout 0.5", 0.5))},
-        rows, epochs=epochs, batch_size=32, rates=(0.003, 0.01, 0.03, 0.1),
+        rows, epochs=epochs, batch_size=32, rates=(0.003, 0.01, 0.03, 0.1), seeds=SEEDS,
     )  # fmt: skip
     model = arms["dropout 0.5"].models[0]
     x = rows.test[0][:200]
@@ -99,7 +116,7 @@ def dropout(data: Data) -> Finding:
     layer = Dropout(0.5)
     inverted = np.mean([layer.forward(h, seed)[0].mean() for seed in range(400)])
     scaled = np.mean([0.5 * layer.forward(h, seed)[0].mean() for seed in range(400)])
-    correlation = {}
+    correlation: dict[str, list[float]] = {}
     for name, arm in arms.items():
         values = []
         for one in arm.models:
@@ -107,7 +124,7 @@ def dropout(data: Data) -> Finding:
             alive = hidden[:, hidden.std(0) > 0]
             c = np.corrcoef(alive, rowvar=False)
             values.append(float(np.abs(c[np.triu_indices(len(c), 1)]).mean()))
-        correlation[name] = float(np.mean(values))
+        correlation[name] = values
     return Finding(
         [
             Claim(
@@ -119,8 +136,9 @@ def dropout(data: Data) -> Finding:
             ),
             Claim(
                 "features are less correlated (less co-adaptation)",
-                f"mean |correlation| of hidden units {correlation['dropout 0.5']:.3f}, without {correlation['none']:.3f}",
-                correlation["dropout 0.5"] < correlation["none"],
+                f"mean |correlation| of hidden units {np.mean(correlation['dropout 0.5']):.3f}, without "
+                f"{np.mean(correlation['none']):.3f}",
+                better(correlation["none"], correlation["dropout 0.5"]),
             ),
             Claim(
                 "the expected output is equal in training and testing",
@@ -129,11 +147,13 @@ def dropout(data: Data) -> Finding:
             ),
             Claim(
                 "on fully connected layers it generalises better (400 rows)",
-                f"{arms['dropout 0.5'].mean:.2%} with, {arms['none'].mean:.2%} without",
-                arms["dropout 0.5"].mean > arms["none"].mean,
+                f"{arms['dropout 0.5'].mean:.2%} with, {arms['none'].mean:.2%} without (standard error of the difference "
+                f"{100 * error_of(arms['dropout 0.5'].test, arms['none'].test):.2f} points)",
+                better(arms["dropout 0.5"].test, arms["none"].test),
             ),
         ],
         arms_table(arms),
+        brief=f"{errors[1000]:.0%} from the mean of 1,000 nets; {arms['dropout 0.5'].mean:.1%}, without {arms['none'].mean:.1%}",
     )
 
 
@@ -142,28 +162,24 @@ def norm(data: Data) -> Finding:
     rows = few(data.flat(), 400)
     arms = compete(
         {name: lambda seed, n=n: network(0.0, 200, seed, data.size, n) for name, n in (("none", False), ("batch norm", True))},
-        rows, epochs=40, batch_size=32, rates=(0.003, 0.01, 0.03, 0.1), seeds=range(5),
+        rows, epochs=40, batch_size=32, rates=(0.003, 0.01, 0.03, 0.1), seeds=SEEDS,
     )  # fmt: skip
     gaps = {
-        name: float(
-            np.mean(
-                [
-                    fnn.Trainer(m).evaluate(*rows.train)["accuracy"] - t
-                    for m, t in zip(arm.models, arm.test, strict=True)
-                ]
-            )
-        )
+        name: [fnn.Trainer(m).evaluate(*rows.train)["accuracy"] - t for m, t in zip(arm.models, arm.test, strict=True)]
         for name, arm in arms.items()
     }
+    mean = {name: float(np.mean(values)) for name, values in gaps.items()}
     return Finding(
         [
             Claim(
                 "the gap between training and test is smaller with it (400 rows)",
-                f"{100 * gaps['batch norm']:.2f} points with, {100 * gaps['none']:.2f} without",
-                gaps["batch norm"] < gaps["none"],
+                f"{100 * mean['batch norm']:.2f} points with, {100 * mean['none']:.2f} without (standard error of the difference "
+                f"{100 * error_of(gaps['none'], gaps['batch norm']):.2f})",
+                better(gaps["none"], gaps["batch norm"]),
             )
         ],
         arms_table(arms),
+        brief=f"gap {100 * mean['batch norm']:.1f} points, without {100 * mean['none']:.1f}",
     )
 
 
@@ -181,8 +197,9 @@ def conv_net(data: Data, seed: int) -> Sequential:
 def augmentation(data: Data) -> Finding:
     from fastnn import augment
 
-    rows = few(data.normalised(), 300 if data.name == "digits" else 1000)
+    rows = few(data.normalised(), 300 if data.name == "digits" else 800)
     size, epochs = data.shape[1], 40 if data.name == "digits" else 15
+    seeds = SEEDS
     ways: dict[str, Any] = {
         "none": None,
         "crops": augment.RandomCrop(size, padding=max(1, size // 8)),
@@ -206,15 +223,12 @@ def augmentation(data: Data) -> Finding:
             )
             return trainer
 
-        for rate in (1e-3, 3e-3, 1e-2):
+        for rate in (1e-3, 3e-3):
             scores[rate] = run(100, rate).evaluate(*rows.validation)["accuracy"]
         best = max(scores, key=scores.__getitem__)
-        accuracy[name] = [run(seed, best).evaluate(*rows.test)["accuracy"] for seed in SEEDS]
+        accuracy[name] = [run(seed, best).evaluate(*rows.test)["accuracy"] for seed in seeds]
     mean = {name: float(np.mean(v)) for name, v in accuracy.items()}
-    table = "\n".join(
-        f"{name:<16} {100 * mean[name]:.2f} % (seeds: {', '.join(f'{100 * a:.1f}' for a in v)})"
-        for name, v in accuracy.items()
-    )
+    table = "\n".join(f"{name:<16} {percent(values)}" for name, values in accuracy.items())
     picture, axes = figure(len(ways), 8, (8, len(ways)))
     sample = data.train[0][:8]
     for i, (name, way) in enumerate(ways.items()):
@@ -232,22 +246,23 @@ def augmentation(data: Data) -> Finding:
         Claim(
             f"{name} help{'' if name.endswith('s') else 's'} ({len(rows.train[0])} rows)",
             f"{mean[name]:.2%}, without {mean['none']:.2%}",
-            mean[name] > mean["none"],
+            better(accuracy[name], accuracy["none"]),
         )
         for name in ways
         if name not in ("none", "flips")
     ]
-    flips = mean["flips"] > mean["none"]
+    flips = better(accuracy["flips"], accuracy["none"])
     claims.append(
         Claim("flips help", f"{mean['flips']:.2%}, without {mean['none']:.2%}", flips)
         if data.shape[0] == 3
         else Claim(
             "flips do not, where a mirrored image is another thing (digits)",
             f"{mean['flips']:.2%}, without {mean['none']:.2%}",
-            not flips,
+            flips is not True,
         )
     )
-    return Finding(claims, table, {"augmentation": picture})
+    top = max(mean, key=mean.__getitem__)
+    return Finding(claims, table, {"augmentation": picture}, f"{top} {mean[top]:.1%}, none {mean['none']:.1%}")
 
 
 if __name__ == "__main__":

@@ -6,15 +6,18 @@
     python examples/lectures/run.py --only 6 26           # some of them
     python examples/lectures/run.py --search              # the search for a digits classifier of 99 %
 
-What was measured is kept in docs/lectures/results/, a file for each data set, and the pages are written from all of
-these files: a run renews its own numbers and leaves the others.
+A run of all of them starts anew, so that a data set's numbers are those of one run of one version; one with ``--only``
+renews some, and the pages say so. What was measured is kept in docs/lectures/results/, a file for each data set.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import importlib
 import json
+import re
+import subprocess
 import sys
 import time
 import traceback
@@ -23,8 +26,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from called import CALLED
+
 import fastnn as fnn
-from common import STATEMENTS, Finding, Statement, load
+from common import STATEMENTS, Finding, Statement, load, verdict
 
 #: section: its title; the order of the pages
 SECTIONS = {
@@ -39,6 +44,10 @@ SECTIONS = {
     "evaluation": "Evaluation",
 }
 DATA = ("digits", "mnist", "cifar10")
+VERDICTS = ("holds", "in part", "does not hold", "cannot be told")
+#: of a claim
+MARKS = {True: "", False: " **Does not hold here.**", None: " **Cannot be told here.**"}
+SHORT = {True: "holds", False: "**no**", None: "?"}
 DOCS = Path(__file__).parents[2] / "docs"
 
 for section in SECTIONS:
@@ -54,11 +63,17 @@ def measure(one: Statement, data: str) -> tuple[dict[str, Any], Finding]:
     began = time.perf_counter()
     finding = one.function(load(data))
     claims = [
-        {"number": c.number or one.numbers[0], "text": c.text, "measured": c.measured, "holds": bool(c.holds)}
+        {"number": c.number or one.numbers[0], "text": c.text, "measured": c.measured, "holds": c.holds}
         for c in finding.claims
     ]
+    brief = finding.brief if not isinstance(finding.brief, str) else {one.numbers[0]: finding.brief}
     seconds = round(time.perf_counter() - began, 1)
-    return {"claims": claims, "text": finding.text, "seconds": seconds}, finding
+    return {
+        "claims": claims,
+        "brief": {str(number): text for number, text in brief.items()},
+        "text": finding.text,
+        "seconds": seconds,
+    }, finding
 
 
 def results(docs: Path) -> dict[str, Any]:
@@ -73,12 +88,6 @@ def cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def verdict(claims: list[dict[str, Any]]) -> str:
-    """In words, of the claims of one statement."""
-    held = sum(claim["holds"] for claim in claims)
-    return "holds" if held == len(claims) else "in part" if held else "does not hold"
-
-
 def of(number: int, one: Statement, result: dict[str, Any]) -> list[dict[str, Any]]:
     """The claims of one statement, out of what its script found."""
     entry = result["statements"].get(key(one), {"claims": []})
@@ -89,14 +98,41 @@ def numbered() -> list[tuple[int, Statement]]:
     return sorted(((number, one) for one in STATEMENTS for number in one.numbers), key=lambda pair: pair[0])
 
 
+def judged(claims: list[dict[str, Any]]) -> str:
+    """The verdict on the claims of one statement."""
+    return verdict([claim["holds"] for claim in claims])
+
+
+def brief(number: int, one: Statement, result: dict[str, Any]) -> str:
+    """What to say of one statement in a few words."""
+    return result["statements"].get(key(one), {}).get("brief", {}).get(str(number), "")
+
+
+def version() -> dict[str, str]:
+    """What computes: the version of fastnn, of the sources where they are known, and the machine's share in it."""
+    config = fnn.threads.config()
+    threads = config["threads"]
+    by = (
+        f"fastnn {fnn.__version__}, {config['backend']} {config.get('isa', '')}, {threads} thread{'s' * (threads != 1)}"
+    )
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty=, changed"], cwd=DOCS, capture_output=True, text=True, check=True
+        )
+        by += f", sources {told.stdout.strip()}"
+    except (OSError, subprocess.CalledProcessError):
+        pass
+    return {"by": by, "on": datetime.date.today().isoformat()}
+
+
 def verdicts(found: dict[str, Any]) -> dict[str, dict[str, int]]:
     """How many statements have which verdict, by data set."""
     counts: dict[str, dict[str, int]] = {}
     for data, result in found.items():
-        count = counts.setdefault(data, {"holds": 0, "in part": 0, "does not hold": 0})
+        count = counts.setdefault(data, dict.fromkeys(VERDICTS, 0))
         for number, one in numbered():
             if claims := of(number, one, result):
-                count[verdict(claims)] += 1
+                count[judged(claims)] += 1
     return counts
 
 
@@ -106,43 +142,73 @@ def write(docs: Path) -> None:
     lines = [
         "# The lectures' statements, measured",
         "",
-        'Every statement of CS231n\'s lectures "Training Neural Networks" has a script in `examples/lectures/`, and here its',
-        "numbers and its verdict. A statement that says several things is several claims; it holds, holds in part, or does not",
-        "hold *here*. Where ways to train compete, each has the same rates to choose from, the same epochs and the same seeds,",
-        "fixed before running; the rate is chosen on validation data, and what is reported is measured on test data. A claim",
-        "that fails on small data may hold on large data: what stands here is what was measured, not what was hoped.",
+        'CS231n\'s lectures "Training Neural Networks" say fifty things about how networks are trained. Each has a script in',
+        "`examples/lectures/` that measures it, on scikit-learn's digits, on MNIST and on CIFAR-10. A statement that says several",
+        "things is several claims: it **holds** where all of them do, and **in part** where some do. A claim that fails is written",
+        "down as failed; one that fails on small data may hold on large data, and the other way round.",
         "",
-        "This page is made by `python examples/lectures/run.py` (scikit-learn's digits, a few minutes), and with",
-        "`--data mnist` and `--data cifar10` (12,000 and 5,000 training images; `FASTNN_DATA` names the folder of the data).",
+        "- Where ways to train compete, each has the same rates to choose from, the same epochs and the same seeds, fixed before",
+        "  running. Validation data choose the rate; what is reported is measured on test data.",
+        "- One way is better than another where the means of their seeds (five, if nothing else is said) lie further apart than the",
+        "  standard error of their difference. Where they do not, it **cannot be told** here.",
+        "- The networks are small and the runs short, as the sizes below allow. These are not the accuracies that the data sets",
+        "  admit: what is compared is one way with another.",
         "",
-        "| data | holds | in part | does not hold | minutes | computed by |",
-        "|---|---|---|---|---|---|",
+        "`python examples/lectures/run.py` makes this page and the pages it links to, with `--data mnist` and `--data cifar10` for",
+        "those data sets, out of the folder that `FASTNN_DATA` names.",
+        "",
+        f"| data | rows: training, validation, test | {' | '.join(VERDICTS)} | minutes | measured on | computed by |",
+        f"|---|---|{'---|' * len(VERDICTS)}---|---|---|",
     ]
     for data, count in verdicts(found).items():
-        minutes = sum(entry["seconds"] for entry in found[data]["statements"].values()) / 60
-        lines.append(f"| {data} | {' | '.join(map(str, count.values()))} | {minutes:.0f} | {found[data]['by']} |")
-    lines += ["", "## Verdicts", "", f"| | statement | {' | '.join(found)} |", f"|---|---|{'---|' * len(found)}"]
+        result = found[data]
+        minutes = sum(entry["seconds"] for entry in result["statements"].values()) / 60
+        rows = ", ".join(f"{n:,}" for n in result["rows"])
+        cells = [data, rows, *count.values(), f"{minutes:.1f}", result["on"], result["by"]]
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    for data, result in found.items():
+        for name, entry in result["statements"].items():
+            if again := entry.get("again"):
+                lines += ["", f"Statement {name} was measured anew on {data}, on {again['on']}, by {again['by']}."]
+    lines += [
+        "",
+        "## One row for each statement",
+        "",
+        f"| | statement | {' | '.join(found)} | in fastnn |",
+        f"|---|---|{'---|' * len(found)}---|",
+    ]
     for number, one in numbered():
         cells = []
-        for result in found.values():
-            claims = of(number, one, result)
-            cells.append(verdict(claims) if claims else "" if one.on_data else "(any data)")
-        title = f"[{cell(one.texts[number])}](lectures/{one.section}.md)"
-        lines.append(f"| {number} | {title} | {' | '.join(cells)} |")
-    lines += ["", "## Numbers", ""]
-    for number, one in numbered():
-        lines += [f"**{number}. {one.texts[number]}**", ""]
         for data, result in found.items():
             claims = of(number, one, result)
-            if claims:
-                lines.append(f"- {data if one.on_data else 'any data'}: **{verdict(claims)}**")
-            for claim in claims:
-                mark = "" if claim["holds"] else " **Does not hold here.**"
-                lines.append(f"  - {claim['text']}: {claim['measured']}.{mark}")
-        lines.append("")
+            text = f"**{judged(claims)}**: {cell(brief(number, one, result))}" if claims else ""
+            cells.append(text if text or one.on_data or data == "digits" else "any data")
+        title = f"[{cell(one.texts[number])}](lectures/{one.section}.md#statement-{one.numbers[0]})"
+        names = ", ".join(f"`{name}`" for name in CALLED[number])
+        lines.append(f"| {number} | {title} | {' | '.join(cells)} | {names} |")
+    lines += ["", "## What does not hold everywhere", ""]
+    lines += [
+        "Every claim that failed, or could not be told, on one of the data sets, and what the others say to it.",
+        "",
+    ]
+    lines += [f"| | claim | {' | '.join(found)} |", f"|---|---|{'---|' * len(found)}"]
+    for number, one in numbered():
+        for text, said in differing(number, one, found):
+            cells = [SHORT[said[data]] if data in said else "" for data in found]
+            lines.append(f"| {number} | {cell(text)} | {' | '.join(cells)} |")
     (docs / "statements.md").write_text("\n".join(lines).rstrip() + "\n")
     for section, title in SECTIONS.items():
         (docs / "lectures" / f"{section}.md").write_text(page(docs, section, title, found))
+
+
+def differing(number: int, one: Statement, found: dict[str, Any]) -> list[tuple[str, dict[str, bool | None]]]:
+    """The claims of a statement that do not hold on every data set: text, and by data set whether they hold."""
+    claims: dict[str, dict[str, bool | None]] = {}
+    for data, result in found.items():
+        for claim in of(number, one, result):
+            text = re.sub(r" \([^()]*\)", "", claim["text"])  # numbers of rows and the like differ
+            claims.setdefault(text, {})[data] = claim["holds"]
+    return [(text, said) for text, said in claims.items() if any(holds is not True for holds in said.values())]
 
 
 def page(docs: Path, section: str, title: str, found: dict[str, Any]) -> str:
@@ -152,15 +218,15 @@ def page(docs: Path, section: str, title: str, found: dict[str, Any]) -> str:
     for one in STATEMENTS:
         if one.section != section:
             continue
-        lines += ["", f"## {key(one)}. {'; '.join(one.texts.values())}"]
+        lines += ["", f'<a id="statement-{one.numbers[0]}"></a>', ""]
+        lines += [f"## {key(one)}. {'; '.join(one.texts.values())}"]
         for data, result in found.items():
             entry = result["statements"].get(key(one))
             if entry is None:
                 continue
             lines += ["", f"On {data if one.on_data else 'any data'}:", ""]
             for claim in entry["claims"]:
-                mark = "" if claim["holds"] else " **Does not hold here.**"
-                lines.append(f"- {claim['text']}: {claim['measured']}.{mark}")
+                lines.append(f"- {claim['text']}: {claim['measured']}.{MARKS[claim['holds']]}")
             if entry["text"]:
                 lines += ["", "```text", entry["text"].rstrip(), "```"]
             for name in entry.get("pictures", []):
@@ -213,9 +279,16 @@ def main() -> int:
         write(options.docs)
         return 0
     before = results(options.docs).get(options.data, {})
-    config = fnn.threads.config()
-    by = f"fastnn {fnn.__version__}, {config['backend']} {config.get('isa', '')}, {config['threads']} threads"
-    result: dict[str, Any] = {**before, "by": by, "statements": before.get("statements", {})}
+    now = version()
+    found = load(options.data)
+    rows = [len(part[0]) for part in (found.train, found.validation, found.test)]
+    result: dict[str, Any] = {**now, "rows": rows, "statements": {}}
+    if "search" in before:
+        result["search"] = before["search"]
+    if options.only:
+        if not before:
+            parser.error(f"--only renews statements, and there are none of {options.data} yet: run all of them first")
+        result = {**before}
     failed = 0
     for one in STATEMENTS:
         skipped = options.only and not set(options.only) & set(one.numbers)
@@ -228,6 +301,8 @@ def main() -> int:
             traceback.print_exc()
             failed += 1
             continue
+        if options.only:
+            entry["again"] = now
         (options.docs / "lectures" / "pictures").mkdir(parents=True, exist_ok=True)
         if options.data == "digits" or "augmentation" in finding.pictures:
             entry["pictures"] = list(finding.pictures)
