@@ -116,7 +116,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 #: Further algorithms of an op that the compiled backend has; what they compute is specified by the op on the right.
 ALGORITHMS = {"conv2d_im2col_forward": "conv2d_forward", "conv2d_amx_forward": "conv2d_forward"}
 
-#: The functions of the backend in use, by name, with ``empty``, ``empty_like`` and ``layout``; filled by ``use``.
+#: The functions of the backend in use, by name, with empty, empty_like, layout and fits; filled by `use`.
 kernels = SimpleNamespace()
 
 name: str = ""
@@ -174,9 +174,18 @@ def _layout(x: Any) -> int:
     return 2 if x.flags.f_contiguous else 3
 
 
+def _fits(x: Any, out: Any) -> bool:
+    """The twin of _core.fits."""
+    same = 0 <= _layout(x) < 2 and _layout(x) == _layout(out) and x.shape == out.shape and x.dtype == out.dtype
+    if not same or not out.flags.writeable:
+        return False
+    first, second = (a.__array_interface__["data"][0] for a in (x, out))
+    return bool(first == second or abs(first - second) >= x.nbytes)
+
+
 def _python_kernels(module: ModuleType | None) -> dict[str, Any]:
     """The functions of Numba's module where it has them, else the reference."""
-    functions: dict[str, Any] = {"empty": _empty, "empty_like": np.empty_like, "layout": _layout}
+    functions: dict[str, Any] = {"empty": _empty, "empty_like": np.empty_like, "layout": _layout, "fits": _fits}
     for op, outputs in OUTPUTS.items():
         if module is not None and hasattr(module, op):
             functions[op] = getattr(module, op)
@@ -205,7 +214,7 @@ def use(backend: str, reason: str = "chosen by the caller") -> None:
         raise RuntimeError(f"backend {backend!r} cannot run: {missing}")
     if backend == "compiled":
         core = importlib.import_module("fastnn._core")
-        functions = {op: getattr(core, op) for op in (*OUTPUTS, *ALGORITHMS, "empty", "empty_like", "layout")}
+        functions = {op: getattr(core, op) for op in (*OUTPUTS, *ALGORITHMS, "empty", "empty_like", "layout", "fits")}
     else:
         module = importlib.import_module("fastnn._numba") if backend == "numba" else None
         functions = _python_kernels(module)

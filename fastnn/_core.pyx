@@ -23,6 +23,7 @@ cdef extern from "numpy/arrayobject.h":
     bint PyArray_IS_F_CONTIGUOUS(cnp.ndarray)
     bint PyArray_ISALIGNED(cnp.ndarray)
     bint PyArray_ISNOTSWAPPED(cnp.ndarray)
+    bint PyArray_ISWRITEABLE(cnp.ndarray)
     bint PyArray_CheckExact(object)
     object PyArray_NewLikeArray(cnp.ndarray, cnp.NPY_ORDER, void*, int)
 
@@ -580,7 +581,7 @@ cdef bint is_channels_last(cnp.ndarray x) noexcept:
     return True
 
 
-def layout(x):
+cpdef int layout(x) noexcept:
     """How x can be used: 0 C-contiguous, 1 channels-last, 2 dense in another order, 3 strided, -1 not a ready array.
 
     Ready: exactly an ndarray, float32 or float64, native byte order, aligned.
@@ -598,6 +599,27 @@ def layout(x):
     if is_channels_last(a):
         return 1
     return 2 if PyArray_IS_F_CONTIGUOUS(a) else 3
+
+
+def fits(x, out):
+    """Whether an element-wise kernel can write out from x as they are: both ready, C-contiguous or both channels-last,
+    of one shape and dtype, out writeable, and the same memory or none in common."""
+    cdef int kind = layout(x)
+    cdef cnp.ndarray a, b
+    cdef int i
+    cdef size_t nbytes
+    if kind < 0 or kind > 1 or layout(out) != kind:
+        return False
+    a, b = <cnp.ndarray>x, <cnp.ndarray>out
+    if a.descr.type_num != b.descr.type_num or a.ndim != b.ndim or not PyArray_ISWRITEABLE(b):
+        return False
+    for i in range(a.ndim):
+        if a.shape[i] != b.shape[i]:
+            return False
+    if a.data == b.data:
+        return True
+    nbytes = cnp.PyArray_NBYTES(a)
+    return a.data + nbytes <= b.data or b.data + nbytes <= a.data
 
 
 cdef inline void* data(object x) noexcept:

@@ -406,8 +406,9 @@ def _out(
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
         came = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ShapeError(f"{op}: expected out of shape {shape} and dtype {dtype}, got {came}")
-    fits = _is_channels_last(out) if channels_last else out.flags.c_contiguous
-    if not (fits and out.flags.writeable and out.flags.aligned):
+    layout = _K.layout(out)
+    fits = layout == 1 or (layout == 0 and _is_channels_last(out)) if channels_last else layout == 0
+    if not (fits and out.flags.writeable):
         order = "channels-last, as the input is" if channels_last else "C-contiguous"
         raise ValueError(f"{op}: out must be writeable and {order}")
     for x in inputs:
@@ -418,6 +419,8 @@ def _out(
 
 def _elementwise(op: str, x: ArrayLike, out: Array | None) -> tuple[Array, Array]:
     """x dense and an output in its layout; out may be x itself."""
+    if out is not None and _K.fits(x, out):
+        return x, out  # type: ignore[return-value]
     array = x if 0 <= _K.layout(x) < 3 else _dense(op, "x", x)
     if out is None:
         return array, _K.empty_like(array)  # type: ignore[return-value]
@@ -1011,10 +1014,9 @@ def _prelu_arrays(op: str, x: ArrayLike, weight: ArrayLike) -> tuple[Array, Arra
 
 def _planes(x: Array, channels: int, channels_last: bool) -> Array:
     """A view of x, which is not empty, as (n, channels, s) in memory order; one channel stands for all."""
-    flat = (x.transpose(0, 2, 3, 1) if channels_last else x).reshape(-1)
     if channels_last:
-        return flat.reshape(-1, channels, 1) if channels > 1 else flat.reshape(1, 1, -1)
-    return flat.reshape(x.shape[0] if channels > 1 else 1, channels, -1)
+        return x.transpose(0, 2, 3, 1).reshape((-1, channels, 1) if channels > 1 else (1, 1, -1))
+    return x.reshape(x.shape[0] if channels > 1 else 1, channels, -1)
 
 
 def prelu(x: ArrayLike, weight: ArrayLike, *, out: Array | None = None) -> Array:

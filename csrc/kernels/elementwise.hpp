@@ -7,10 +7,13 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-constexpr int64_t kChunk = 16384;  // elements: 64-128 KB an array, so that a chunk of each stays in L2
+constexpr int64_t kChunk = 8192;  // elements: 32-64 KB an array, so that a chunk of each stays in L2, and 64 KB are two
 // From this size of the output on, non-temporal stores: neither array stays in any cache then, and a line that is
 // written whole need not be read first. Below, a 32 MB L3 makes normal stores up to 1.7 times as fast.
 constexpr int64_t kStreamBytes = int64_t{16} << 20;
+// But not where the arithmetic takes longer than the memory (picoseconds an element): a core whose non-temporal stores
+// are far apart stalls on them. GELU by 50 instructions a vector took 13 ms so on one thread, 4.2 with normal stores.
+constexpr int64_t kSlow = 1000;
 
 // body(begin, end) over [0, size) in chunks, in parallel. picoseconds: a rough estimate per element on one thread.
 template <class Body>
@@ -51,7 +54,8 @@ FASTNN_INLINE void map_range(int64_t begin, int64_t end, bool non_temporal, T* y
 
 template <class T, class F, class... Inputs>
 FASTNN_INLINE void map_array(int64_t size, int64_t picoseconds, T* y, F f, const Inputs*... x) {
-  const bool non_temporal = size * static_cast<int64_t>(sizeof(T)) >= kStreamBytes && (... && (x != y));
+  const bool non_temporal =
+      size * static_cast<int64_t>(sizeof(T)) >= kStreamBytes && picoseconds < kSlow && (... && (x != y));
   for_chunks(size, picoseconds, [&](int64_t begin, int64_t end) {
     map_range(begin, end, non_temporal, y, f, x...);
     if (non_temporal) stream_fence();

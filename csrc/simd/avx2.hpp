@@ -238,6 +238,9 @@ FASTNN_INLINE Vec<T> divide_parts(Vec<T> a, Vec<T> b, Vec<T> b_low, Vec<T>& low)
   return q;
 }
 
+template <class T>
+constexpr bool kHasLookup = false;
+
 // ---- by template, for code that is written once for both types ----
 template <class T>
 FASTNN_INLINE Vec<T> zero() {

@@ -179,6 +179,13 @@ FASTNN_INLINE Vec<T> divide_parts(Vec<T> a, Vec<T> b, Vec<T> b_low, Vec<T>& low)
   return q;
 }
 
+// ---- tables of 32 floats, in two registers ----
+template <class T>
+constexpr bool kHasLookup = sizeof(T) == 4;
+FASTNN_INLINE Vec<float> lookup(const float* table, Vec<float> k) {
+  return {_mm512_permutex2var_ps(_mm512_loadu_ps(table), _mm512_castps_si512(k.v), _mm512_loadu_ps(table + 16))};
+}
+
 // ---- by template, for code that is written once for both types ----
 template <class T>
 FASTNN_INLINE Vec<T> mul_error(Vec<T> a, Vec<T> b, Vec<T> product) {

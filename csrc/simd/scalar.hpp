@@ -266,6 +266,9 @@ FASTNN_INLINE Vec<T> scale2(Vec<T> a, Vec<T> e) {
   return a * power2(half) * power2(n - half);
 }
 
+template <class T>
+constexpr bool kHasLookup = false;
+
 // ---- products and quotients ----
 template <class T>
 FASTNN_INLINE Vec<T> reciprocal(Vec<T> a) {

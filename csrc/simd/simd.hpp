@@ -19,6 +19,7 @@
 //   divide(a, b)                   a / b within 0.6 ulp where operator / is slow: b and a / b normal, or a 0 or NaN
 //   divide(a, b, b_low)            a / (b + b_low) likewise, |b_low| <= ulp(b)
 //   q = divide_parts(a, b, b_low, low)   the same quotient as q + low, within 0.1 ulp
+//   kHasLookup<T>                  whether there is lookup(table, k): table[i] of 32 floats, i the last five bits of k
 //   power2(e)                      2^e for whole e in [-126, 127] ([-1022, 1023]); one below, 0 or 2^e
 //   scale2(v, e)                   v * 2^e, rounded once, for whole e in [-252, 252] ([-2044, 2044]), while v and
 //                                  v * 2^(e / 2) are normal, 0, inf or NaN
