@@ -345,7 +345,7 @@ def _output_size(
     for size, k, s, p, d, axis in zip(in_size, kernel, stride, padding, dilation, ("height", "width"), strict=True):
         span = d * (k - 1) + 1
         room = size + 2 * p - span
-        if room < 0:
+        if room < 0 and not (ceil_mode and room > -s):  # then the one window is a partial one
             raise ShapeError(
                 f"{op}: the kernel spans {span} in {axis} but the padded input is {size + 2 * p} "
                 f"({size} + 2 * {p}); use a smaller kernel or dilation, or more padding"

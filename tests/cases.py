@@ -825,6 +825,12 @@ def _pools() -> list[Op]:
         ("ceil", (1, 3, 6, 7), {"kernel_size": 3, "stride": 2, "ceil_mode": True}),
         ("ceil_pad", (1, 3, 7, 6), {"kernel_size": 2, "stride": 3, "padding": 1, "ceil_mode": True}),
         ("ceil_pad2", (2, 4, 8, 5), {"kernel_size": 4, "stride": 3, "padding": 2, "ceil_mode": True}),
+        ("ceil_beyond", (2, 17, 4, 3), {"kernel_size": (5, 6), "stride": (2, 4), "ceil_mode": True}),
+        (
+            "ceil_beyond_pad",
+            (1, 3, 2, 9),
+            {"kernel_size": (7, 3), "stride": (4, 2), "padding": (1, 1), "ceil_mode": True},
+        ),
         ("wide", (1, 1, 3, 130), {"kernel_size": 2, "stride": 1}),
         ("16x16", (1, 2, 20, 20), {"kernel_size": 16, "stride": 2}),  # more than 255 taps
         ("no_images", (0, 3, 6, 6), {"kernel_size": 2}),

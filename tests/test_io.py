@@ -608,3 +608,23 @@ def test_a_damaged_compressed_stream_is_refused(tmp_path):
     raw[200:220] = bytes(20)  # the stream begins after a local header of 35 bytes and is a few thousand long
     path.write_bytes(raw)
     refuse(path, "not a whole .npz file")
+
+
+def test_an_array_without_a_name_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "net.npz", "w") as file:
+        array = io.BytesIO()
+        np.save(array, np.zeros(2))
+        file.writestr(".npy", array.getvalue())
+    with pytest.raises(FileFormatError, match="has no name"):
+        fnn.load_state(tmp_path / "net.npz")
+
+
+def test_safetensors_that_name_an_array_twice_are_refused(tmp_path):
+    """Of two entries of one name that lie in the same place, the package keeps one without a word."""
+    pytest.importorskip("safetensors", reason="the format needs it")
+    entry = b'"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+    for names, match in (((entry, entry), "two entries are called 'a'"), ((entry.replace(b'"a"', b'""'),), "no name")):
+        header = b"{" + b",".join(names) + b"}"
+        (tmp_path / "net.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+        with pytest.raises(FileFormatError, match=match):
+            fnn.load_state(tmp_path / "net.safetensors")

@@ -985,3 +985,92 @@ def test_what_looks_like_an_image_of_a_batch_of_one(op: str, shape: tuple[int, .
         x = draw(n, 5, 4, 3, dtype=np.float32)
         for y in (net(x), program(x)):
             np.testing.assert_allclose(y, x + weight if op == "Add" else x * weight, rtol=1e-6)
+
+
+# ---- dtypes, and what else a call gives ----
+
+
+def both(graph: Any, *shapes: tuple[int, ...]) -> tuple[Any, Any]:
+    """A network, and it compiled."""
+    with quiet():
+        return graph, fnn.compile(graph, shapes)
+
+
+def test_double_without_weights_compiles_to_double() -> None:
+    """The file says of its input which dtype it is; there are no weights that would."""
+    x = draw(2, 3)
+    for op, xs, options in (("Tanh", [x], {}), ("Mul", [x, np.array(1 / 3)], {"constants": (1,)})):
+        net, program = both(fnn.onnx.load(one(op, *xs, **options)), (2, 3))
+        assert program.dtype == np.float64 and program(x).dtype == np.float64
+        np.testing.assert_allclose(program(x), net(x), rtol=1e-15)
+
+
+def test_whole_numbers_that_do_not_fit_are_refused() -> None:
+    """An array of another dtype than the file declares is converted where it fits, and named where it does not."""
+    net, program = both(fnn.onnx.load(one("Add", np.ones((2, 3), np.uint8), np.uint8(100), constants=(1,))), (2, 3))
+    for run in (net, program):
+        for fits in (np.full((2, 3), 7, np.int64), np.full((2, 3), 7.0), np.full((2, 3), 7, np.uint8)):
+            y = run(fits)
+            assert y.dtype == np.uint8 and (y == 107).all()
+        assert (run(np.full((2, 3), 200, np.uint8)) == 44).all()  # in the file's own dtype sums wrap, as elsewhere
+        for value in (300, -1, np.inf, -np.inf, 256.0, 1 << 40):
+            with pytest.raises(ValueError, match=r"input 'x0': expected uint8, got .* does not fit"):
+                run(np.full((2, 3), value))
+        for value in (2.5, np.nan):
+            with pytest.raises(TypeError, match="input 'x0': expected uint8, got float64 with fractions"):
+                run(np.full((2, 3), value))
+    net = fnn.onnx.load(one("Neg", np.ones((2, 3), np.int64)))
+    with pytest.raises(ValueError, match="does not fit"):
+        net(np.full((2, 3), 1 << 63, np.uint64))
+
+
+def test_bytes_for_floats() -> None:
+    """An image of bytes, given to a network of floats whose first operators compute in NumPy, does not wrap."""
+    image = np.full((2, 3), 200, np.uint8)
+    net, program = both(fnn.onnx.load(one("Pow", np.ones((2, 3), np.float32), np.float32(2), constants=(1,))), (2, 3))
+    for run in (net, program):
+        y = run(image)
+        assert y.dtype == np.float32 and (y == 40_000).all()
+    with pytest.raises(TypeError, match="expected input 0 of numbers, got <U1"):
+        program(np.full((2, 3), "a"))
+
+
+def test_a_number_as_an_input() -> None:
+    data = file_of([node("Mul", "x k", "y")], [port("x", shape=("n", 3)), port("k", shape=())], Y)
+    net, program = both(fnn.onnx.load(data), (2, 3), ())
+    for n in (2, 5):
+        x = draw(n, 3, dtype=np.float32)
+        for run in (net, program):
+            np.testing.assert_array_equal(run(x, np.float32(1.5)), np.float32(1.5) * x)
+
+
+def test_what_is_gathered_by_an_input_can_be_described(tmp_path: Path) -> None:
+    """To tell the kernels a program runs once, on inputs that are made up: 0 is an index of any axis."""
+    _, program = both(fnn.onnx.load(one("Gather", draw(1, 3, dtype=np.float32), np.array([0, 0]))), (1, 3), (2,))
+    assert "Gather" in program.describe() and "Gather" in str(program.profile(repeats=2))
+    table = one("Gather", draw(1, 4, dtype=np.float32), np.array([[0, 0]]), constants=(0,))
+    _, program = both(fnn.onnx.load(table), (1, 2))
+    program.save(tmp_path / "it.fnn")
+    assert "Gather" in fnn.load_program(tmp_path / "it.fnn").describe()
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "AveragePool", "LpPool"])
+def test_windows_beyond_the_image(op: str) -> None:
+    """With ceil_mode there is a window where less than a stride is missing; ONNX Runtime and torch give the same."""
+    x = np.abs(draw(1, 2, 4, 3, dtype=np.float32))
+    for kernel, strides, pads in (([5, 3], [2, 2], [0, 0]), ([7, 3], [2, 2], [1, 0]), ([9, 4], [6, 2], [0, 0])):
+        options = {"kernel_shape": kernel, "strides": strides, "pads": pads * 2, "opset": 18}
+        net, program = both(fnn.onnx.load(one(op, x, ceil_mode=1, **options)), x.shape)
+        expected = {"MaxPool": np.max, "AveragePool": np.mean, "LpPool": lambda a, axis: np.sqrt((a * a).sum(axis))}
+        y = expected[op](x, axis=(2, 3)).reshape(1, 2, 1, 1)
+        for run in (net, program):
+            np.testing.assert_allclose(run(x), y, rtol=1e-6)
+        with pytest.raises(fnn.ShapeError, match="the kernel spans"):
+            fnn.onnx.load(one(op, x, **options))(x)
+    with pytest.raises(fnn.ShapeError, match="the kernel spans 6"):  # nothing is left: a whole stride is missing
+        fnn.onnx.load(one(op, x, ceil_mode=1, kernel_shape=[6, 3], strides=[2, 2], opset=18))(x)
+
+
+def test_names_that_are_none() -> None:
+    damaged(file_of([node("Relu", "x", "y")], X, Y, [tensor("", np.ones(2, np.float32))]), "an initializer has no name")
+    damaged(file_of([node("Relu", "x", "y")], [*X, port("", np.float32, (2,))], Y), "an input has no name")

@@ -165,7 +165,7 @@ def trace(model: Layer, input_shapes: Sequence[Shape], *, host: bool = False) ->
     for name, layer in _inside(model):  # before the shapes, which a layer that is not traced need not tell
         _require_trace(name, layer)
     builder = Builder(host)
-    xs = [Value(tuple(shape), (2 * shape[0], *shape[1:])) for shape in input_shapes]
+    xs = [Value(tuple(shape), (*(2 * n for n in shape[:1]), *shape[1:])) for shape in input_shapes]
     model.output_shape(*(x.shape for x in xs))
     output = builder.trace("", model, *xs)
     return Graph(xs, list(output) if isinstance(output, tuple) else [output], builder.nodes)

@@ -54,6 +54,8 @@ class PiecedProgram(Program):
             gives = [value for node in part for value in node.outputs if value in consumers]
             nodes = [*(constant[value] for value in needed), *part]
             self._order.append((_Piece(Graph(reads, gives, nodes), dtype, precision), reads, gives))
+        #: inputs that are whole numbers or booleans, which a layer checks and converts
+        self._whole = {v for n in graph.nodes for v in n.inputs if _declared(n).kind not in "fO"} & set(graph.inputs)
         self._last = {value: i for i, (_, reads, _) in enumerate(self._order) for value in reads}
 
     def __call__(self, *xs: ArrayLike, out: Array | Sequence[Array] | None = None) -> Any:
@@ -67,10 +69,12 @@ class PiecedProgram(Program):
         values: dict[Value, Array] = dict(self._constants)  # type: ignore[arg-type]
         for i, (value, x, like) in enumerate(zip(self._graph.inputs, xs, self._input_shapes, strict=True)):
             array = np.asarray(x)
+            if array.dtype.kind not in "biuf":
+                raise TypeError(f"program: expected input {i} of numbers, got {array.dtype}")
             if array.shape[1:] != like[1:] or array.ndim != len(like):
                 expected = ", ".join(["N", *map(str, like[1:])])
                 raise ShapeError(f"program: expected input {i} of shape ({expected}), got {array.shape}")
-            values[value] = array.astype(self._dtype, copy=False) if array.dtype.kind == "f" else array
+            values[value] = array if value in self._whole else array.astype(self._dtype, copy=False)
         kept = set(self._graph.outputs)
         for i, (part, reads, gives) in enumerate(self._order):
             given = [values[value] for value in reads]
@@ -107,10 +111,13 @@ class PiecedProgram(Program):
         return _numbered(steps)
 
     def _example(self) -> list[Array]:
-        """Inputs that fit; numbers that are whole, for an input may be indices."""
-        dtypes = {value: getattr(node.layer, "dtype", None) for node in self._graph.nodes for value in node.inputs}
+        """Inputs that fit: ones, but 0 where whole numbers are asked for, for they may be indices."""
         values = zip(self._graph.inputs, self._input_shapes, strict=True)
-        return [np.ones(shape, dtypes.get(value) or self._dtype) for value, shape in values]
+        dtypes = {value: _declared(node) for node in self._graph.nodes for value in node.inputs if value in self._whole}
+        return [
+            np.zeros(shape, dtypes[value]) if value in self._whole else np.ones(shape, self._dtype)
+            for value, shape in values
+        ]
 
     def _steps_of(self, part: Node | _Piece, given: list[Array]) -> list[report.Step]:
         known = self._shapes(self._input_shapes)
@@ -142,6 +149,11 @@ class PiecedProgram(Program):
         numbered = tuple(replace(t, step=step) for t, step in zip(timed, steps, strict=True))
         call = _median(lambda: self(*xs), count)
         return report.Profile(numbered, call, count, roofline(self._dtype), get_num_threads())
+
+
+def _declared(node: Node) -> np.dtype[Any]:
+    """The dtype that a layer wants of what it reads; of objects where it takes any."""
+    return np.dtype(getattr(node.layer, "dtype", object))
 
 
 def _numbered(steps: list[report.Step]) -> list[report.Step]:

@@ -51,8 +51,8 @@ def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: st
     model : Layer
         The program holds copies of its arrays: what is trained afterwards does not change it.
     input_shape : tuple of int, or several
-        (N, ...); a sequence of shapes for a model of several inputs. Other batch sizes are planned when they first
-        come.
+        (N, ...); a sequence of shapes for a model of several inputs, one that is a number among them: (). Other batch
+        sizes are planned when they first come.
     precision : str
         How products of convolutions and linear layers are computed where the processor has tiles (AMX). Arrays and sums
         are of the model's dtype in any case; elsewhere, and for float64, all three are the same.
@@ -91,9 +91,12 @@ def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: st
             f"compile: unknown precision {precision!r}; expected one of {', '.join(map(repr, PRECISIONS))}"
         )
     given = tuple(tuple(int(n) for n in shape) for shape in shapes(input_shape))
-    if not all(shape and min(shape) >= 0 for shape in given):
+    if not all(min(shape, default=0) >= 0 for shape in given):
         raise ShapeError(f"compile: expected an input shape (N, ...), got {tuple(input_shape)}")
     dtypes = [a.dtype for a in {**model.params, **model.buffers}.values() if a.dtype.kind == "f"]
+    if not dtypes:  # a network from a file says of which dtype its inputs are
+        declared = [getattr(layer, "dtype", None) for _, layer in model.leaves()]
+        dtypes = [d for d in declared if d in (np.float32, np.float64)]
     dtype = np.result_type(*dtypes) if dtypes else np.dtype(np.float32)
     graph = optimise(trace(model, given, host=True), dtype)
     host = [f"{node.name!r} ({node.layer.label()})" for node in graph.nodes if node.layer.host]

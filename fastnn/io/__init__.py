@@ -149,6 +149,8 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
         try:
             result: dict[str, np.ndarray] = module.read(file, os.fstat(file.fileno()).st_size)
+            if "" in result:
+                raise ValueError("an array in it has no name")
         except ValueError as error:
             raise FileFormatError(f"{os.fspath(path)}: {error}") from error
     return result

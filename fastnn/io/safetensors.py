@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -43,7 +44,18 @@ def read(file: BinaryIO, size: int) -> dict[str, np.ndarray]:
         entries = safetensors.deserialize(data)
     except safetensors.SafetensorError as error:
         raise ValueError(f"not a whole .safetensors file ({error})") from error
+    size = int.from_bytes(data[:8], "little")
+    json.loads(data[8 : 8 + size], object_pairs_hook=_once)  # of equal names the package keeps one
     return {name: _array(name, entry) for name, entry in entries}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    """Raise where a name stands twice in one object of the header."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise ValueError(f"two entries are called {name[:80]!r}")
+        seen.add(name)
 
 
 def _array(name: str, entry: dict[str, Any]) -> np.ndarray:

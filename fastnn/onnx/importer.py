@@ -7,6 +7,7 @@ the shapes of the arrays that come. `builders` says which operators become fastn
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
@@ -90,9 +91,14 @@ class Input(Identity):
     dtype : dtype
     shape : sequence, optional
         Sizes that the file fixes; a name or None where it does not. The first, that of the batch, may be any.
+    name : str
+        For errors.
     """
 
-    def __init__(self, dtype: np.dtype[Any], shape: Sequence[int | str | None] | None) -> None:
+    name = ""  # in files of programs from before there were names
+
+    def __init__(self, dtype: np.dtype[Any], shape: Sequence[int | str | None] | None, name: str = "") -> None:
+        self.name = name
         self.dtype = np.dtype(dtype)
         self.shape = None if shape is None else tuple(shape)
         self.host = self.dtype.kind != "f"  # type: ignore[misc]
@@ -111,15 +117,23 @@ class Input(Identity):
     def __call__(self, x: ArrayLike) -> Array:
         array = np.asarray(x)
         self._check(array.shape)
-        wanted = np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
+        wanted: Any = np.dtype(np.float32) if self.dtype == np.float16 else self.dtype
+        who = f"input {self.name!r}: " if self.name else ""
         if wanted.kind == "f":
             if array.dtype.kind not in "biuf":
-                raise TypeError(f"expected numbers, got {array.dtype}")
+                raise TypeError(f"{who}expected numbers, got {array.dtype}")
             return array if array.dtype in (np.float64, wanted) else array.astype(wanted)
+        if array.dtype == wanted:
+            return array
         whole = array.dtype.kind in "biu" or (array.dtype.kind == "f" and bool(np.all(array == np.trunc(array))))
-        if not whole or (wanted.kind == "b" and array.dtype.kind != "b"):
-            raise TypeError(f"expected {wanted}, got {array.dtype}")
-        return array.astype(wanted, copy=False)
+        if not whole or wanted.kind == "b":
+            raise TypeError(f"{who}expected {wanted}, got {array.dtype}{' with fractions' if not whole else ''}")
+        limits = np.iinfo(wanted)
+        low, high = (array.min(), array.max()) if array.size else (0, 0)
+        # As Python's numbers, for which there is no limit; infinities and what is beyond them are refused too.
+        if not (math.isfinite(low) and math.isfinite(high) and limits.min <= int(low) and int(high) <= limits.max):
+            raise ValueError(f"{who}expected {wanted}, got {array.dtype} from {low} to {high}, which does not fit")
+        return array.astype(wanted)
 
     def output_shape(self, shape: Shape) -> Shape:
         return self._check(tuple(shape))
@@ -279,13 +293,15 @@ class Importer:
             raise UnsupportedOperatorError(
                 f"input {port.name!r} is {what}; fastnn takes tensors of numbers and booleans"
             )
+        if not port.name:
+            raise ValueError("an input has no name")
         if port.name in self.values:
             raise ValueError(f"two inputs are called {port.name!r}")
         self._data_names.take(port.name)
         probe = None
         if port.shape is not None:
             probe = tuple(d if isinstance(d, int) else _OPEN if i else _BATCH for i, d in enumerate(port.shape))
-        layer = Input(port.dtype, port.shape)
+        layer = Input(port.dtype, port.shape, port.name)
         name = self.unique_value(f"{port.name}:checked")
         self.nodes.append(GraphNode(self.unique(port.name), layer, port.name, outputs=[name]))
         self.values[port.name] = Value(port.dtype, data=name)

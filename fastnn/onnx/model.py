@@ -173,6 +173,8 @@ def _network(data: memoryview, external: External) -> Network:
                 network.name = text(kind, value)
             case 5:
                 name, array = _tensor(message(kind, value), external)
+                if not name:  # which is how nodes name what is absent
+                    raise ValueError("an initializer has no name")
                 if name in network.tensors:
                     raise ValueError(f"two initializers are called {name!r}")
                 network.tensors[name] = array

@@ -47,7 +47,7 @@ class Geometry:
         for n, k, s, d, b, a in zip(size, kernel, stride, dilation, before, after, strict=True):
             check_pads(b, a, d * (k - 1) + 1)
             room = n + b + a - (d * (k - 1) + 1)
-            if room < 0:
+            if room < 0 and not (ceil and room > -s):
                 raise ShapeError(f"the kernel spans {d * (k - 1) + 1} and the padded image is {n + b + a}")
             count = room // s + 1
             if ceil and room % s and count * s < n + b:  # a last window that begins inside
