@@ -121,7 +121,10 @@ kernels = SimpleNamespace()
 
 name: str = ""
 why: str = ""
-_threads = 1
+#: counts how often backend or instruction set were chosen: what was prepared for another choice does not hold
+choice = 0
+_core: ModuleType | None = None
+_SOURCE = os.path.join(os.path.dirname(__file__), "_core.pyx")  # no installation has this file
 
 
 def _writing(function: Callable[..., Any], outputs: tuple[str, ...]) -> Callable[..., None]:
@@ -204,23 +207,42 @@ def missing_reason(backend: str) -> str | None:
     return None
 
 
+def _up_to_date(core: ModuleType) -> ModuleType:
+    """The extension, unless it was built from other sources than those that lie beside these files.
+
+    Functions of the one called by the other compute anything: their arguments have another order or meaning.
+    """
+    if os.path.exists(_SOURCE):
+        from ._sources import stamp
+
+        expected = stamp()
+        if expected is not None and expected != getattr(core, "SOURCES", None):
+            raise ImportError(
+                f"the compiled kernels are out of date: {core.__file__} was built from another _core.pyx or "
+                f"kernels.hpp than those of {os.path.dirname(_SOURCE)}. Build them again, by: pip install "
+                "--no-build-isolation -e . (CONTRIBUTING.md), or set FASTNN_BACKEND=numpy to do without"
+            )
+    return core
+
+
 def use(backend: str, reason: str = "chosen by the caller") -> None:
     """Compute with ``backend`` ("compiled", "numba" or "numpy") from now on; raise where it cannot run."""
-    global name, why
+    global name, why, choice, _core
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; expected one of {', '.join(BACKENDS)}")
     missing = missing_reason(backend)
     if missing:
         raise RuntimeError(f"backend {backend!r} cannot run: {missing}")
     if backend == "compiled":
-        core = importlib.import_module("fastnn._core")
+        core = _up_to_date(importlib.import_module("fastnn._core"))
         functions = {op: getattr(core, op) for op in (*OUTPUTS, *ALGORITHMS, "empty", "empty_like", "layout", "fits")}
     else:
         module = importlib.import_module("fastnn._numba") if backend == "numba" else None
         functions = _python_kernels(module)
     kernels.__dict__.clear()
     kernels.__dict__.update(functions)
-    name, why = backend, reason
+    name, why, choice = backend, reason, choice + 1
+    _core = core if backend == "compiled" else None
 
 
 @contextmanager
@@ -236,7 +258,7 @@ def using(backend: str) -> Iterator[None]:
 
 def core() -> ModuleType | None:
     """The compiled module if it is the backend in use, else None."""
-    return importlib.import_module("fastnn._core") if name == "compiled" else None
+    return _core
 
 
 # ---- the first choice ----
@@ -252,9 +274,9 @@ def choose() -> None:
     else:
         fallback = "numba" if missing_reason("numba") is None else "numpy"
         use(fallback, f"{missing_reason('compiled')}")
-        folder = os.path.dirname(__file__)
         help = "Install a C++ compiler and reinstall fastnn"
-        if os.path.exists(os.path.join(folder, "_core.pyx")):  # no installation has this file
+        if os.path.exists(_SOURCE):
+            folder = os.path.dirname(_SOURCE)
             help = f"These are the sources, in {folder}: where fastnn is installed, run Python in another folder"
         warnings.warn(
             f"{why}; computing with {fallback}, which is slower. {help}, or set FASTNN_BACKEND to choose in silence.",
@@ -282,7 +304,7 @@ def _best_isa() -> str:
 
 def set_isa(isa: str, reason: str = "chosen by the caller") -> None:
     """Use the kernels compiled for ``isa``; raise when it is unknown or cannot run here."""
-    global isa_why
+    global isa_why, choice
     module = core()
     if module is None:
         raise RuntimeError(f"instruction sets belong to the compiled backend; the backend is {name!r}")
@@ -292,4 +314,4 @@ def set_isa(isa: str, reason: str = "chosen by the caller") -> None:
     if isas[isa] is not None:
         raise RuntimeError(f"instruction set {isa!r} ({reason}) cannot run here: {isas[isa]}")
     module.set_isa(isa)
-    isa_why = reason
+    isa_why, choice = reason, choice + 1

@@ -13,6 +13,8 @@ cimport numpy as cnp
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_INCREF
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memset
+from libcpp.vector cimport vector
 
 cnp.import_array()
 
@@ -424,6 +426,7 @@ cdef extern from "runtime/dispatch.hpp" namespace "fastnn::runtime" nogil:
     void set_active_table(const KernelTable*)
     AnyKernel kernel_call(int)
     const char* kernel_name(int)
+    const char* kernel_algorithm(const KernelTable*, int, const void*)
     int activation_count()
     const char* activation_name(int)
     int activation_parameters(int)
@@ -452,8 +455,8 @@ cdef extern from "runtime/scratch.hpp" namespace "fastnn::runtime" nogil:
 cdef extern from "program/program.hpp" namespace "fastnn::program" nogil:
     cdef cppclass CProgram "fastnn::program::Program":
         CProgram() except +
-        void* allocate(size_t)
-        void release(void*, size_t)
+        void* allocate(size_t) except +
+        void release(void*)
         void* add_input(size_t) except +
         void* add_output(size_t) except +
         void add_constant(const void*, size_t, bint) except +
@@ -467,6 +470,9 @@ cdef extern from "program/program.hpp" namespace "fastnn::program" nogil:
         size_t arena_bytes()
         const char* isa()
 
+cdef extern from "sources.hpp" nogil:
+    const char* FASTNN_SOURCES
+
 cdef extern from *:
     """
     // The program that this thread is recording, if any, as the C++ object and as its owner.
@@ -476,6 +482,8 @@ cdef extern from *:
     CProgram* recorder
     PyObject* recording
 
+# The stamp of the sources that this was built from; see _sources.py.
+SOURCES = FASTNN_SOURCES.decode()
 # A tuple of (name, id): what the registry of tests and benchmarks is compared with.
 KERNELS = tuple(kernel_name(i).decode() for i in range(kKernelCount))
 cdef dict ACTIVATIONS = {None: kIdentity, **{activation_name(i).decode(): i for i in range(1, activation_count())}}
@@ -491,8 +499,9 @@ cdef enum:
 
 @cython.final
 @cython.freelist(64)
+@cython.no_gc_clear
 cdef class _Block:
-    """Owns a block of the pool or a place in a program's arena; arrays refer to it as their base."""
+    """Owns a block of the pool or an address of a program; arrays refer to it as their base."""
     cdef void* data
     cdef size_t nbytes
     cdef Program program
@@ -503,7 +512,7 @@ cdef class _Block:
         if self.program is None:
             pool_free(self.data, self.nbytes)
         else:
-            self.program.program.release(self.data, self.nbytes)
+            self.program.program.release(self.data)
 
 
 cdef object wrap(object base, void* data, int ndim, cnp.npy_intp* shape, cnp.npy_intp* strides, cnp.dtype dtype):
@@ -1069,6 +1078,21 @@ cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple 
     return call(kernel, &a)
 
 
+def conv2d_algorithm(tuple x, tuple weight, tuple y, tuple stride, tuple padding, tuple dilation, int64_t groups,
+                     cnp.dtype dtype, int64_t parts):
+    """Which algorithm computes a convolution of these shapes, in C order, with so many parts on tiles; by name."""
+    cdef Conv2dArgs a
+    memset(&a, 0, sizeof(a))
+    a.n, a.c, a.h, a.w = x
+    a.o, _, a.kh, a.kw = weight
+    _, _, a.oh, a.ow = y
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.dilation_h, a.dilation_w = dilation
+    a.groups, a.dtype, a.parts = groups, dtype.type_num == cnp.NPY_DOUBLE, parts
+    return kernel_algorithm(active_table(), kKernel_conv2d_forward, &a).decode()
+
+
 def conv2d_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
                    residual, activation, y):
     conv2d(kKernel_conv2d_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
@@ -1243,7 +1267,7 @@ cdef class Program:
     """Kernel calls recorded between ``with program:`` and run by ``run``; see csrc/program/program.hpp."""
     cdef CProgram* program
     cdef list kept
-    cdef int n_inputs, n_outputs
+    cdef size_t n_inputs, n_outputs
     cdef int64_t parts
 
     def __cinit__(self, int64_t parts=3):
@@ -1268,13 +1292,15 @@ cdef class Program:
         self.program.finish()
 
     cdef object bound(self, void* address, tuple shape, cnp.dtype dtype, bint channels_last):
+        cdef _Block block = _Block.__new__(_Block)
+        block.data, block.program = address, self
         strides = _strides(shape, dtype.itemsize, channels_last)
         cdef cnp.npy_intp[32] c_dims
         cdef cnp.npy_intp[32] c_strides
         cdef int i
         for i in range(len(shape)):
             c_dims[i], c_strides[i] = shape[i], strides[i]
-        return wrap(self, address, len(shape), c_dims, c_strides, dtype)
+        return wrap(block, address, len(shape), c_dims, c_strides, dtype)
 
     def input(self, tuple shape, cnp.dtype dtype, bint channels_last=False):
         """A stand-in for the next array that every run binds."""
@@ -1297,18 +1323,17 @@ cdef class Program:
 
     def run(self, tuple inputs, tuple outputs, cnp.ndarray nanoseconds=None):
         """Bind the arrays (checked by the caller) and run all steps without the interpreter lock."""
-        cdef void* ins[16]
-        cdef void* outs[16]
+        cdef vector[void*] bound
         cdef int64_t* times = <int64_t*>data(nanoseconds)
-        cdef int i
-        if len(inputs) != self.n_inputs or len(outputs) != self.n_outputs or self.n_inputs > 16 or self.n_outputs > 16:
+        if <size_t>len(inputs) != self.n_inputs or <size_t>len(outputs) != self.n_outputs:
             raise ValueError("the program was recorded with another number of inputs or outputs")
-        for i in range(self.n_inputs):
-            ins[i] = data(inputs[i])
-        for i in range(self.n_outputs):
-            outs[i] = data(outputs[i])
+        bound.reserve(self.n_inputs + self.n_outputs + 1)
+        for array in inputs:
+            bound.push_back(data(array))
+        for array in outputs:
+            bound.push_back(data(array))
         with nogil:
-            self.program.run(ins, outs, times)
+            self.program.run(bound.data(), bound.data() + self.n_inputs, times)
 
     def release(self):
         """Give back the arenas that no run is using."""

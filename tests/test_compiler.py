@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_environment import run
 
 import fastnn as fnn
 import fastnn.functional as F
@@ -415,3 +416,111 @@ def test_precisions(engine: Engine, layer: str, tmp_path: Path) -> None:
     else:
         for precision in ("float32-fast", "bfloat16"):
             np.testing.assert_array_equal(outputs[precision], outputs["float32"])
+
+
+def test_many_inputs_and_outputs():
+    """A program takes and gives as many arrays as its network does."""
+    count = 40
+    names = [f"x{i}" for i in range(count)]
+    nodes = [(f"y{i}", L.ReLU() if i % 2 else L.LeakyReLU(0.5), name) for i, name in enumerate(names)]
+    model = L.Graph(*nodes, inputs=names, outputs=[f"y{i}" for i in range(count)])
+    program = fnn.compile(model, [(2, 3)] * count)
+    xs = np.random.default_rng(0).standard_normal((count, 2, 3)).astype(np.float32)
+    for _ in range(2):
+        ys = program(*xs)
+        assert len(ys) == count
+        for i, (x, y) in enumerate(zip(xs, ys, strict=True)):
+            np.testing.assert_array_equal(y, np.maximum(x, 0 if i % 2 else 0.5 * x))
+
+
+ADDRESS_SPACE = """
+import resource, numpy as np, fastnn as fnn
+from fastnn.layers import Conv2d, Linear, Sequential, ReLU, Flatten
+
+def mapped():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
+def make():
+    return Sequential(Conv2d(3, 16, 3, padding=1, rng=0), ReLU(), Flatten(), Linear(16 * 16 * 16, 10, rng=0))
+
+fnn.set_num_threads(1)
+x = np.ones((8, 3, 16, 16), np.float32)
+keep = [fnn.compile(make(), (1, 3, 16, 16))]
+first = keep[0](x)
+before = mapped()
+{limit}
+for _ in range(10):
+    keep.append(fnn.compile(make(), (1, 3, 16, 16)))
+    for n in range(1, 9):
+        assert np.abs(keep[-1](x[:n]) - first[:n]).max() < 1e-4 * np.abs(first).max()
+trainer = fnn.Trainer(make(), rng=0)
+trainer.step(x, np.zeros(8, np.int64))
+print(mapped() - before)
+"""
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["free", "limited"])
+def test_plans_take_the_address_space_that_they_need(limited):
+    """Ten networks of eight plans and a training step fit where address space is bounded, as containers have it.
+
+    80 plans of 0.7 MB of arena at most, and ten times the weights (0.2 MB): less than 100 MB; 256 MB are given.
+    """
+    if _backends.name != "compiled":
+        pytest.skip("plans belong to the compiled backend")
+    limit = "resource.setrlimit(resource.RLIMIT_AS, (before + (256 << 20),) * 2)" if limited else ""
+    result = run(ADDRESS_SPACE.format(limit=limit), FASTNN_BACKEND="compiled", FASTNN_ISA=_backends.core().isa())
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 256 << 20
+
+
+def test_a_call_that_is_known_is_checked_as_the_first_was():
+    """What spares a second call its checks is bound to shape, dtype, memory format, backend and instruction set."""
+    model, x, _ = build("wired")
+    program = fnn.compile(model, x.shape)
+    expected = program(x)
+    np.testing.assert_array_equal(program(x), expected)
+    np.testing.assert_array_equal(program(x.astype(np.float64)), expected)
+    wide = np.zeros((*x.shape[:-1], 2 * x.shape[-1]), np.float32)
+    wide[..., ::2] = x
+    np.testing.assert_array_equal(program(wide[..., ::2]), expected)  # strided, of the same shape
+    np.testing.assert_array_equal(program(x.astype(">f4")), expected)
+    last = F._in_format(x, True) if _backends.name == "compiled" else x
+    y = program(last)
+    np.testing.assert_array_equal(program(last), y)
+    out = np.empty_like(expected)
+    for _ in range(2):
+        assert program(x, out=out) is out
+        np.testing.assert_array_equal(out, expected)
+        with pytest.raises(fnn.ShapeError, match="expected out of shape"):
+            program(x, out=out[:1])
+        with pytest.raises(ValueError, match="writeable"):
+            frozen = out.copy()
+            frozen.flags.writeable = False
+            program(x, out=frozen)
+        with pytest.raises(TypeError, match="expected 1 inputs, got 2"):
+            program(x, x)
+        with pytest.raises(TypeError, match="expected 1 inputs, got 2"):
+            program(x, None)
+        with pytest.raises(fnn.ShapeError, match="expected x of shape"):
+            program(x[0])
+    with _backends.using("numpy"):
+        np.testing.assert_allclose(program(x), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(program(x), expected)
+
+
+def test_convolutions_off_tiles_read_rows_as_they_come():
+    """Which convolution reads any memory format is what the chooser of kernels says, of its shape and dtype."""
+    core = _backends.core()
+    if core is None:
+        pytest.skip("algorithms belong to the compiled backend")
+    options = (1, 1), (1, 1), (1, 1)
+    shapes = (1, 32, 16, 16), (32, 32, 3, 3), (1, 32, 16, 16)
+    by = core.conv2d_algorithm(*shapes, *options, 1, np.dtype(np.float32), 3)
+    assert by == ("amx" if core.isa() == "amx" else "im2col")
+    assert core.conv2d_algorithm(*shapes, *options, 1, np.dtype(np.float64), 3) == "im2col"
+    groups = (1, 32, 16, 16), (32, 1, 3, 3), (1, 32, 16, 16)
+    assert not core.conv2d_algorithm(*groups, *options, 32, np.dtype(np.float32), 3).startswith("amx")
+    for dtype in (np.float32, np.float64):  # described as it runs
+        program = fnn.compile(L.Conv2d(32, 32, 3, padding=1, rng=0).copy(dtype=dtype), (1, 32, 16, 16))
+        (step,) = [s for s in program.steps() if s.layer.startswith("Conv2d")]
+        assert step.kernels == (core.conv2d_algorithm(*shapes, *options, 1, np.dtype(dtype), 3),)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +129,31 @@ def test_affinity() -> None:
     """A process that may use one processor starts one thread."""
     one = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     assert run(one + SHOW).stdout.split()[2:] == ["1"]
+
+
+@needs_kernels
+def test_kernels_out_of_date(tmp_path: Path) -> None:
+    """A tree of sources does not compute with an extension that was built from others; an installation never asks."""
+    from fastnn import _core
+
+    sources = Path(__file__).parents[1]
+    package = tmp_path / "fastnn"
+    shutil.copytree(Path(fastnn.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__", "_core.*"))
+    shutil.copy(_core.__file__, package)
+    here = {"PYTHONPATH": str(tmp_path)}
+    code = "import fastnn; print(fastnn.__file__)"
+    assert str(tmp_path) in run(code, **here).stdout  # no sources: nothing to compare with
+    shutil.copy(sources / "fastnn" / "_core.pyx", package)
+    assert run(code, **here).returncode == 0
+    kernels = tmp_path / "csrc" / "kernels" / "kernels.hpp"
+    kernels.parent.mkdir(parents=True)
+    shutil.copy(sources / "csrc" / "kernels" / "kernels.hpp", kernels)
+    result = run(code, **here)
+    assert result.returncode == 0, result.stderr
+    for path in (kernels, package / "_core.pyx"):
+        before = path.read_bytes()
+        path.write_bytes(before + b"\n")
+        fails(code, "ImportError: the compiled kernels are out of date", "pip install", "FASTNN_BACKEND=numpy", **here)
+        fails(code, "ImportError: the compiled kernels are out of date", FASTNN_BACKEND="compiled", **here)
+        assert run(code, FASTNN_BACKEND="numpy", **here).returncode == 0
+        path.write_bytes(before)

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
-#include <map>
+#include <iterator>
 #include <new>
 #include <tuple>
 
@@ -16,61 +16,63 @@
 namespace fastnn::program {
 namespace {
 
-// Every block starts on a cache line. Reserved ranges are address space only: no page of them is ever touched.
+// Every block of the arena starts on a cache line.
 constexpr size_t kAlign = 64;
 constexpr size_t kHuge = size_t{2} << 20;
-constexpr size_t kArenaReserve = size_t{1} << 38;
-size_t aligned(size_t bytes) { return (bytes + kAlign - 1) / kAlign * kAlign; }
+size_t aligned(size_t bytes) { return std::max((bytes + kAlign - 1) / kAlign * kAlign, kAlign); }
 
 }  // namespace
 
-Program::Range Program::reserve(size_t bytes) {
-  bytes = std::max(aligned(bytes), kAlign);
-  void* p = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
-  return {static_cast<char*>(p), bytes, false};
-}
-
-Program::Program() : table_(runtime::active_table()) {
-  // Where the address space is limited (ulimit -v), a smaller range does.
-  for (size_t bytes = kArenaReserve;; bytes /= 4) {
-    try {
-      arena_ = reserve(bytes);
-      return;
-    } catch (const std::bad_alloc&) {
-      if (bytes < (size_t{1} << 28)) throw;
-    }
-  }
-}
+Program::Program() : table_(runtime::active_table()) {}
 
 Program::~Program() {
   release_idle();
-  for (const Range& range : inputs_) munmap(range.begin, range.bytes);
-  for (const Range& range : outputs_) munmap(range.begin, range.bytes);
-  if (arena_.begin) munmap(arena_.begin, arena_.bytes);
+  for (const auto& [address, place] : places_) munmap(const_cast<char*>(address), place.bytes);
 }
 
-// First fit. What lives at the same time never overlaps; what is dead leaves a hole for what comes.
-void* Program::allocate(size_t bytes) {
-  bytes = std::max(aligned(bytes), kAlign);
-  for (size_t i = 0; i < holes_.size(); ++i) {
-    Hole& hole = holes_[i];
-    if (hole.end - hole.begin < bytes) continue;
-    char* p = arena_.begin + hole.begin;
-    hole.begin += bytes;
-    if (hole.begin == hole.end) holes_.erase(holes_.begin() + static_cast<std::ptrdiff_t>(i));
-    return p;
-  }
-  if (bytes > arena_.bytes - arena_end_) return nullptr;
-  char* p = arena_.begin + arena_end_;
-  arena_end_ += bytes;
-  arena_peak_ = std::max(arena_peak_, arena_end_);
+// Address space only: no page of it is ever touched.
+void* Program::reserve(size_t bytes, Space space, size_t index, size_t offset) {
+  bytes = std::max<size_t>(bytes, 1);
+  void* p = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (p == MAP_FAILED) throw std::bad_alloc();
+  places_[static_cast<const char*>(p)] = {bytes, space, index, offset};
   return p;
 }
 
-void Program::release(void* block, size_t bytes) {
-  const size_t begin = static_cast<size_t>(static_cast<char*>(block) - arena_.begin);
-  const size_t end = begin + std::max(aligned(bytes), kAlign);
+void* Program::allocate(size_t bytes) {
+  void* p = reserve(bytes, kArena, 0, 0);  // first, as it may throw
+  places_[static_cast<const char*>(p)].offset = take_room(aligned(bytes));
+  return p;
+}
+
+void* Program::add_input(size_t bytes) { return reserve(bytes, kInput, inputs_++, 0); }
+void* Program::add_output(size_t bytes) { return reserve(bytes, kOutput, outputs_++, 0); }
+
+void Program::release(void* address) {
+  const auto found = places_.find(static_cast<const char*>(address));
+  const Place place = found->second;
+  places_.erase(found);
+  munmap(address, place.bytes);
+  if (place.space == kArena) leave_room(place.offset, aligned(place.bytes));
+}
+
+// First fit. What lives at the same time never overlaps; what is dead leaves a hole for what comes.
+size_t Program::take_room(size_t bytes) {
+  for (size_t i = 0; i < holes_.size(); ++i) {
+    Hole& hole = holes_[i];
+    if (hole.end - hole.begin < bytes) continue;
+    const size_t begin = hole.begin;
+    hole.begin += bytes;
+    if (hole.begin == hole.end) holes_.erase(holes_.begin() + static_cast<std::ptrdiff_t>(i));
+    return begin;
+  }
+  arena_end_ += bytes;
+  arena_peak_ = std::max(arena_peak_, arena_end_);
+  return arena_end_ - bytes;
+}
+
+void Program::leave_room(size_t begin, size_t bytes) {
+  const size_t end = begin + bytes;
   auto next = std::lower_bound(holes_.begin(), holes_.end(), begin,
                                [](const Hole& hole, size_t at) { return hole.begin < at; });
   next = holes_.insert(next, Hole{begin, end});
@@ -88,16 +90,8 @@ void Program::release(void* block, size_t bytes) {
   }
 }
 
-void* Program::add_bound(std::vector<Range>& ranges, size_t bytes) {
-  ranges.reserve(ranges.size() + 1);
-  ranges.push_back(reserve(bytes));
-  return ranges.back().begin;
-}
-void* Program::add_input(size_t bytes) { return add_bound(inputs_, bytes); }
-void* Program::add_output(size_t bytes) { return add_bound(outputs_, bytes); }
-
 void Program::add_constant(const void* data, size_t bytes, bool final) {
-  constants_.push_back({static_cast<char*>(const_cast<void*>(data)), std::max<size_t>(bytes, 1), final});
+  constants_.push_back({static_cast<const char*>(data), std::max<size_t>(bytes, 1), final});
 }
 
 // Weights share chunks of whole huge pages, which live as long as any of them.
@@ -119,8 +113,8 @@ void Program::pack_weight(int kernel, uint64_t* args) {
   const runtime::Packer* packer = runtime::packer_of(kernel);
   if (packer == nullptr) return;
   const uint64_t weight = args[packer->weight];
-  const auto constant = std::find_if(constants_.begin(), constants_.end(), [&](const Range& range) {
-    return range.final && range.holds(reinterpret_cast<const void*>(weight));
+  const auto constant = std::find_if(constants_.begin(), constants_.end(), [&](const Constant& one) {
+    return one.final && one.holds(reinterpret_cast<const void*>(weight));
   });
   if (constant == constants_.end()) return;
   const int64_t bytes = packer->pack(table_, args, nullptr);
@@ -148,21 +142,14 @@ bool Program::append(int kernel, const void* args) {
   for (size_t i = 0; i < static_cast<size_t>(runtime::kernel_pointers(kernel)); ++i) {
     const void* p = pointers[i];
     if (p == nullptr) continue;
-    const auto offset = [p](const Range& range) {
-      return static_cast<size_t>(static_cast<const char*>(p) - range.begin);
-    };
-    const auto find = [p](const std::vector<Range>& ranges) {
-      size_t index = 0;
-      while (index < ranges.size() && !ranges[index].holds(p)) ++index;
-      return index;
-    };
-    if (arena_.holds(p)) {
-      fixups.push_back({at + i, kArena, 0, offset(arena_)});
-    } else if (const size_t input = find(inputs_); input < inputs_.size()) {
-      fixups.push_back({at + i, kInput, input, offset(inputs_[input])});
-    } else if (const size_t output = find(outputs_); output < outputs_.size()) {
-      fixups.push_back({at + i, kOutput, output, offset(outputs_[output])});
-    } else if (find(constants_) == constants_.size()) {
+    const auto after = places_.upper_bound(static_cast<const char*>(p));
+    const auto before = after == places_.begin() ? places_.end() : std::prev(after);
+    const size_t offset =
+        before == places_.end() ? 0 : static_cast<size_t>(static_cast<const char*>(p) - before->first);
+    if (before != places_.end() && offset < before->second.bytes) {
+      const Place& place = before->second;
+      fixups.push_back({at + i, place.space, place.index, place.offset + offset});
+    } else if (std::none_of(constants_.begin(), constants_.end(), [p](const Constant& one) { return one.holds(p); })) {
       return false;
     }
   }
@@ -181,7 +168,6 @@ size_t Program::arena_size() const {
 void Program::finish() {
   chunk_.reset();
   constants_.clear();
-  holes_.clear();
 }
 
 std::unique_ptr<Program::Instance> Program::take_instance() {

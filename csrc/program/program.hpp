@@ -1,14 +1,15 @@
 // A compiled network: a flat list of kernel calls over planned memory, run in one go without Python.
 //
 // A program is made by recording: while it records, every kernel call that the binding would run is appended instead,
-// and arrays are given addresses in reserved ranges (address space, without memory): the arena, and one range for each
-// input and output. finish() turns every address into (space, offset). A run takes an instance (an arena of its own and
-// argument structs bound to it; several threads may run one program, each gets an instance), binds inputs and outputs,
-// and calls. Addresses outside those ranges must belong to registered constants; anything else is refused when it is
-// recorded.
+// and arrays are given addresses of their own (a range of address space each, without memory, which is given back when
+// the array dies). append() turns every address into (space, offset): a place in the arena, an input or an output. A
+// run takes an instance (an arena of its own and argument structs bound to it; several threads may run one program,
+// each gets an instance), binds inputs and outputs, and calls. Addresses outside those ranges must belong to registered
+// constants; anything else is refused when it is recorded.
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -20,16 +21,17 @@ namespace fastnn::program {
 
 class Program {
  public:
-  Program();  // throws std::bad_alloc when address space cannot be reserved
+  Program();
   ~Program();
   Program(const Program&) = delete;
   Program& operator=(const Program&) = delete;
 
   // ---- recording ----
-  void* allocate(size_t bytes);             // from the arena; nullptr when the reserved range is used up
-  void release(void* block, size_t bytes);  // its place may be used by what is recorded from here on
-  void* add_input(size_t bytes);            // a stand-in for the array that each run binds
+  // Addresses for arrays; they throw std::bad_alloc when there is no address space for another.
+  void* allocate(size_t bytes);   // a place in the arena
+  void* add_input(size_t bytes);  // a stand-in for the array that each run binds
   void* add_output(size_t bytes);
+  void release(void* address);  // the array is dead: its place may be used by what is recorded from here on
   // The caller keeps it alive. final: it never changes, so that a weight may be laid out once for all runs.
   void add_constant(const void* data, size_t bytes, bool final);
   bool append(int kernel, const void* args);  // false when a pointer belongs to none of the above
@@ -56,13 +58,19 @@ class Program {
     runtime::AnyKernel call;
     size_t args;  // offset into args_
   };
-  struct Range {
-    char* begin = nullptr;
-    size_t bytes = 0;
-    bool final = false;  // a constant that never changes
+  struct Constant {
+    const char* begin;
+    size_t bytes;
+    bool final;  // never changes
     bool holds(const void* p) const { return p >= begin && p < begin + bytes; }
   };
   enum Space { kArena, kInput, kOutput };
+  struct Place {
+    size_t bytes;
+    Space space;
+    size_t index;   // which input or output
+    size_t offset;  // in the arena
+  };
   struct Fixup {
     size_t at;  // offset of the pointer in args_
     Space space;
@@ -77,17 +85,18 @@ class Program {
     std::vector<uint64_t> args;
   };
 
-  static Range reserve(size_t bytes);
-  void* add_bound(std::vector<Range>& ranges, size_t bytes);
+  void* reserve(size_t bytes, Space space, size_t index, size_t offset);
+  size_t take_room(size_t bytes);
+  void leave_room(size_t begin, size_t bytes);
   void pack_weight(int kernel, uint64_t* args);
   std::shared_ptr<char> packed_memory(size_t bytes);
   std::unique_ptr<Instance> take_instance();
   size_t arena_size() const;  // of an instance: whole huge pages from half of one on
 
   const KernelTable* table_;
-  Range arena_;
-  std::vector<Range> inputs_, outputs_;
-  std::vector<Range> constants_;
+  std::map<const char*, Place> places_;  // by address: of the arrays that are alive
+  size_t inputs_ = 0, outputs_ = 0;
+  std::vector<Constant> constants_;
   std::vector<std::shared_ptr<char>> packed_;  // weights as kernels want them
   std::shared_ptr<char> chunk_;                // where the next ones go
   size_t chunk_bytes_ = 0, chunk_used_ = 0;
