@@ -148,6 +148,32 @@ def test_early_stopping_keeps_the_best_weights_bit_for_bit():
     assert f"the weights are those of epoch {stopping.best_epoch}" in history.stopped
 
 
+@pytest.mark.parametrize("program", [True, False])
+@pytest.mark.parametrize(
+    "optimizer", [optim.SGD(lr=0.5, momentum=0.9, nesterov=True), optim.Adam(lr=0.2), optim.RMSProp(lr=0.1)], ids=str
+)
+def test_what_the_optimizer_remembers_comes_back_with_the_best_weights(optimizer, program):
+    """The next step has the bits of that of a run which ended at the best epoch: Adam counts from there too."""
+    stopping = monitors.EarlyStopping(patience=3)
+    trainer = Trainer(net(), optimizer=optimizer, rng=0, program=program)
+    history = trainer.fit(TRAIN, validation=VALIDATION, epochs=60, batch_size=50, monitors=[stopping], progress=False)
+    assert stopping.best_epoch < len(history)
+    shorter = Trainer(net(), optimizer=optimizer, rng=0, program=program)
+    shorter.fit(TRAIN, epochs=stopping.best_epoch, batch_size=50, progress=False)
+    assert trainer.steps > shorter.steps  # and so other rows and masks are drawn from here on
+    for _ in range(2):
+        assert trainer.step(X[:50], Y[:50]) == shorter.step(X[:50], Y[:50])
+        same(trainer.model.state(), shorter.model.state())
+
+
+def test_divergence_brings_back_what_the_optimizer_remembered():
+    """Momentum of 1e30 would throw the restored weights away with the next step, at any rate."""
+    trainer, history = fit(monitors.Divergence(factor=1e300), model=linear(), lr=1e38, epochs=40)
+    assert history.stopped
+    trainer.optimizer.lr = 0.01
+    assert all(math.isfinite(loss) for loss in trainer.fit(TRAIN, epochs=2, progress=False).step_loss)
+
+
 def test_early_stopping_restores_at_the_end_of_a_whole_run_too():
     stopping = monitors.EarlyStopping(patience=100, metric="val_accuracy")
     trainer, history = fit(stopping, lr=0.5, epochs=12)

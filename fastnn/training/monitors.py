@@ -190,33 +190,35 @@ def _count(owner: str, name: str, value: Any, least: int = 1) -> int:
 
 
 class _Best:
-    """The state of a model when it was best."""
+    """The state of a model, and of its optimizer, when it was best."""
 
     def __init__(self) -> None:
         self.value, self.epoch = math.inf, 0
-        self._state: dict[str, Array] | None = None
+        self._state: Any = None
 
-    def offer(self, value: float, epoch: int, model: Layer, margin: float = 0.0) -> bool:
-        """Keep the model's state where the value is lower than the lowest by more than a margin."""
+    def offer(self, value: float, epoch: int, trainer: Trainer, margin: float = 0.0) -> bool:
+        """Keep the state where the value is lower than the lowest by more than a margin."""
         if not value < self.value - margin:  # NaN is no better than anything
             return False
-        self.value, self.epoch, self._state = value, epoch, model.state()
+        self.value, self.epoch = value, epoch
+        self.keep(trainer)
         return True
 
-    def keep(self, model: Layer) -> None:
-        """Keep the model's state for as long as there is no better."""
-        self._state = model.state()
+    def keep(self, trainer: Trainer) -> None:
+        """Keep the state for as long as there is no better."""
+        self._state = trainer._state()
 
-    def restore(self, model: Layer) -> None:
+    def restore(self, trainer: Trainer) -> None:
         """Put the state back, bit for bit."""
         if self._state is not None:
-            model.load_state(self._state)
+            trainer._restore(self._state)
 
 
 class EarlyStopping(Monitor):
     """Stop when the model has not become better for too long; the weights of its best epoch come back at the end.
 
-    They come back also where the run ends for another reason. Slots of the optimizer (momentum) stay as they are.
+    They come back also where the run ends for another reason, and with them what the optimizer remembers (its momentum,
+    the moments of Adam): another `Trainer.fit` goes on from that epoch.
 
     Parameters
     ----------
@@ -272,7 +274,7 @@ class EarlyStopping(Monitor):
 
     def after_epoch(self, run: Run) -> None:
         value = self._sign * run.latest(self.metric)
-        better = self._best.offer(value, run.epoch, run.model, self.threshold)
+        better = self._best.offer(value, run.epoch, run.trainer, self.threshold)
         self._bad = 0 if better else self._bad + 1
         if self._bad > self.patience:
             whose = f"; the weights are those of epoch {self.best_epoch}, with {self.best:.4g}" if self.restore else ""
@@ -280,14 +282,14 @@ class EarlyStopping(Monitor):
 
     def end(self, run: Run) -> None:
         if self.restore:
-            self._best.restore(run.model)
+            self._best.restore(run.trainer)
 
 
 class Divergence(Monitor):
     """Stop when the loss is above a multiple of the first, or no number; the best weights come back.
 
     These are the weights of the epoch with the lowest validation loss (without validation, training loss), or those
-    from before the run when no epoch was finished.
+    from before the run when no epoch was finished; what the optimizer remembers comes back with them.
 
     Parameters
     ----------
@@ -316,7 +318,7 @@ class Divergence(Monitor):
         self._costs: deque[float] = deque(maxlen=-(-self.rows // run.batch_size))
         self._first = run.trainer.training_cost(*run.some(self.rows))
         self._best = _Best()
-        self._best.keep(run.model)
+        self._best.keep(run.trainer)
         self.diverged = False
 
     def after_step(self, run: Run) -> None:
@@ -335,11 +337,11 @@ class Divergence(Monitor):
 
     def after_epoch(self, run: Run) -> None:
         losses = run.history.val_loss or run.history.loss
-        self._best.offer(losses[-1], run.epoch, run.model)
+        self._best.offer(losses[-1], run.epoch, run.trainer)
 
     def end(self, run: Run) -> None:
         if self.diverged:
-            self._best.restore(run.model)
+            self._best.restore(run.trainer)
 
 
 # ---- what measures ----

@@ -98,6 +98,8 @@ class Trainer:
         self.seed = draw_seed(np.random.default_rng() if rng is None else rng)
         #: optimisation steps done
         self.steps = 0
+        #: steps that the optimizer's slots have seen: fewer after they were put back
+        self._seen = 0
         regularizers = _regularizers(regularization)
         if not isinstance(clip, (ClipNorm, ClipValue, type(None))):
             raise TypeError(f"Trainer: clip must be a ClipNorm or a ClipValue, got {clip!r}")
@@ -167,14 +169,28 @@ class Trainer:
         self._parameters.check()
         batch = self._batch(x, y, sample_weight)
         program = self._program(*batch)
-        self.optimizer.hyper(lr=self.optimizer.lr * rate, step=self.steps + 1)
+        self.optimizer.hyper(lr=self.optimizer.lr * rate, step=self._seen + 1)
         if program is not None:
             xs, labels, weights = batch
             loss, scores = program.run(self.steps, *xs, labels, *([] if weights is None else [weights]))
         else:
             loss, scores = self._step_by_closures(*batch)
         self.steps += 1
+        self._seen += 1
         return loss, self._parameters.penalty, scores
+
+    def _state(self) -> tuple[dict[str, Array], list[dict[str, Array]], int]:
+        """Copies of the model's state and of what the optimizer remembers, for `_restore`."""
+        slots = [{name: slot.copy() for name, slot in b.slots.items()} for b in self._parameters.buffers]
+        return self.model.state(), slots, self._seen
+
+    def _restore(self, state: tuple[dict[str, Array], list[dict[str, Array]], int]) -> None:
+        """Put back what `_state` returned, bit for bit. Steps are counted on: what is random is drawn anew."""
+        weights, slots, self._seen = state
+        self.model.load_state(weights)
+        for buffer, kept in zip(self._parameters.buffers, slots, strict=True):
+            for name, slot in kept.items():
+                buffer.slots[name][...] = slot  # in place: programs hold the addresses
 
     def _batch(self, x: Rows, y: Rows, sample_weight: ArrayLike | None) -> tuple[tuple[Array, ...], Any, Array | None]:
         """The batch in the model's dtype; labels as the loss takes them, else as int64 classes or probabilities."""
