@@ -9,6 +9,7 @@ place in the file is its place in the report. How the report looks as HTML stand
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -142,7 +143,11 @@ class Report:
 
 
 class _Patient:
-    """The model that is looked at, and the runs that several checks share; the model itself is never touched."""
+    """The model that is looked at, and the runs that several checks share; the model itself is never touched.
+
+    Its parameters are those of `doctor` and of every check. Rows of x are an array, or a tuple of arrays for a model of
+    several inputs.
+    """
 
     def __init__(
         self,
@@ -164,28 +169,30 @@ class _Patient:
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 2:
                 raise ValueError(f"checks: {name} must be a whole number of at least 2, got {value!r}")
         self._model = model
-        self.x, self.y = np.asarray(x), np.asarray(y)
-        if not self.x.ndim or not self.y.ndim or len(self.x) != len(self.y):
-            raise ShapeError(f"checks: one label for each row of x, got x {self.x.shape} and y {self.y.shape}")
-        if len(self.x) < 20:
-            raise ShapeError(f"checks: expected 20 rows or more, got {len(self.x)}")
+        self.x, self.y = _rows_of("x", x, y)
+        if len(self.y) < 20:
+            raise ShapeError(f"checks: expected 20 rows or more, got {len(self.y)}")
         self.seed = draw_seed(rng)
         if validation is None:
             # A quarter is kept out; who has validation data of his own loses none.
-            order = np.random.default_rng(self.seed % 2**32).permutation(len(self.x))
+            order = np.random.default_rng(self.seed % 2**32).permutation(len(self.y))
             cut = max(1, len(order) // 4)
-            self.validation = (self.x[order[:cut]], self.y[order[:cut]])
-            self.train = (self.x[order[cut:]], self.y[order[cut:]])
+            self.validation = (_take(self.x, order[:cut]), self.y[order[:cut]])
+            self.train = (_take(self.x, order[cut:]), self.y[order[cut:]])
         else:
-            self.validation = (np.asarray(validation[0]), np.asarray(validation[1]))
+            self.validation = _rows_of("validation data", *validation)
             self.train = (self.x, self.y)
         self.loss = loss
         self.optimizer = SGD(lr=0.01, momentum=0.9) if optimizer is None else optimizer
         given = [] if regularization is None else regularization
         self.regularization = list(given) if isinstance(given, Sequence) else [given]
-        self.batch_size, self.steps = min(int(batch_size), len(self.train[0])), int(steps)
+        self.batch_size, self.steps = min(int(batch_size), len(self.train[1])), int(steps)
         # What does not fit is said before any work is done.
-        self.trainer()._check_labels("checks", self.x[:1], self.y[:1])
+        trainer = self.trainer()
+        trainer._check_labels("checks", self.x, self.y)
+        trainer._check_labels("checks: validation data", *self.validation)
+        if isinstance(self.some_scores, tuple):
+            raise TypeError("checks: a model of several outputs is not looked at; give one whose output the loss takes")
 
     def model(self) -> Any:
         """Return a copy of the model."""
@@ -206,7 +213,7 @@ class _Patient:
         """How many classes are scored; None for losses of values."""
         kind = self.kind
         if kind in ("cross_entropy", "hinge"):
-            return int(np.asarray(self.some_scores).shape[-1])
+            return int(self.some_scores.shape[-1])
         return None
 
     @functools.cached_property
@@ -218,15 +225,16 @@ class _Patient:
 
     @functools.cached_property
     def some_scores(self) -> Any:
-        return self.model()(self.some[0][:2])
+        return self._model(*_parts(_take(self.some[0], slice(2))))
 
     @functools.cached_property
-    def some(self) -> tuple[Array, Array]:
-        """Some rows of the training data, drawn at random."""
-        rows = np.random.default_rng([self.seed % 2**32, 1]).permutation(len(self.train[0]))[:_ROWS]
+    def some(self) -> tuple[Any, Array]:
+        """Some rows of the training data, drawn at random, in the dtype of the model."""
+        rows = np.random.default_rng([self.seed % 2**32, 1]).permutation(len(self.train[1]))[:_ROWS]
         dtypes = [a.dtype for a in self._model.params.values()]
-        x = self.train[0][rows]
-        return x.astype(np.result_type(*dtypes), copy=False) if dtypes else x, self.train[1][rows]
+        dtype = np.result_type(*dtypes) if dtypes else None
+        x = _take(self.train[0], rows)
+        return x if dtype is None else _each(x, lambda part: part.astype(dtype, copy=False)), self.train[1][rows]
 
     @functools.cached_property
     def flow(self) -> Statistics:
@@ -289,8 +297,8 @@ class _Run:
         self.model = patient.model()
         self.trainer = patient.trainer(self.model, optimizer)
         # A last batch of few rows would make updates that are no measure of the others.
-        whole = len(patient.train[0]) // patient.batch_size
-        data = tuple(part[: whole * patient.batch_size] for part in patient.train)
+        whole = len(patient.train[1]) // patient.batch_size
+        data = tuple(_take(part, slice(whole * patient.batch_size)) for part in patient.train)
         with np.errstate(all="ignore"):
             self.accuracy = [self._accuracy(patient)]
             run = self.trainer.fit(
@@ -320,16 +328,43 @@ class _Run:
         return float(np.mean(self.losses[-max(1, len(self.losses) // 10) :]))
 
 
-def _batches(patient: _Patient, steps: int) -> Iterator[tuple[Array, Array]]:
+def _parts(x: Any) -> tuple[Array, ...]:
+    """The arrays of one input or several."""
+    return x if isinstance(x, tuple) else (x,)
+
+
+def _each(x: Any, function: Callable[[Array], Array]) -> Any:
+    return tuple(map(function, x)) if isinstance(x, tuple) else function(x)
+
+
+def _take(x: Any, rows: Any) -> Any:
+    """These rows of one input or several."""
+    return _each(x, lambda part: part[rows])
+
+
+def _rows_of(what: str, x: Any, y: Any) -> tuple[Any, Array]:
+    """x and y as arrays of equally many rows; a tuple of arrays is several inputs, as for `Trainer`."""
+    several = isinstance(x, tuple) and len(x) > 1 and all(isinstance(part, np.ndarray) for part in x)
+    x = x if several else np.asarray(x)
+    if isinstance(y, tuple) and len(y) != 1:
+        raise TypeError(f"checks: one array of labels, got {len(y)}: a model of several outputs is not looked at")
+    y = np.asarray(y[0] if isinstance(y, tuple) else y)
+    if not y.ndim or any(not part.ndim or len(part) != len(y) for part in _parts(x)):
+        shapes = ", ".join(str(part.shape) for part in _parts(x))
+        raise ShapeError(f"checks: one label for each row of {what}, got x {shapes} and y {y.shape}")
+    return x, y
+
+
+def _batches(patient: _Patient, steps: int) -> Iterator[tuple[Any, Array]]:
     x, y = patient.train
     rng = np.random.default_rng([patient.seed % 2**32, 2])
     size = patient.batch_size
     order: list[int] = []
     for _ in range(steps):
         if len(order) < size:
-            order = rng.permutation(len(x)).tolist()
+            order = rng.permutation(len(y)).tolist()
         rows, order = order[:size], order[size:]
-        yield x[rows], y[rows]
+        yield _take(x, rows), y[rows]
 
 
 def _with_rate(optimizer: Optimizer, lr: float) -> Optimizer:
@@ -363,10 +398,17 @@ def _check(*needs: str) -> Callable[[Callable[[_Patient], Check]], Callable[...,
         def public(model: Layer, x: Any, y: Any, **options: Any) -> Check:
             return function(_Patient(model, x, y, **options))
 
-        del public.__wrapped__  # its arguments are those of `doctor`
-        return public
+        return _takes_patient(public)
 
     return made
+
+
+def _takes_patient(function: Any) -> Any:
+    """Let help() show the parameters of `_Patient`, which stand there alone, for what makes one of its arguments."""
+    vars(function).pop("__wrapped__", None)
+    returned = inspect.signature(function).return_annotation
+    function.__signature__ = inspect.signature(_Patient).replace(return_annotation=returned)
+    return function
 
 
 def names() -> list[str]:
@@ -386,13 +428,25 @@ def inputs(p: _Patient) -> Check:
 
     CS231n: zero-centre, and scale to unit variance. Input that is all of one sign passes, and is told.
     """
-    x = p.train[0]
+    several = isinstance(p.x, tuple)
+    found = []
+    for i, (x, own, other) in enumerate(zip(*map(_parts, (p.train[0], p.x, p.validation[0])), strict=True)):
+        check = _input(x, {"x": own, "validation data": other}, f"input {i}: " if several else "")
+        if check.ok is False:
+            return check
+        found.append(check)
+    # Of several good ones that which is furthest from size 1 is told; one that is not judged hides none that is.
+    judged = [check for check in found if check.ok] or found
+    return max(judged, key=lambda check: abs(math.log(check.value)) if check.value > 0 else 0.0)
+
+
+def _input(x: Array, parts: dict[str, Array], name: str) -> Check:
     if x.dtype.kind not in "fiub":
-        return Check("inputs", None, math.nan, f"x has dtype {x.dtype}")
-    for part, what in ((p.x, "x"), (p.validation[0], "validation data")):
+        return Check("inputs", None, math.nan, f"{name}x has dtype {x.dtype}")
+    for what, part in parts.items():
         bad = int((~np.isfinite(part)).any(axis=tuple(range(1, part.ndim))).sum())
         if bad:
-            told = f"{bad} of {len(part)} rows of {what} hold NaN or infinite values"
+            told = f"{name}{bad} of {len(part)} rows of {what} hold NaN or infinite values"
             return Check("inputs", False, float(bad), told, "remove or fill them")
     mean, std = float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
     numbers = {"mean": mean, "std": std, "lowest": float(x.min()), "highest": float(x.max())}
@@ -404,12 +458,12 @@ def inputs(p: _Patient) -> Check:
             "inputs",
             False,
             size,
-            f"too {what}: {sized}",
+            f"{name}too {what}: {sized}",
             "normalise: subtract the mean of the training data and divide by its standard deviation",
             numbers,
         )
     centred = "" if abs(mean) < 2 * std and x.min() < 0 else "; not zero-centred, which slows training a little"
-    return Check("inputs", True, size, sized + centred, numbers=numbers)
+    return Check("inputs", True, size, f"{name}{sized}{centred}", numbers=numbers)
 
 
 @_check("inputs")
@@ -424,8 +478,9 @@ def shuffled_labels(p: _Patient) -> Check:
     y = y if y.ndim == 1 else y.argmax(-1) if p.kind in ("cross_entropy", "hinge") else y
     if p.classes is None or y.dtype.kind not in "iub":
         return Check("shuffled_labels", None, math.nan, "only labels that are classes are judged")
-    rows = np.random.default_rng([p.seed % 2**32, 3]).permutation(len(x))[:1000]
-    flat, labels = x[rows].reshape(len(rows), -1).astype(np.float64), y[rows]
+    rows = np.random.default_rng([p.seed % 2**32, 3]).permutation(len(y))[:1000]
+    flat = np.concatenate([part[rows].reshape(len(rows), -1).astype(np.float64) for part in _parts(x)], axis=1)
+    labels = y[rows]
     std = flat.std(0)
     flat = (flat - flat.mean(0))[:, std > 0] / std[std > 0]
     square = (flat**2).sum(1)
@@ -467,10 +522,10 @@ def shuffled_labels(p: _Patient) -> Check:
 @_check("inputs")
 def gradients(p: _Patient) -> Check:
     """Whether analytic gradients agree with differences, in float64, on a few rows; see `fastnn.gradcheck`."""
-    rows = p.some[0][:6]
+    rows = _each(_take(p.some[0], slice(6)), lambda part: part.astype(np.float64))
     try:
         with np.errstate(all="ignore"):
-            found = gradcheck(p.model(), rows.astype(np.float64), max_checks=10, rng=p.seed)
+            found = gradcheck(p.model(), rows, max_checks=10, rng=p.seed)
     except (TypeError, ShapeError, ValueError) as error:
         return Check("gradients", None, math.nan, f"not compared: {error}")
     value = found.max_error
@@ -495,7 +550,7 @@ def symmetry(p: _Patient) -> Check:
     model = p.model()
     model.zero_grad()
     with np.errstate(all="ignore"):
-        scores, backward = model.forward(p.some[0], p.seed)
+        scores, backward = model.forward(*_parts(p.some[0]), rng=p.seed)
         _, dscores = losses.get(p.loss)(scores, p.some[1])
         backward(dscores)
     same, judged = [], 0
@@ -703,8 +758,8 @@ def overfits(p: _Patient) -> Check:
 
     Adam, 300 steps, at four rates; one that gets there is enough.
     """
-    rows = np.random.default_rng([p.seed % 2**32, 4]).permutation(len(p.train[0]))[:20]
-    x, y = p.train[0][rows], p.train[1][rows]
+    rows = np.random.default_rng([p.seed % 2**32, 4]).permutation(len(p.train[1]))[:20]
+    x, y = _take(p.train[0], rows), p.train[1][rows]
     best: tuple[float, float, list[float]] = (math.inf, 0.0, [])
     for lr in (3e-3, 1e-3, 1e-2, 3e-2):
         trainer = p.trainer(_without_dropout(p.model()), Adam(lr=lr), plain=True)
@@ -832,7 +887,7 @@ def inference_differs(p: _Patient) -> Check:
     """
     x, y = p.some
     with np.errstate(all="ignore"):
-        scores, _ = _without_dropout(p.run.model.copy()).forward(x, p.seed)
+        scores, _ = _without_dropout(p.run.model.copy()).forward(*_parts(x), rng=p.seed)
         trained = float(losses.get(p.loss)(scores, y)[0])
         tested = p.run.trainer.evaluate(x, y)["loss"]
     numbers = {"training": trained, "inference": tested}
@@ -872,19 +927,8 @@ def gap(p: _Patient) -> Check:
 # ---- all of them ----
 
 
-def doctor(
-    model: Layer,
-    x: Any,
-    y: Any,
-    *,
-    validation: tuple[Any, Any] | None = None,
-    loss: str | losses.Loss = "cross_entropy",
-    optimizer: Optimizer | None = None,
-    regularization: Penalty | MaxNorm | Sequence[Penalty | MaxNorm] | None = None,
-    batch_size: int = 64,
-    steps: int = 200,
-    rng: int | np.random.Generator = 0,
-) -> Report:
+@_takes_patient
+def doctor(model: Layer, x: Any, y: Any, **options: Any) -> Report:
     """Do all the lectures' checks of a model that is about to be trained; everything happens on copies.
 
     A check is not judged where another one that explains it has failed. Each is a function of this module too, with
@@ -895,7 +939,8 @@ def doctor(
     model : Layer
         As it is before training.
     x, y : array_like (N, ...), (N, ...)
-        Training data, 20 rows or more. A few thousand rows are enough.
+        Training data, 20 rows or more; x is a tuple of arrays for a model of several inputs. A few thousand rows are
+        enough.
     validation : (x, y), optional
         Without it a quarter of the data is kept out.
     loss, optimizer, regularization
@@ -926,18 +971,7 @@ def doctor(
     >>> [check.name for check in report.failed]
     ['rate_too_low']
     """
-    patient = _Patient(
-        model,
-        x,
-        y,
-        validation=validation,
-        loss=loss,
-        optimizer=optimizer,
-        regularization=regularization,
-        batch_size=batch_size,
-        steps=steps,
-        rng=rng,
-    )
+    patient = _Patient(model, x, y, **options)
     found: dict[str, Check] = {}
     waiting: dict[str, str] = {}  # what is not judged, and the failed check that it comes down to
     for name, (function, needs) in _CHECKS.items():
@@ -948,10 +982,12 @@ def doctor(
             continue
         found[name] = function(patient)
     try:
-        summary = model.summary((1, *patient.x.shape[1:]))
+        one = [(1, *part.shape[1:]) for part in _parts(patient.x)]
+        summary = model.summary(one if len(one) > 1 else one[0])
     except (ShapeError, TypeError, ValueError):
         summary = repr(model)
     if found["inputs"].ok is False and "rows" in found["inputs"].verdict:
-        x_some, y_some = np.nan_to_num(patient.some[0]), patient.some[1]
-        return Report(list(found.values()), summary, statistics(model, x_some, y_some, loss=loss, rng=patient.seed))
+        x_some, y_some = _each(patient.some[0], np.nan_to_num), patient.some[1]
+        shown = statistics(model, x_some, y_some, loss=patient.loss, rng=patient.seed)
+        return Report(list(found.values()), summary, shown)
     return Report(list(found.values()), summary, patient.flow)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import inspect
 import itertools
 import math
 import re
@@ -17,6 +18,7 @@ import pytest
 
 import fastnn as fnn
 from fastnn import checks, init
+from fastnn.errors import ShapeError
 from fastnn.layers import (
     BatchNorm1d,
     BatchNorm2d,
@@ -24,7 +26,9 @@ from fastnn.layers import (
     Dropout,
     Flatten,
     GlobalAvgPool2d,
+    Graph,
     Identity,
+    Join,
     Layer,
     Linear,
     MaxPool2d,
@@ -375,3 +379,73 @@ def test_the_command(tmp_path: Path) -> None:
     script.write_text("x = 3\n")
     result = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1 and "does not define model, y" in result.stderr
+
+
+# ---- models of several inputs ----
+
+
+def two_inputs() -> Graph:
+    """The upper half of a digit as an image, the lower half as a row."""
+    rng = np.random.default_rng(0)
+    return Graph(
+        ("conv", Conv2d(1, 8, 3, padding=1, rng=rng), "upper"),
+        ("act", ReLU(), "conv"),
+        ("flat", Flatten(), "act"),
+        ("joined", Join(), "flat", "lower"),
+        ("hidden", Linear(8 * 32 + 32, 64, rng=rng), "joined"),
+        ("relu", ReLU(), "hidden"),
+        ("scores", Linear(64, 10, rng=rng), "relu"),
+        inputs=("upper", "lower"),
+    )
+
+
+def halves(x: Any = X) -> tuple[Any, Any]:
+    return x[:, :32].reshape(-1, 1, 4, 8) - np.float32(0.3), x[:, 32:] - np.float32(0.3)
+
+
+def test_a_model_of_several_inputs_is_looked_at(tmp_path: Path) -> None:
+    model = two_inputs()
+    before = model.state()
+    report = checks.doctor(model, halves(), Y, optimizer=Adam(0.003), steps=60)
+    assert report.ok and all(check.ok for check in report if check.name not in ("saturated_units",)), str(report)
+    assert report["inputs"].verdict.startswith(("input 0: ", "input 1: "))
+    assert "Conv2d" in report.model and "(1, 8, 4, 8)" in report.model
+    for name, array in model.state().items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_the_ill_one_of_several_inputs_is_named() -> None:
+    upper, lower = halves()
+    found = checks.inputs(two_inputs(), (upper, 255 * lower), Y)
+    assert found.ok is False and found.verdict.startswith("input 1: too large")
+    spoiled = upper.copy()
+    spoiled[3, 0, 0, 0] = np.nan
+    report = checks.doctor(two_inputs(), (spoiled, lower), Y, steps=20)
+    assert [check.name for check in report.failed] == ["inputs"]
+    assert report["inputs"].verdict.startswith("input 0: 1 of ")
+
+
+def test_what_does_not_fit_is_said_before_any_work() -> None:
+    upper, lower = halves()
+    with pytest.raises(ShapeError, match=r"got x \(1797, 1, 4, 8\), \(1796, 32\) and y \(1797,\)"):
+        checks.doctor(two_inputs(), (upper, lower[:-1]), Y)
+    with pytest.raises(TypeError, match="a model of several outputs is not looked at"):
+        checks.doctor(two_inputs(), (upper, lower), (Y, Y))
+    split = Graph(("a", Linear(64, 10, rng=0), "x"), ("b", Linear(64, 2, rng=0), "x"), outputs=("a", "b"))
+    with pytest.raises(TypeError, match="a model of several outputs is not looked at"):
+        checks.doctor(split, X, Y)
+    late = Y.copy()
+    late[-1] = 10
+    with pytest.raises(ValueError, match="10"):
+        checks.doctor(mlp(), X, late)
+    with pytest.raises(ValueError, match="10"):
+        checks.doctor(mlp(), X, Y, validation=(X, late))
+    with pytest.raises(ShapeError, match="validation data"):
+        checks.doctor(mlp(), X, Y, validation=(X, Y[:-1]))
+
+
+def test_every_check_shows_the_parameters_of_the_doctor() -> None:
+    wanted = inspect.signature(checks.doctor).parameters
+    assert list(wanted)[:4] == ["model", "x", "y", "validation"] and "rng" in wanted
+    for name in checks.names():
+        assert inspect.signature(getattr(checks, name)).parameters == wanted, name
