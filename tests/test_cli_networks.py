@@ -90,7 +90,7 @@ def test_info_of_what_is_no_network(tmp_path: Path, capsys: pytest.CaptureFixtur
     (tmp_path / "net.fnn").write_bytes(b"something else")
     assert refused(capsys, "info", tmp_path / "net.fnn").endswith("net.fnn: not a program of fastnn")
     (tmp_path / "net.txt").write_bytes(b"something else")
-    assert "expected a network, .onnx or .fnn" in refused(capsys, "info", tmp_path / "net.txt")
+    assert "expected a network (.onnx, .fnn) or weights (.npz" in refused(capsys, "info", tmp_path / "net.txt")
     (tmp_path / "net.pth").write_bytes(b"something else")
     assert str(tmp_path / "net.pth") in refused(capsys, "info", tmp_path / "net.pth")
 
@@ -277,8 +277,14 @@ def test_info_of_an_onnx_network(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_info_of_an_onnx_network_that_cannot_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = printed(capsys, "info", onnx_file(tmp_path / "net.onnx", op="Frobnicate", domain="com.acme"))
-    assert out.splitlines()[-1] == "fastnn cannot run it: it does not have com.acme.Frobnicate"
+    assert cli.main(["info", str(onnx_file(tmp_path / "net.onnx", op="Frobnicate", domain="com.acme"))]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == "fastnn cannot run it: it does not have com.acme.Frobnicate" and err == ""
+    wrong = model([node("MatMul", "x w", "y")], [port("x", np.float32, (1, 3))], [port("y")], [tensor("w", np.eye(4))])
+    (tmp_path / "wrong.onnx").write_bytes(wrong)
+    assert cli.main(["info", str(tmp_path / "wrong.onnx")]) == 1
+    out, err = capsys.readouterr()
+    assert "1 MatMul" in out and err.startswith("fastnn info: fastnn cannot run it: ")
     open_sizes = onnx_file(tmp_path / "open.onnx", ("n", 3, "height", None))
     assert cli.main(["info", str(open_sizes)]) == 0
     out, err = capsys.readouterr()
@@ -434,3 +440,116 @@ def test_info_reads_no_pipe(tmp_path: Path) -> None:
     done = run("info", str(path))
     assert done.returncode == 1
     assert done.stderr.strip() == f"fastnn info: {path}: not a regular file"
+
+
+# ---- bad weights, bad files, bad names ----
+
+
+def test_predict_says_that_a_network_gives_nan(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An answer of nan % is none."""
+    net = colours()
+    net.params["2.weight"][0, 0] = np.inf  # inf * 0 for all but red, inf for red
+    fnn.compile(net, (1, 3, 8, 8)).save(tmp_path / "nan.fnn")
+    plain = ("--mean", "0", "--std", "1")
+    output = tmp_path / "p.csv"
+    assert cli.main(["predict", *map(str, (tmp_path / "nan.fnn", images)), *plain, "--output", str(output)]) == 1
+    out, err = capsys.readouterr()
+    assert "nan" not in out and not output.exists()
+    assert err.startswith(f"fastnn predict: {tmp_path / 'nan.fnn'}: gives NaN or infinity for 3 of 3 images")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("what", ["image", "labels", "network"])
+def test_predict_reads_no_pipe(what: str, network: Path, images: Path, tmp_path: Path) -> None:
+    path = tmp_path / ("net.onnx" if what == "network" else "pipe")
+    os.mkfifo(path)
+    arguments = {
+        "image": [network, path],
+        "labels": [network, images, "--labels", path],
+        "network": [path, images],
+    }[what]
+    done = run("predict", *map(str, arguments))
+    assert done.returncode == 1
+    assert done.stderr.strip() == f"fastnn predict: {path}: not a regular file"
+
+
+def test_labels_that_are_not_utf8_are_named(
+    network: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes("rouge\nvert foncé\nbleu\n".encode("latin-1"))
+    assert f"{path}: line 2 is not text in UTF-8" in refused(capsys, "predict", network, images, "--labels", path)
+
+
+def test_a_network_that_holds_on_to_one_image(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A Reshape to (1, 192) in the file: three images go in one after the other."""
+    weights = {"w": (np.arange(3)[:, None] == np.arange(192) // 64).astype(np.float32) / 16, "s": np.array([1, 192])}
+    nodes = [node("Reshape", "x s", "flat"), node("Gemm", "flat w", "y", transB=1)]
+    tensors = [tensor(name, array) for name, array in weights.items()]
+    data = model(nodes, [port("x", np.float32, (1, 3, 8, 8))], [port("y", np.float32, (1, 3))], tensors)
+    (tmp_path / "one.onnx").write_bytes(data)
+    onnx_file(tmp_path / "net.onnx")
+    plain = ("--mean", "0", "--std", "1", "--top", "1")
+    rows = [
+        [line.split()[:2] for line in printed(capsys, "predict", tmp_path / name, images, *plain).splitlines()[4:]]
+        for name in ("one.onnx", "net.onnx")
+    ]
+    assert rows[0] == rows[1] and [row[1] for row in rows[0]] == ["1", "2", "0"]
+
+
+def test_bench_of_whole_numbers_and_of_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = model(
+        [node("Gather", "table x", "y")], [port("x", np.int64, (2, 5))], [port("y")],
+        [tensor("table", np.ones((1, 4), np.float32))],
+    )  # fmt: skip
+    (tmp_path / "words.onnx").write_bytes(words)
+    assert cli.main(["bench", str(tmp_path / "words.onnx"), "--seconds", "0.01"]) == 0
+    assert "words.onnx 2x5" in capsys.readouterr().out
+    net = colours()
+    net.params["2.weight"][...] = np.nan
+    fnn.compile(net, (1, 3, 8, 8)).save(tmp_path / "nan.fnn")
+    assert cli.main(["bench", str(tmp_path / "nan.fnn"), "--seconds", "0.01"]) == 0
+    out, err = capsys.readouterr()
+    assert "nan.fnn 1x3x8x8" in out
+    assert "gives NaN or infinity for normally distributed inputs" in err and err.count("\n") == 1
+
+
+def test_results_agree_where_nan_and_infinity_do() -> None:
+    want = np.array([1.0, np.nan, np.inf, -2.0])
+    assert bench._difference(want.copy(), want) == 0
+    assert bench._difference(np.array([1.0, np.nan, np.inf, -2.5]), want) == 0.25
+    for wrong in ([1, 0, np.inf, -2], [1, np.nan, -np.inf, -2], [np.nan, np.nan, np.inf, -2], [1, np.nan, np.inf]):
+        assert bench._difference(np.array(wrong, float), want) == np.inf
+
+
+def test_names_from_files_do_not_reach_the_terminal_as_they_are(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No control character, and no line of its own, wherever a name in a file is printed."""
+    evil = "a\x1b[2J\x07\r\nfastnn: all is well\u202e"
+
+    def harmless(*arguments: str | Path) -> str:
+        cli.main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        text = out + err
+        assert not {c for c in text if not c.isprintable()} - {"\n"}, text
+        assert not any(line.startswith("fastnn: all is well") for line in text.splitlines()), text
+        return text
+
+    fnn.save_state(tmp_path / "w.npz", {evil: np.ones(3)})
+    assert r"a\x1b[2J\x07\r\nfastnn" in harmless("info", tmp_path / "w.npz")
+    net = L.Sequential({"flat": L.Flatten(), evil: L.Linear(192, 3, rng=0)})
+    fnn.compile(net, (1, 3, 8, 8)).save(tmp_path / "net.fnn")
+    assert r"\x1b" in harmless("info", tmp_path / "net.fnn")
+    (tmp_path / "labels.txt").write_text("a\x1b[31m\nb\u202e\nc\n")
+    assert r"\x1b[31m" in harmless("predict", tmp_path / "net.fnn", images, "--labels", tmp_path / "labels.txt")
+    for op, name in (("Relu", evil), (evil, "x")):
+        data = model([node(op, name, evil + "y", name=evil)], [port(name, np.float32, (1, evil))], [port(evil + "y")])
+        (tmp_path / "net.onnx").write_bytes(data)
+        assert r"\x1b" in harmless("info", tmp_path / "net.onnx")
+        assert r"\x1b" in harmless("convert", tmp_path / "net.onnx", "-o", tmp_path / "out.fnn")
+    strange = tmp_path / os.fsdecode(b"not\xffutf8\x1b.onnx")
+    strange.write_bytes(b"nothing")
+    assert r"\udcff" in harmless("info", strange)

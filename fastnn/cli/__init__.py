@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import MissingDependencyError
 from . import bench, convert, demo, doctor, info, predict
+from .common import warn
 
 __all__ = ["main"]
 
@@ -35,10 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nor can it be flushed at the end
         return 141
     except (MissingDependencyError, MemoryError, OSError, ValueError) as error:
-        print(f"fastnn {options.command}: {str(error) or type(error).__name__}", file=sys.stderr)
+        warn(options.command, str(error) or type(error).__name__)
         return 1
     except (TypeError, IndexError) as error:  # what an operator makes of numbers that it was not meant for
-        print(f"fastnn {options.command}: {type(error).__name__}: {error}", file=sys.stderr)
+        warn(options.command, f"{type(error).__name__}: {error}")
         return 1
     except KeyboardInterrupt:
         print(f"\nfastnn {options.command}: interrupted", file=sys.stderr)
@@ -50,10 +51,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastnn",
         description="Neural-network layers for NumPy at the speed of the processor.",
-        epilog="FASTNN_BACKEND, FASTNN_ISA and FASTNN_NUM_THREADS choose what computes; 'fastnn info' tells what does.",
+        epilog="'fastnn COMMAND --help' tells the arguments of one. FASTNN_BACKEND, FASTNN_ISA and FASTNN_NUM_THREADS "
+        "choose what computes; 'fastnn info' tells what does.",
     )
     parser.add_argument("--version", action="version", version=f"fastnn {__version__}")
-    commands = parser.add_subparsers(dest="command", title="commands")
+    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
     for command in _COMMANDS:
         command.add(commands)
     return parser

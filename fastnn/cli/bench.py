@@ -20,9 +20,15 @@ from .common import Commands, count, exists, input_shapes, open_network, output_
 __all__ = ["add"]
 
 _LAYERS = """\
-a layer: conv C O K @SIZE     C channels to O, kernel K, images of SIZE or HxW; options s2 (stride), p1 (padding,
-                              otherwise of "same" size), d2 (dilation), g8 (groups), relu
-         linear I O           I features to O; option relu
+layers:
+  conv C O K @SIZE  C channels to O, kernel K, images of SIZE or HxW; options
+                    s2 (stride), p1 (padding, otherwise of "same" size),
+                    d2 (dilation), g8 (groups), relu
+  linear I O        I features to O; option relu
+
+examples:
+  fastnn bench 'conv 64 64 3 @56 relu' --peers
+  fastnn bench net.onnx --batch 8 --threads 1,2 --profile
 """
 
 _EXAMPLES = "'conv 64 64 3 @56 relu' or 'linear 1024 1000'"
@@ -38,7 +44,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "bench",
         help="time networks and layers, alone or beside other engines",
-        description="Time networks and layers, alone or beside other engines, on the same threads. Contestants take "
+        description="Time networks and layers, alone or beside other engines, on the same threads. Contestants take\n"
         "turns, and their results are compared before the clock starts. Nothing else should run meanwhile.",
         epilog=_LAYERS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -159,7 +165,10 @@ def _network(path: Path, options: argparse.Namespace) -> Case:
     if options.batch is not None:
         for sizes in shapes:
             sizes[0] = options.batch
-    xs = [_normal(*sizes, seed=i).astype(program.dtype) for i, sizes in enumerate(shapes)]
+    xs = [
+        _normal(*sizes, seed=i).astype(dtype) if dtype.kind == "f" else np.zeros(sizes, dtype)  # they may be indices
+        for i, (sizes, dtype) in enumerate(zip(shapes, program.input_dtypes(), strict=True))
+    ]
     others: dict[str, Callable[[], dict[str, peers.Call]]] = {
         "torch": lambda: _torch_network(program, xs),
         "onnxruntime": lambda: peers.onnxruntime(path if is_onnx else _exported(program, xs), xs),
@@ -281,19 +290,29 @@ def _fastest(timings: dict[str, Timing], name: str) -> Timing | None:
     return min(forms, key=lambda timing: timing.median, default=None)
 
 
+def _difference(got: np.ndarray, want: np.ndarray) -> float:
+    """The largest, by the largest number that is wanted; NaN and infinities must be where they are wanted."""
+    finite = np.isfinite(want)
+    if got.shape != want.shape or not np.array_equal(got[~finite], want[~finite], equal_nan=True):
+        return math.inf
+    largest = max(float(np.abs(want[finite]).max(initial=0)), 1e-30)
+    difference = float(np.abs(got[finite] - want[finite]).max(initial=0)) / largest
+    return math.inf if math.isnan(difference) else difference
+
+
 def _agreeing(case: Case, calls: dict[str, peers.Call]) -> dict[str, peers.Call]:
     """The contestants whose results are fastnn's; the others are named, and not timed."""
     several = len(output_shapes(case.program)) > 1
     wants = case.program(*case.xs)
     wants = list(wants) if several else [wants]
+    if not all(np.isfinite(want).all() for want in wants):
+        warn("bench", f"{case.name}: gives NaN or infinity for normally distributed inputs; it is timed all the same")
     found = {}
     for name, call in calls.items():
         result = call()
         error = 0.0
         for got, want in zip(list(result) if several else [result], wants, strict=True):
-            largest = max(float(np.abs(want).max(initial=0)), 1e-30)
-            difference = np.abs(np.asarray(got, np.float64) - want).max(initial=0) / largest
-            error = difference if not difference <= error else error  # NaN stays
+            error = max(error, _difference(np.asarray(got, np.float64), np.asarray(want, np.float64)))
         if error <= _TOLERANCE:
             found[name] = call
         else:

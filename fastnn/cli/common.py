@@ -10,12 +10,16 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .._text import plain
+
 __all__ = [
     "WEIGHTS",
     "Commands",
+    "OpenShapeError",
     "Progress",
     "count",
     "exists",
+    "file",
     "input_shapes",
     "megabytes",
     "open_network",
@@ -70,12 +74,19 @@ def shape(text: str) -> tuple[int, ...]:
 
 def say(*lines: str) -> None:
     """Print at once, so that a pipe or a log shows how far a long command is."""
-    print(*lines, sep="\n", flush=True)
+    _print(plain("\n".join(lines), keep="\n"), sys.stdout)
 
 
 def warn(command: str, text: str) -> None:
-    """Print what a person should know beside the results."""
-    print(f"fastnn {command}: {text}", file=sys.stderr, flush=True)
+    """Print, in one line, what a person should know beside the results."""
+    _print(f"fastnn {command}: {plain(text.strip())}", sys.stderr)
+
+
+def _print(text: str, stream: Any) -> None:
+    try:
+        print(text, file=stream, flush=True)
+    except UnicodeEncodeError:  # a terminal without these letters
+        print(text.encode("ascii", "backslashreplace").decode(), file=stream, flush=True)
 
 
 def megabytes(size: float) -> str:
@@ -105,6 +116,10 @@ class Progress:
 
 
 # ---- networks ----
+
+
+class OpenShapeError(ValueError):
+    """A file leaves the shape of an input open that must be known."""
 
 
 def open_network(
@@ -167,7 +182,9 @@ def _input_shapes(path: Path, model: Any, given: list[tuple[int, ...]] | None, b
     for name, sizes in named:
         if sizes is None or not sizes or any(not isinstance(n, int) or n < 1 for n in sizes[1:]):
             text = "any" if sizes is None else f"({', '.join(str(n or '?') for n in sizes)})"
-            raise ValueError(f"{path}: input {name!r} has the shape {text}; say which by --input, such as 1x3x224x224")
+            raise OpenShapeError(
+                f"{path}: input {name!r} has the shape {text}; say which by --input, such as 1x3x224x224"
+            )
         first = sizes[0] if isinstance(sizes[0], int) and sizes[0] > 0 else 1
         found.append((batch or first, *sizes[1:]))
     return found
@@ -177,6 +194,13 @@ def exists(path: Path) -> Path:
     """Return the path of a file that is there; the error names it as it was given."""
     if not path.exists():
         raise FileNotFoundError(f"{os.fspath(path)}: no such file or folder")
+    return path
+
+
+def file(path: Path) -> Path:
+    """Return the path of a file that is there and ends; of a pipe or a device nobody knows."""
+    if not exists(path).is_file():
+        raise ValueError(f"{os.fspath(path)}: not a regular file")
     return path
 
 

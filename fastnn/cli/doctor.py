@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import need
-from .common import Commands, output, say, seed
+from .common import Commands, file, output, say, seed
 
 __all__ = ["add"]
 
@@ -56,9 +56,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _of(script: Path) -> dict[str, Any]:
-    if not script.is_file():
-        raise FileNotFoundError(f"there is no file {script}")
-    names = runpy.run_path(str(script))
+    names = runpy.run_path(str(file(script)))
     missing = [name for name in _NAMED if name not in names]
     if missing:
         raise ValueError(f"{script} does not define {', '.join(missing)}")

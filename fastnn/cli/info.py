@@ -7,10 +7,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from .._text import plain
 from ..threads import show_config
 from .common import (
     WEIGHTS,
     Commands,
+    OpenShapeError,
     exists,
     input_shapes,
     megabytes,
@@ -30,7 +32,8 @@ def add(commands: Commands) -> None:
         "info",
         help="what fastnn computes with here, and why; or what is in a file",
         description="Print what fastnn computes with here, and why; or what is in a file: of a network its inputs, "
-        "outputs, layers, parameters and multiply-adds, of weights their names and shapes.",
+        "outputs, layers, parameters and multiply-adds, of weights their names and shapes. Ends with 1 where fastnn "
+        "cannot run the network.",
     )
     parser.add_argument(
         "file", nargs="?", type=Path, help="a network (.onnx, .fnn) or weights (.pth, .safetensors, .npz)"
@@ -43,20 +46,23 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=_info)
 
 
-def _info(options: argparse.Namespace) -> None:
+def _info(options: argparse.Namespace) -> int:
     if options.file is None:
         show_config()
-        return
+        return 0
     path = exists(options.file)
     suffix = path.suffix.lower()
     if suffix in WEIGHTS:
         say(_weights(path))
     elif suffix == ".onnx":
-        _onnx(path, options.input)
+        return _onnx(path, options.input)
+    elif suffix != ".fnn":
+        raise ValueError(f"{path}: expected a network (.onnx, .fnn) or weights ({', '.join(WEIGHTS)})")
     else:
         program = open_network("info", path, options.input)
         say(f"{path}: a compiled network, {program.dtype}, {megabytes(path.stat().st_size)}", *_ports(program), "")
         say(*_counted(program))
+    return 0
 
 
 def _weights(path: Path) -> str:
@@ -84,8 +90,8 @@ def _counted(program: Any) -> list[str]:
     return [count(program.steps())]
 
 
-def _onnx(path: Path, given: list[tuple[int, ...]] | None) -> None:
-    """An ONNX file as it is, and, where fastnn can run it, the steps that it becomes."""
+def _onnx(path: Path, given: list[tuple[int, ...]] | None) -> int:
+    """An ONNX file as it is, and, where fastnn can run it, the steps that it becomes; 1 where it cannot."""
     from .. import onnx
     from ..errors import FileFormatError
     from ..onnx.model import parse
@@ -99,26 +105,32 @@ def _onnx(path: Path, given: list[tuple[int, ...]] | None) -> None:
     network = model.network
     if network is None:
         raise FileFormatError(f"{path}: it has no graph")
-    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in model.opsets.items())
-    by = f", written by {model.producer}" if model.producer else ""
+    opsets = ", ".join(f"{plain(domain) or 'ai.onnx'} {version}" for domain, version in model.opsets.items())
+    by = f", written by {plain(model.producer)}" if model.producer else ""
     say(f"{path}: an ONNX network, opset {opsets}{by}, {megabytes(path.stat().st_size)}")
     for kind, ports in (("input", network.inputs), ("output", network.outputs)):
         for port in ports:
             if port.name not in network.tensors:
-                sizes = "any shape" if port.shape is None else f"({', '.join(str(n or '?') for n in port.shape)})"
-                say(f"{kind:8}{port.name} {port.dtype or ''} {sizes}")
+                sizes = (
+                    "any shape" if port.shape is None else f"({', '.join(plain(str(n or '?')) for n in port.shape)})"
+                )
+                say(f"{kind:8}{plain(port.name)} {port.dtype or ''} {sizes}")
     counts = Counter(
         f"{node.domain}.{node.op}" if node.domain not in ("", "ai.onnx") else node.op for node in network.nodes
     )
-    say("", f"{len(network.nodes)} nodes: {', '.join(f'{n} {op}' for op, n in counts.most_common())}")
+    say("", f"{len(network.nodes)} nodes: {', '.join(f'{n} {plain(op)}' for op, n in counts.most_common())}")
     known = {*onnx.operators(), *(f"{f.domain}.{f.name}" for f in model.functions.values())}
     unknown = sorted(op for op in counts if op not in known)
     if unknown:
-        say(f"fastnn cannot run it: it does not have {', '.join(unknown)}")
-        return
+        say(f"fastnn cannot run it: it does not have {', '.join(map(plain, unknown))}")
+        return 1
     try:
         program = open_network("info", path, given)
-    except ValueError as error:
+    except OpenShapeError as error:
         warn("info", str(error))
-        return
+        return 0
+    except ValueError as error:
+        warn("info", f"fastnn cannot run it: {error}")
+        return 1
     say("", f"as fastnn runs it, for {', '.join(map(str, input_shapes(program)))}:", "", *_counted(program))
+    return 0

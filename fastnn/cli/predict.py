@@ -18,6 +18,7 @@ from .common import (
     Progress,
     count,
     exists,
+    file,
     input_shapes,
     open_network,
     output,
@@ -161,14 +162,19 @@ def _files(given: Iterable[Path]) -> list[Path]:
                 raise ValueError(f"{path}: there is no image in this folder")
             found += inside
         else:
-            found.append(path)
+            found.append(file(path))
     return found
 
 
 def _labels(path: Path | None, classes: int) -> list[str] | None:
     if path is None:
         return None
-    labels = exists(path).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+    data = file(path).read_bytes()
+    try:
+        labels = data.decode("utf-8-sig").rstrip("\n").split("\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}: line {line} is not text in UTF-8; write the file anew in that encoding") from None
     if len(labels) != classes:
         raise ValueError(f"{path}: {len(labels)} lines, and the network tells {classes} classes")
     return [label.strip() for label in labels]
@@ -193,33 +199,65 @@ def _predict(options: argparse.Namespace) -> None:
     say(f"images: {prepare}")
 
     results: list[tuple[Path, list[tuple[int, float]]]] = []
+    unread = 0
+    first = None  # of those that the network makes nothing of
+    network = _Classifier(program)
     with Progress(len(files), "images") as progress:
         for paths, batch in _batches(files, prepare, options.batch):
             progress.step(len(paths))
+            unread += paths.count(None)
             if len(batch):
-                probabilities = _probabilities(program, batch)
+                probabilities = network(batch)
                 best = np.argsort(-probabilities, axis=1, kind="stable")[:, : options.top]
                 good = [path for path in paths if path is not None]
                 for path, row, order in zip(good, probabilities, best, strict=True):
+                    if np.isnan(row).any():
+                        first = first or path
+                        continue
                     results.append((path, [(int(i), float(row[i])) for i in order]))
-    failed = len(files) - len(results)
-    if options.output is not None:
+    if options.output is not None and results:
         _write(options.output, results, labels)
         say(f"{options.output}: {len(results)} images")
     elif results:
         say("", _table(results, labels))
-    if failed:
-        raise ValueError(f"{failed} of {len(files)} images could not be read")
+    if unread:
+        raise ValueError(f"{unread} of {len(files)} images could not be read")
+    if len(results) < len(files):
+        raise ValueError(
+            f"{options.network}: gives NaN or infinity for {len(files) - len(results)} of {len(files)} images, first "
+            f"for {first}; its weights, or --mean, --std and --white, are not what it was trained with"
+        )
 
 
-def _probabilities(program: Any, batch: np.ndarray) -> np.ndarray:
+class _Classifier:
     """The network's scores as probabilities, which they are already where it ends in a softmax."""
-    from .. import functional as F
 
-    scores = program(batch).reshape(len(batch), -1)
-    end = program.steps()[-1].layer.split()[0]
-    found: np.ndarray = scores if end == "Softmax" else F.exp(scores) if end == "LogSoftmax" else F.softmax(scores)
-    return found
+    def __init__(self, program: Any) -> None:
+        self._program = program
+        self._end = program.steps()[-1].layer.split()[0]
+        self._single = False
+
+    def __call__(self, batch: np.ndarray) -> np.ndarray:
+        from .. import functional as F
+
+        scores = self._scores(batch)
+        end = self._end
+        found: np.ndarray = scores if end == "Softmax" else F.exp(scores) if end == "LogSoftmax" else F.softmax(scores)
+        return found
+
+    def _scores(self, batch: np.ndarray) -> np.ndarray:
+        """One row for each image; image by image where the file holds on to a batch of one, in a Reshape or so."""
+        if not self._single:
+            try:
+                scores: np.ndarray = self._program(batch)
+                if scores.shape[0] == len(batch):
+                    return scores.reshape(len(batch), -1)
+                raise ValueError(f"the network gives {scores.shape} for a batch of {len(batch)}")
+            except ValueError:
+                if len(batch) == 1 or input_shapes(self._program)[0][0] != 1:
+                    raise
+            self._single = True
+        return np.concatenate([self._program(batch[i : i + 1]).reshape(1, -1) for i in range(len(batch))])
 
 
 def _batches(files: list[Path], prepare: Preparation, size: int) -> Iterator[tuple[list[Path | None], np.ndarray]]:

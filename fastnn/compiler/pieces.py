@@ -112,12 +112,13 @@ class PiecedProgram(Program):
 
     def _example(self) -> list[Array]:
         """Inputs that fit: ones, but 0 where whole numbers are asked for, for they may be indices."""
-        values = zip(self._graph.inputs, self._input_shapes, strict=True)
+        dtypes = self.input_dtypes()
+        return [(np.ones if d.kind == "f" else np.zeros)(s, d) for s, d in zip(self._input_shapes, dtypes, strict=True)]
+
+    def input_dtypes(self) -> list[np.dtype[Any]]:
+        """Return of which dtype each input is taken."""
         dtypes = {value: _declared(node) for node in self._graph.nodes for value in node.inputs if value in self._whole}
-        return [
-            np.zeros(shape, dtypes[value]) if value in self._whole else np.ones(shape, self._dtype)
-            for value, shape in values
-        ]
+        return [dtypes.get(value, self._dtype) for value in self._graph.inputs]
 
     def _steps_of(self, part: Node | _Piece, given: list[Array]) -> list[report.Step]:
         known = self._shapes(self._input_shapes)

@@ -205,6 +205,10 @@ class Program:
         """Of its inputs, weights and outputs."""
         return self._dtype
 
+    def input_dtypes(self) -> list[np.dtype[Any]]:
+        """Return of which dtype each input is taken; arrays of others are converted."""
+        return [self._dtype] * len(self._input_shapes)
+
     @property
     def precision(self) -> str:
         """What it was compiled for: "float32", "float32-fast" or "bfloat16"; see `fastnn.compile`."""

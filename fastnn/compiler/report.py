@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .._text import plain
 from ..measure import Roofline
 from .graph import Node, Value
 
@@ -99,6 +100,7 @@ def count(steps: Sequence[Step]) -> str:
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = (), total: bool = False) -> str:
     """Text in columns under a header; ``right`` are the columns of numbers, and a total is set apart at the end."""
+    rows = [[plain(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     aligned = [">" if i in right else "<" for i in range(len(widths))]
     lines = [
