@@ -429,7 +429,7 @@ def test_numbers_and_channels_are_put_together() -> None:
     np.testing.assert_array_equal(backward(y), -0.5 * y)
     w, b = draw(4, 1, 1, dtype=np.float32), draw(1, 4, 1, 1, dtype=np.float32)
     found, net = labels([node("Mul", "x w", "m"), node("Add", "b m", "y")], {"w": w, "b": b})
-    assert found == ["BatchNorm 4 frozen"] and len(net.params) == 2
+    assert found == ["Affine by channel 4"] and not net.params and len(net.buffers) == 4
     np.testing.assert_allclose(net(x), x * w + b, rtol=1e-6, atol=1e-6)
     conv = [node("Conv", "x k", "c"), node("Mul", "c w", "m"), node("Add", "m b", "y")]
     k = draw(4, 4, 1, 1, dtype=np.float32)
@@ -1074,3 +1074,162 @@ def test_windows_beyond_the_image(op: str) -> None:
 def test_names_that_are_none() -> None:
     damaged(file_of([node("Relu", "x", "y")], X, Y, [tensor("", np.ones(2, np.float32))]), "an initializer has no name")
     damaged(file_of([node("Relu", "x", "y")], [*X, port("", np.float32, (2,))], Y), "an input has no name")
+
+
+# ---- numbers of the file: folded where that is exact, trained where they are weights ----
+
+
+def test_numbers_are_folded_where_that_is_exact() -> None:
+    """What overflows, or rounds, step by step does so in the network as well; what does not is one step."""
+    x = np.float32([[1e-30, 1.0, -3.5]])
+    steps: list[tuple[list[tuple[str, float]], int]] = [
+        ([("Mul", 1e30), ("Mul", 1e30)], 2),
+        ([("Mul", 1e30), ("Mul", 1e-30)], 2),
+        ([("Div", 1e-30), ("Div", 1e-30)], 2),
+        ([("Div", 1e-40)], 1),
+        ([("Add", 1e8), ("Sub", 1e8)], 2),
+        ([("Sub", 3000.0), ("Div", 0.5)], 2),
+        ([("Div", 255.0), ("Sub", 0.5), ("Mul", 2.0)], 1),
+    ]
+    function = {"Mul": np.multiply, "Div": np.divide, "Add": np.add, "Sub": np.subtract}
+    for operators_, count in steps:
+        expected = x
+        with np.errstate(all="ignore"):
+            for op, number in operators_:
+                expected = function[op](expected, np.float32(number))
+        nodes = [node(op, f"a{i} c{i}", f"a{i + 1}") for i, (op, _) in enumerate(operators_)]
+        tensors = [tensor(f"c{i}", np.float32(number)) for i, (_, number) in enumerate(operators_)]
+        last = f"a{len(operators_)}"
+        net = fnn.onnx.load(file_of(nodes, [port("a0", np.float32, ("n", 3))], [port(last)], tensors))
+        assert len([n for n in net.nodes if n.layer.label() not in ("Input", "Identity")]) == count, operators_
+        _, program = both(net, (1, 3))
+        for run in (net, program):
+            np.testing.assert_allclose(run(x), expected, rtol=4e-7)
+
+
+def test_channels_that_broadcast() -> None:
+    """An image of one channel times a factor for each of three is an image of three channels."""
+    x, w, b = draw(2, 1, 4, 4, dtype=np.float32), draw(3, 1, 1, dtype=np.float32), draw(3, 1, 1, dtype=np.float32)
+    nodes = [node("Mul", "x w", "m"), node("Add", "m b", "y")]
+    data = file_of(nodes, [port("x", np.float32, ("n", 1, 4, 4))], Y, [tensor("w", w), tensor("b", b)])
+    net, program = both(fnn.onnx.load(data), (1, 1, 4, 4))
+    for run in (net, program):
+        np.testing.assert_allclose(run(x), x * w + b, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1, 1), (3, 5, 6), (6,), (1, 1, 1, 6)])
+def test_preprocessing_is_compiled(shape: tuple[int, ...]) -> None:
+    """(x - mean) / deviation, for each channel in one step, else by kernels too; neither is trained."""
+    x, mean, std = (
+        draw(2, 3, 5, 6, dtype=np.float32),
+        draw(*shape, dtype=np.float32),
+        draw(*shape, low=0.3, dtype=np.float32),
+    )
+    nodes = [node("Div", "x scale", "s"), node("Sub", "s mean", "d"), node("Div", "d std", "y")]
+    tensors = [tensor("mean", mean), tensor("std", std), tensor("scale", np.float32(4))]
+    net = fnn.onnx.load(file_of(nodes, [port("x", np.float32, ("n", 3, 5, 6))], Y, tensors))
+    assert not net.params
+    program = fnn.compile(net, (1, 3, 5, 6))  # a warning, of operators in NumPy, would be an error
+    if shape[-1] == 1:
+        assert [n.layer.label() for n in program._graph.nodes] == ["Affine by channel 3"]
+    for run in (net, program):
+        np.testing.assert_allclose(run(x), (x / 4 - mean) / std, rtol=2e-6, atol=2e-6)
+    y, backward = net.forward(x)
+    np.testing.assert_allclose(backward(np.ones_like(y)), np.broadcast_to(0.25 / std, x.shape), rtol=2e-6)
+
+
+def test_a_zero_like_another() -> None:
+    """Biases that exporters make: a zero of the dtype of what flows, spread to the outputs."""
+    k = draw(4, 3, 3, 3, dtype=np.float32)
+    nodes = [node("CastLike", "zero x", "z"), node("Expand", "z four", "b"), node("Conv", "x k b", "y")]
+    tensors = [tensor("zero", np.int64(0)), tensor("four", np.array([4])), tensor("k", k)]
+    net = fnn.onnx.load(file_of(nodes, [port("x", np.float32, ("n", 3, 8, 8))], Y, tensors))
+    assert [n.layer.label() for n in net.nodes if n.layer.label() not in ("Input", "Identity")] == ["Conv2d 3->4 3x3"]
+    x = draw(1, 3, 8, 8, dtype=np.float32)
+    np.testing.assert_allclose(net(x), fnn.functional.conv2d(x, k), rtol=1e-5, atol=1e-5)
+
+
+def written_out(shape: tuple[int, ...], groups: int, target: Any, back: Any, w: Array, b: Array) -> bytes:
+    """Group norm as exporters write it until opset 18."""
+    nodes = [node("Reshape", "x target", "g"), node("InstanceNormalization", "g ones zeros", "i", epsilon=1e-4)]
+    nodes += [node("Shape", "x", "back")] if back is None else []
+    nodes += [node("Reshape", "i back", "r"), node("Mul", "r norm.weight", "m"), node("Add", "m norm.bias", "y")]
+    tensors = [tensor("target", np.array(target)), tensor("ones", np.ones(groups, np.float32))]
+    tensors += [tensor("zeros", np.zeros(groups, np.float32)), tensor("norm.weight", w), tensor("norm.bias", b)]
+    tensors += [] if back is None else [tensor("back", np.array(back))]
+    return file_of(nodes, [port("x", np.float32, ("n", *shape[1:]))], Y, tensors)
+
+
+def test_group_norm_is_put_together() -> None:
+    x = draw(2, 6, 4, 5, dtype=np.float32)
+    w, b = draw(6, 1, 1, dtype=np.float32), draw(6, 1, 1, dtype=np.float32)
+    expected = fnn.functional.group_norm(x, 3, w.reshape(-1), b.reshape(-1), 1e-4)
+    for back in (None, [-1, 6, 4, 5]):
+        net, program = both(fnn.onnx.load(written_out(x.shape, 3, [0, 3, -1], back, w, b)), (1, 6, 4, 5))
+        assert [n.layer.label() for n in net.nodes][1:] == ["GroupNorm 6, groups 3", "Identity"]
+        assert sorted(net.params) == ["norm.bias", "norm.weight"]
+        for run in (net, program):
+            np.testing.assert_allclose(run(x), expected, rtol=1e-5, atol=1e-5)
+    # Into another shape it is no group norm: height and width are exchanged.
+    net = fnn.onnx.load(written_out(x.shape, 3, [0, 3, -1], [-1, 6, 5, 4], w, b))
+    assert "GroupNorm 6, groups 3" not in [n.layer.label() for n in net.nodes]
+    plain = fnn.functional.group_norm(x, 3, None, None, 1e-4).reshape(2, 6, 5, 4)
+    np.testing.assert_allclose(net(x), plain * w + b, rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_trained() -> None:
+    """Weights of operators, through what moves them, and biases added to products; constants are not, unless named."""
+    arrays = {
+        "mean": draw(3, 1, 1), "k": draw(4, 3, 3, 3), "k.bias": draw(1, 4, 1, 1), "grid": draw(1, 4, 6, 6),
+        "slope": draw(4, 1, 1), "head": draw(5, 144), "head.bias": draw(5), "token": draw(1, 5), "cube": draw(2, 5, 5),
+    }  # fmt: skip
+    nodes = [node("Sub", "x mean", "a"), node("Conv", "a k", "b"), node("Add", "b k.bias", "c")]
+    nodes += [node("Mul", "c grid", "d"), node("PRelu", "d slope", "e"), node("Flatten", "e", "f")]
+    nodes += [node("Transpose", "head", "t", perm=[1, 0]), node("MatMul", "f t", "g"), node("Add", "g head.bias", "h")]
+    nodes += [node("Add", "h token", "i"), node("MatMul", "i cube", "y")]
+    tensors = [tensor(name, array.astype(np.float32)) for name, array in arrays.items()]
+    data = file_of(nodes, [port("x", np.float32, ("n", 3, 8, 8))], Y, tensors)
+    net = fnn.onnx.load(data)
+
+    def found(state: dict[str, Array]) -> set[str]:
+        return {name for name, a in arrays.items() if any(a.size == s.size for s in state.values())}
+
+    weights = {"k", "k.bias", "slope", "head", "head.bias", "cube"}
+    assert found(net.params) >= weights and found(net.params) & {"grid"} == set()
+    assert len(net.params) == 6 and found(net.buffers) >= {"mean", "grid"}
+    x = draw(2, 3, 8, 8, dtype=np.float32)
+    more = fnn.onnx.load(data, trained=["token", "grid", "mean"])
+    assert len(more.params) == 9 and {"grid.value", "token.value", "mean.value"} <= set(more.params)
+    np.testing.assert_allclose(more(x), net(x), rtol=1e-5, atol=1e-5)
+    y, backward = more.forward(x)
+    backward(y)
+    assert all(np.abs(gradient).max() > 0 for gradient in more.grads.values())
+    with pytest.raises(ValueError, match="trained names 'tokn', and the file has no such array; did you mean 'token'"):
+        fnn.onnx.load(data, trained=["tokn"])
+
+
+def test_exported_for_training() -> None:
+    """Batch norm and dropout of a file in training mode: a call is inference, as of any network; forward() trains."""
+    c, x = 3, draw(8, 3, 4, 4, dtype=np.float32)
+    given = {"scale": draw(c, low=0.5), "shift": draw(c), "mean": draw(c), "var": draw(c, low=0.5)}
+    tensors = [tensor(name, array.astype(np.float32)) for name, array in given.items()]
+    tensors += [tensor("half", np.float32(0.5)), tensor("yes", np.array(True))]
+    norm = node("BatchNormalization", "x scale shift mean var", "b new_mean new_var", training_mode=1)
+    nodes = [norm, node("Dropout", "b half yes", "y mask")]
+    images = [port("x", np.float32, ("n", c, 4, 4))]
+    net, program = both(fnn.onnx.load(file_of(nodes, images, Y, tensors)), (1, c, 4, 4))
+    mean, var = (given[name].reshape(-1, 1, 1) for name in ("mean", "var"))
+    expected = (x - mean) / np.sqrt(var + 1e-5) * given["scale"].reshape(-1, 1, 1) + given["shift"].reshape(-1, 1, 1)
+    for run in (net, program):
+        np.testing.assert_allclose(run(x), expected, rtol=1e-5, atol=1e-5)
+    held = {name: array.copy() for name, array in net.buffers.items()}
+    y, _ = net.forward(x, rng=0)
+    assert 0.3 < (y == 0).mean() < 0.7
+    assert all((net.buffers[name] != held[name]).all() for name in held)
+    # Where the new statistics are asked for, the node is what the file says.
+    data = file_of(nodes[:1], images, [port("b"), port("new_mean")], tensors)
+    y, new = fnn.onnx.load(data)(x)
+    np.testing.assert_allclose(new, 0.9 * given["mean"] + 0.1 * x.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    # opset 6 says it by is_test, whose default is training
+    old = file_of([node("BatchNormalization", "x scale shift mean var", "y")], images, Y, tensors, opset=6)
+    np.testing.assert_allclose(fnn.onnx.load(old)(x), expected, rtol=1e-5, atol=1e-5)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import stat
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileFormatError, UnsupportedOperatorError
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["backend", "load", "operators"]
 
 
-def load(source: str | os.PathLike[str] | bytes) -> Graph:
+def load(source: str | os.PathLike[str] | bytes, *, trained: Iterable[str] = ()) -> Graph:
     """Load a trained network from an ONNX file, of opset 6 to 28.
 
     Convolutions, linear layers, norms, pools and activations become fastnn's own layers, whose weights are the
@@ -35,13 +36,18 @@ def load(source: str | os.PathLike[str] | bytes) -> Graph:
     the target of a Reshape, is computed when arrays come, so that batches of any size do; a network that was exported
     for one size of batch takes others too, as far as its operators do.
 
-    Batch normalisation is that of the file at inference, and by the batch in ``forward``; set ``frozen`` of its layers
-    to keep it. float16 is computed as float32.
+    Batch normalisation is that of the file at inference, and by the batch in ``forward``, whether the file was
+    exported for training or not; set ``frozen`` of its layers to keep it. float16 is computed as float32.
+
+    What is trained are the weights of convolutions, matrix products, norms and PRelu, and the biases added to products.
+    Other arrays of the file are constants, among the ``buffers`` of the graph.
 
     Parameters
     ----------
     source : path or bytes
         The file, or what is in it. Data that the file keeps in others beside it must lie in its folder.
+    trained : names, optional
+        Arrays of the file that are trained too: tokens, tables of embeddings, scales of layers.
 
     Returns
     -------
@@ -67,7 +73,7 @@ def load(source: str | os.PathLike[str] | bytes) -> Graph:
     fastnn.errors.FileFormatError: not a readable ONNX file: field 13 has the wire type 6, which is not in use
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _load(bytes(source), None, "")
+        return _load(bytes(source), None, "", trained)
     path = os.fspath(source)
     if not isinstance(path, str):
         path = os.fsdecode(path)
@@ -75,16 +81,17 @@ def load(source: str | os.PathLike[str] | bytes) -> Graph:
         raise FileFormatError(f"{path}: not a regular file")
     with open(path, "rb") as file:
         data = file.read()
-    return _load(data, os.path.dirname(path) or ".", f"{path}: ")
+    return _load(data, os.path.dirname(path) or ".", f"{path}: ", trained)
 
 
-def _load(data: bytes, folder: str | None, where: str) -> Graph:
+def _load(data: bytes, folder: str | None, where: str, trained: Iterable[str]) -> Graph:
     try:
         model = parse(data, folder)
     except ValueError as error:
         raise FileFormatError(f"{where}not a readable ONNX file: {error}") from error
+    importer = Importer(model, trained)
     try:
-        return Importer(model).graph()
+        return importer.graph()
     except UnsupportedOperatorError as error:
         raise UnsupportedOperatorError(f"{where}{error}") from None
     except ValueError as error:

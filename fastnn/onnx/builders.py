@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from .. import functional as F
 from ..errors import ShapeError
 from ..layers import activation as A
-from ..layers.base import Layer, Shape
+from ..layers.base import Array, Backward, Layer, Shape
 from ..layers.container import Identity
 from ..layers.dropout import Dropout
 from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import GroupNorm, LayerNorm, _BatchNorm, _GroupNorm
 from ..layers.pool import AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
-from .elementwise import ACTIVATIONS, activation
+from ..random import RNG
+from .elementwise import ACTIVATIONS, Mul, activation, wanted_dtype
 from .moves import Affine, Border, SameBorder
 from .windows import check_pads, check_strides, row
 
 if TYPE_CHECKING:
     from .importer import Importer, Item, Value
 
-__all__ = ["BUILDERS", "BatchNorm", "InstanceNorm"]
+__all__ = ["BUILDERS", "FINISHERS", "BatchNorm", "ChannelAffine", "InstanceNorm"]
 
 Operands = Sequence["Value | None"]
 
@@ -42,6 +46,36 @@ class BatchNorm(_BatchNorm):
 
     def label(self) -> str:
         return f"BatchNorm {self.running_mean.size}{' frozen' if self.frozen else ''}"
+
+
+class ChannelAffine(BatchNorm):
+    """A factor and a shift for each channel of (N, C, ...): batch norm whose statistics are 0 and 1, and not trained.
+
+    Parameters
+    ----------
+    channels : int
+    dtype : dtype
+    """
+
+    parameters: ClassVar[tuple[str, ...]] = ()  # type: ignore[assignment]
+    statistics: ClassVar[tuple[str, ...]] = ("weight", "bias", "running_mean", "running_var")  # type: ignore[assignment]
+
+    def __init__(self, channels: int, dtype: Any = np.float32) -> None:
+        super().__init__(channels, 0.0, frozen=True)
+        for name in self.statistics:
+            value = getattr(self, name)
+            setattr(self, name, value.astype(np.float64 if dtype == np.float64 else np.float32))
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        mean, var, w = self.running_mean, self.running_var, self.weight
+
+        def backward(dy: Array) -> Array:
+            return F.batch_norm_backward(dy, x, mean, var, w, self.eps, frozen=True)[0]
+
+        return self(x), backward
+
+    def label(self) -> str:
+        return f"Affine by channel {self.running_mean.size}"
 
 
 class InstanceNorm(_GroupNorm):
@@ -243,10 +277,6 @@ def _add(importer: Importer, item: Item, operands: Operands) -> bool:
     """A bias that comes after a product that has none."""
     for x, b in (operands, operands[::-1]):
         assert x is not None and b is not None
-        if x.data in importer.waiting:  # its layer has that bias already
-            importer.waiting.pop(x.data)
-            importer.values[item.node.outputs[0]] = x
-            return True
         if x.data is None or b.constant is None or not b.floating or not b.constant.size:
             continue
         layer = importer.makers.get(x.data)
@@ -255,7 +285,7 @@ def _add(importer: Importer, item: Item, operands: Operands) -> bool:
         out = layer.weight.shape[0]
         shape = b.constant.shape
         if isinstance(layer, Linear):
-            fits = shape == (out,) or (shape == (1, out) and importer.rank(x) == 2)
+            fits = shape == (*[1] * (len(shape) - 1), out) and len(shape) <= max(importer.rank(x) or 0, 1)
         else:
             axes = layer.weight.ndim - 2
             fits = shape in ((out, *[1] * axes), (1, out, *[1] * axes))
@@ -264,74 +294,132 @@ def _add(importer: Importer, item: Item, operands: Operands) -> bool:
             importer.values[item.node.outputs[0]] = x
             importer.makers.pop(x.data)
             return True
-    return _affine(importer, item, operands)
+    return _norm_ends(importer, item, operands) or _affine(importer, item, operands)
 
 
 def _affine(importer: Importer, item: Item, operands: Operands) -> bool:
-    """One number added, subtracted, multiplied or divided by; and numbers for channels, multiplied and then added."""
+    """A constant added, subtracted, multiplied or divided by: one number, or one for each channel."""
     op = item.node.op
     for i, (x, c) in enumerate((operands, operands[::-1])):
         if x is None or c is None or x.data is None or not x.floating or c.constant is None or not c.constant.size:
             continue
-        if op == "Mul" and _channel_scale(importer, item, x, c):
+        if (op == "Div" and i) or importer.is_weight(c):
+            continue
+        one = c.constant.size == 1 and c.constant.ndim <= max(importer.rank(x) or 0, 1)
+        if not one and not _channels(importer, x, c):
+            if op == "Div" and _reciprocal(c, x.dtype):
+                _multiply_by_reciprocal(importer, item, x, c)
+                return True
+            continue
+        numbers = c.constant.reshape(-1).astype(np.float64)
+        zero, ones = np.zeros_like(numbers), np.ones_like(numbers)
+        with np.errstate(all="ignore"):
+            step = {
+                "Add": (ones, numbers),
+                "Sub": (-ones, numbers) if i else (ones, -numbers),
+                "Mul": (numbers, zero),
+                "Div": (1 / numbers, zero),
+            }[op]
+        if op == "Div" and not _reciprocal(c, x.dtype):
+            continue
+        if (step[0] == 1).all() and (step[1] == 0).all():
+            importer.values[item.node.outputs[0]] = x
             return True
-        rank = importer.rank(x)
-        if c.constant.size != 1 or c.constant.ndim > max(rank or 0, 1) or (op == "Div" and i):
-            continue
-        number = float(c.constant.reshape(-1)[0])
-        if op == "Div" and number == 0:
-            continue
-        scale, shift = {
-            "Add": (1.0, number),
-            "Sub": (-1.0, number) if i else (1.0, -number),
-            "Mul": (number, 0.0),
-            "Div": (1 / number if op == "Div" else 0.0, 0.0),
-        }[op]
-        layer = importer.makers.get(x.data)
-        if (scale, shift) == (1.0, 0.0):
+        layer: Any = importer.makers.get(x.data)
+        joins = isinstance(layer, (Affine, ChannelAffine)) and _alone(importer, item, x)
+        both = _merged(layer, step) if joins else None
+        if both is not None:
+            if isinstance(layer, Affine) and not one:
+                layer = importer.given[x.data].layer = importer.makers[x.data] = ChannelAffine(numbers.size, x.dtype)
+            _set_affine(layer, both)
             importer.values[item.node.outputs[0]] = x
-        elif isinstance(layer, Affine) and _alone(importer, item, x):
-            layer.scale, layer.shift = scale * layer.scale, scale * layer.shift + shift
-            importer.values[item.node.outputs[0]] = x
+        elif one:
+            importer.emit(item, Affine(float(step[0][0]), float(step[1][0])), [x])
         else:
-            importer.emit(item, Affine(scale, shift), [x])
+            layer = ChannelAffine(numbers.size, x.dtype)
+            _set_affine(layer, step)
+            importer.emit(item, layer, [x], importer.name_of(item, c))
         return True
     return False
 
 
-def _channels(value: Value, rank: int | None) -> int:
-    """Of an array with a number for each channel of (N, C, ...), of so many axes, how many there are; 0 of another."""
-    if rank is None or rank < 3 or value.constant is None or not value.floating:
+def _reciprocal(c: Value, dtype: Any) -> bool:
+    """Whether the reciprocals of constants are neither denormal nor infinite."""
+    numbers, largest = np.abs(c.constant.astype(np.float64)), 2.0 ** (1022 if dtype == np.float64 else 126)
+    return bool(((numbers >= 1 / largest) & (numbers <= largest)).all())
+
+
+def _multiply_by_reciprocal(importer: Importer, item: Item, x: Value, c: Value) -> None:
+    """x / c by the kernel for products, to an ulp more."""
+    inverse = replace(c, constant=(1 / c.constant).astype(c.constant.dtype), origin="", moves=0)
+    node = replace(item.node, op="Mul")
+    importer.operation(replace(item, node=node), Mul({}, item.opset), [x, inverse], node.outputs, [x.dtype])
+
+
+def _set_affine(layer: Any, step: tuple[np.ndarray, np.ndarray]) -> None:
+    if isinstance(layer, Affine):
+        layer.scale, layer.shift = float(step[0][0]), float(step[1][0])
+    else:
+        layer.weight[...], layer.bias[...] = step
+
+
+def _merged(layer: Any, step: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """A layer and what comes after it in one, where that is as exact: see below; None where it is not."""
+    if isinstance(layer, Affine):
+        scale, shift = np.array([layer.scale]), np.array([layer.shift])
+    else:
+        scale, shift = layer.weight.astype(np.float64), layer.bias.astype(np.float64)
+    factor, more = step
+    with np.errstate(all="ignore"):
+        both, sum_ = scale * factor, shift * factor + more
+    # Nothing may leave the range of float32 on the way that it would not leave step by step, or the other way round;
+    numbers = np.abs(np.concatenate([scale, factor, both, shift, sum_, more]))
+    if not ((numbers == 0) | ((numbers > 2.0**-40) & (numbers < 2.0**40))).all():
+        return None
+    # x - mean is exact near the mean, which x s - mean s is not: to 2^-24 of what is added;
+    if (factor != 1).any() and (np.abs(shift * factor) > 64).any():
+        return None
+    # and numbers that cancel each other are kept apart, for they may be meant to round.
+    if (np.abs(shift * factor) + np.abs(more) > 1024 * np.maximum(np.abs(sum_), np.abs(both))).any():
+        return None
+    return both, sum_
+
+
+def _channels(importer: Importer, x: Value, c: Value) -> int:
+    """Of a constant with a number for each channel of x, (N, C, ...), how many there are; 0 of another."""
+    rank, probe = importer.rank(x), importer.probes.get(x.data or "")
+    if rank is None or rank < 2 or probe is None or c.constant is None or not c.floating:
         return 0
-    shape = value.constant.shape
+    shape, size = c.constant.shape, int(c.constant.size)
     padded = (*[1] * (rank - len(shape)), *shape)
-    fits = len(shape) <= rank and padded == (1, value.constant.size, *[1] * (rank - 2))
-    return int(value.constant.size) if fits else 0
+    fits = len(shape) <= rank and padded == (1, size, *[1] * (rank - 2))
+    return size if fits and size > 1 and probe[1] == size else 0
 
 
-def _channel_scale(importer: Importer, item: Item, x: Value, w: Value) -> bool:
-    """A factor for each channel, to which a bias is added next: what batch norm with fixed statistics does."""
-    rank = importer.rank(x)
-    c = _channels(w, rank)
-    readers = importer.consumers.get(item.node.outputs[0], [])
-    if (
-        not c
-        or c == 1
-        or len(readers) != 1
-        or readers[0].node.op != "Add"
-        or importer.readers[item.node.outputs[0]] != 1
-    ):
-        return False
-    others = [name for name in readers[0].node.inputs if name != item.node.outputs[0]]
-    bias = importer.values.get(others[0]) if len(others) == 1 else None
-    if bias is None or _channels(bias, rank) != c:
-        return False
-    layer = BatchNorm(c, 0.0, frozen=True)
-    layer.weight = importer.weight(w, "flat", lambda a: a.reshape(-1))
-    layer.bias = importer.weight(bias, "flat", lambda a: a.reshape(-1))
-    value = importer.emit(item, layer, [x], importer.name_of(item, w, bias))
-    importer.waiting[value.data or ""] = layer
-    return True
+def _norm_ends(importer: Importer, item: Item, operands: Operands) -> bool:
+    """The weight or the bias of a norm that exporters write out: for each channel, behind a norm without them."""
+    for x, c in (operands, operands[::-1]):
+        if x is None or c is None or x.data is None or c.constant is None or not _channels(importer, x, c):
+            continue
+        layer = importer.makers.get(x.data)
+        if not isinstance(layer, GroupNorm) or not _alone(importer, item, x):
+            continue
+        flat = importer.weight(c, "flat", lambda a: a.reshape(-1))
+        if item.node.op == "Mul" and layer.weight is None:
+            layer.weight = flat
+        elif item.node.op == "Add" and layer.weight is not None and layer.bias is None:
+            layer.bias = flat
+        else:
+            continue
+        importer.values[item.node.outputs[0]] = x
+        if item.node.op == "Mul":
+            importer.rename(x, c)
+        return True
+    return False
+
+
+def _multiply(importer: Importer, item: Item, operands: Operands) -> bool:
+    return _norm_ends(importer, item, operands) or _affine(importer, item, operands)
 
 
 def _alone(importer: Importer, item: Item, x: Value) -> bool:
@@ -348,7 +436,8 @@ def _batch_norm(importer: Importer, item: Item, operands: Operands) -> bool:
     x, *given = operands
     if not _weights(operands, 1, 2, 3, 4) or len([o for o in item.node.outputs if o]) > 1:
         return False
-    if attributes.get("training_mode", 0) or not attributes.get("spatial", 1):
+    # Exported for training it is batch norm as any other: by its statistics at inference, by the batch in forward().
+    if not attributes.get("spatial", 1):
         return False
     c = given[0].constant.size  # type: ignore[union-attr]
     if not c or any(v.constant.shape != (c,) for v in given):  # type: ignore[union-attr]
@@ -416,6 +505,15 @@ def _activation(importer: Importer, item: Item, operands: Operands) -> bool:
     return True
 
 
+def _cast(importer: Importer, item: Item, operands: Operands) -> bool:
+    """To the dtype that it is."""
+    x = operands[0]
+    if x is None or not x.floating or x.data is None or wanted_dtype(item.node.attributes.get("to")) != x.dtype:
+        return False
+    importer.values[item.node.outputs[0]] = x
+    return True
+
+
 def _clip(importer: Importer, item: Item, operands: Operands) -> bool:
     x, limits = operands[0], []
     if x is None or not x.floating:
@@ -473,7 +571,7 @@ def _dropout(importer: Importer, item: Item, operands: Operands) -> bool:
     trains = _given(operands, 2)
     if x is None or not x.floating or len([o for o in item.node.outputs if o]) > 1:
         return False
-    if trains is not None and (trains.constant is None or np.any(trains.constant)):
+    if trains is not None and trains.constant is None:
         return False
     if ratio is not None and (ratio.constant is None or ratio.constant.size != 1):
         return False
@@ -481,6 +579,35 @@ def _dropout(importer: Importer, item: Item, operands: Operands) -> bool:
     importer.emit(item, Dropout(p) if 0 <= p < 1 else Identity(), [x])
     return True
 
+
+def _group_norm_written_out(importer: Importer, item: Item, operands: Operands) -> None:
+    """Groups of channels as images of their own, instance norm, and the old shape: what group norm was until opset 18.
+
+    Its weight and bias come next, and are taken by `_norm_ends`.
+    """
+    x, y = operands[0], importer.values[item.node.outputs[0]]
+    node = importer.given.get("" if x is None else x.data or "")
+    norm = None if node is None else node.layer
+    if x is None or node is None or not isinstance(norm, InstanceNorm) or not _alone(importer, item, x):
+        return
+    assert norm.weight is not None and norm.bias is not None
+    before = importer.given.get(node.inputs[0])
+    if before is None or before.layer.label() != "Reshape" or (norm.weight != 1).any() or norm.bias.any():
+        return
+    image, parts, back = (importer.probes.get(name) for name in (before.inputs[0], node.inputs[0], y.data or ""))
+    groups = norm.num_channels
+    if not image or not parts or image != back or len(image) < 3 or len(parts) < 3:
+        return
+    if image[1] % groups or parts[:2] != (image[0], groups):
+        return
+    layer = GroupNorm(groups, image[1], norm.eps, affine=False)
+    made = importer.emit(item, layer, [replace(y, data=before.inputs[0])])
+    names = importer.given[made.data or ""], importer.given[y.data or ""]  # the latter is needed no more
+    names[0].name, names[1].name = names[1].name, names[0].name
+
+
+#: called after the operator has become an `Operation`
+FINISHERS: dict[str, Callable[[Importer, Item, Operands], None]] = {"Reshape": _group_norm_written_out}
 
 Builder = Callable[["Importer", "Item", Operands], bool]
 
@@ -492,11 +619,13 @@ BUILDERS: dict[str, Builder] = {
     "Gemm": _gemm,
     "MatMul": _matmul,
     "Add": _add,
-    **dict.fromkeys(("Sub", "Mul", "Div"), _affine),
+    **dict.fromkeys(("Sub", "Div"), _affine),
+    "Mul": _multiply,
     "BatchNormalization": _batch_norm,
     "InstanceNormalization": _instance_norm,
     "GroupNormalization": _group_norm,
     "LayerNormalization": _layer_norm,
+    "Cast": _cast,
     "Clip": _clip,
     "PRelu": _prelu,
     "Identity": _identity,

@@ -15,10 +15,11 @@ from .. import functional as F
 from ..errors import ShapeError
 from ..layers import activation as A
 from ..layers.base import Array, Layer, Shape
+from ..layers.container import Identity as IdentityLayer
 from ..layers.function import Add as AddLayer
 from ..layers.function import Mul as MulLayer
 from .model import DTYPES, Foreign
-from .moves import SpreadAdd, SpreadMul
+from .moves import SpreadAdd, SpreadMul, SpreadSub
 from .operation import Again, Operator, Seen, summed_to
 
 __all__ = ["ACTIVATIONS", "OPERATORS", "activation", "erf"]
@@ -238,6 +239,7 @@ class PRelu(Operator):
     """x where it is not negative, slope x elsewhere; the slope is broadcast to x."""
 
     arity = (2, 2)
+    weights = (1,)
 
     def shape(self, *seen: Seen) -> Shape:
         if broadcast(*seen) != seen[0]:
@@ -289,6 +291,9 @@ class Cast(Operator):
 
     def compute(self, *xs: Array) -> Array:
         return cast(xs[0], self._to())
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        return None if self._to() == np.float16 else IdentityLayer()  # programs have one dtype for what is floating
 
     def forward(self, *xs: Array) -> Any:
         kind = xs[0].dtype
@@ -356,7 +361,6 @@ def _power_slopes(a: Array, b: Array, y: Array) -> tuple[Array, Array]:
 
 #: operator -> (function, its slopes from a, b and y)
 BINARY: dict[str, tuple[Callable[..., Array], Callable[..., tuple[Any, Any]]]] = {
-    "Sub": (np.subtract, lambda a, b, y: (1.0, -1.0)),
     "Div": (_divide, lambda a, b, y: (1 / b, -y / b)),
     "Pow": (_power, _power_slopes),
 }
@@ -432,6 +436,14 @@ class Mul(Binary):
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         return MulLayer() if _always(_same, seen, again) or _always(_scales, seen, again) else SpreadMul()
+
+
+class Sub(Binary):
+    function = staticmethod(np.subtract)
+    slopes = staticmethod(lambda a, b, y: (1.0, -1.0))
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        return SpreadSub()
 
 
 class Mod(Binary):
@@ -607,7 +619,23 @@ OPERATORS: dict[str, type[Operator]] = {
     **{
         cls.__name__: cls
         for cls in (
-            *(Relu, Elu, Selu, HardSigmoid, ThresholdedRelu, Celu, Swish, PRelu, Clip, Cast, CastLike, Add, Mul, Mod),
+            *(
+                Relu,
+                Elu,
+                Selu,
+                HardSigmoid,
+                ThresholdedRelu,
+                Celu,
+                Swish,
+                PRelu,
+                Clip,
+                Cast,
+                CastLike,
+                Add,
+                Sub,
+                Mul,
+                Mod,
+            ),
             *(Sum, Mean, Max, Min, Where, Identity),
         )
     },

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,7 +76,7 @@ _SHAPELY = frozenset(
     )
 )
 #: operators with a kernel for which numbers in the file are better arrays of the graph
-_LOWERED = frozenset({"Add", "Mul", "Sum", "Concat"})
+_LOWERED = frozenset({"Add", "Sub", "Mul", "Sum", "Concat"})
 
 
 def operators() -> list[str]:
@@ -191,8 +192,16 @@ class _Program(NamedTuple):
 class Importer:
     """One import; `graph` is what comes of it."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, trained: Iterable[str] = ()) -> None:
         assert model.network is not None
+        self._chosen = {trained} if isinstance(trained, str) else set(trained)
+        constants = (name for node in model.network.nodes if node.op == "Constant" for name in node.outputs)
+        known = {*model.network.tensors, *constants} if self._chosen else set()
+        if self._chosen - known:
+            name = min(self._chosen - known)
+            similar = get_close_matches(name, known, 1)
+            hint = f"; did you mean {similar[0]!r}?" if similar else ""
+            raise ValueError(f"load: trained names {name!r}, and the file has no such array{hint}")
         self.network = model.network
         self.model = model
         self.values: dict[str, Value] = {}
@@ -203,6 +212,8 @@ class Importer:
         self._emitted: dict[Any, str] = {}
         #: value of the graph -> the layer that gives it, where nothing else has been merged behind it
         self.makers: dict[str, Layer] = {}
+        #: value of the graph -> the node that gives it
+        self.given: dict[str, GraphNode] = {}
         #: value of the graph -> a shape that it might have, where one was found
         self.probes: dict[str, Shape | None] = {}
         self._budget = Budget(_MOST_FOLDED, _MOST_WORK)
@@ -230,13 +241,7 @@ class Importer:
         items = self._needed(fuse(items, self.network.tensors, results))
         self.readers = Counter(name for item in items for name in item.node.inputs if name)
         self.readers.update(results)
-        #: value -> the nodes that read it
-        self.consumers: dict[str, list[Item]] = {}
-        for item in items:
-            for name in item.node.inputs:
-                self.consumers.setdefault(name, []).append(item)
-        #: value of the graph -> the layer that waits for the bias which is added next
-        self.waiting: dict[str, Any] = {}
+        self._trained = self._weights(items)
         for name, tensor in self.network.tensors.items():
             if isinstance(tensor, Foreign):
                 self.values[name] = Value(None, constant=tensor)
@@ -445,19 +450,22 @@ class Importer:
         dtypes = operator.dtypes(*(None if o is None else o.dtype for o in operands))
         if len(outputs) > kind.most_outputs or len(dtypes) < len(outputs):
             raise ValueError(f"gives {min(kind.most_outputs, len(dtypes))} outputs, and {len(outputs)} are asked for")
-        if all(o is None or o.constant is not None for o in operands):
+        known = operands[:1] if node.op == "CastLike" else operands  # of the other its dtype is enough
+        if all(o is None or o.constant is not None for o in known):
             self._fold(item, operator, operands, outputs, dtypes)
             return
         if self._derives(item, operands):
             value = self.values[outputs[0]] = Value(dtypes[0], derived=len(self._derived))
             self._derived.append(_Step(item, operator, tuple(operands), value))
             return
-        from .builders import BUILDERS
+        from .builders import BUILDERS, FINISHERS
 
         builder = BUILDERS.get(node.op)
         if builder is not None and builder(self, item, operands):
             return
         self.operation(item, operator, operands, outputs, dtypes)
+        if node.op in FINISHERS:
+            FINISHERS[node.op](self, item, operands)
 
     def _constant(self, item: Item) -> None:
         (name,) = item.node.outputs or ("",)
@@ -478,7 +486,7 @@ class Importer:
             value = np.array(value, np.float32)
         elif kind != "value" or not isinstance(value, np.ndarray):
             raise ValueError(f"has no value but {kind!r}")
-        self.values[name] = self._constants[id(stored)] = Value(value.dtype, constant=kept(value))
+        self.values[name] = self._constants[id(stored)] = Value(value.dtype, constant=kept(value), origin=name)
 
     def _fold(
         self,
@@ -538,11 +546,43 @@ class Importer:
 
     def name_of(self, item: Item, *operands: Value | None) -> str:
         """Return a name for a layer: that of its weights without the last part, or else the node's."""
-        for operand in operands:
-            owner, dot, last = ("" if operand is None else operand.origin).rpartition(".")
-            if dot and owner and last in ("weight", "bias", "gamma", "beta", "running_mean"):
-                return self.unique(owner)
-        return self.unique(item.name)
+        return self.unique(_owner(operands) or item.name)
+
+    def rename(self, value: Value, *operands: Value | None) -> None:
+        """Give the layer that gives a value the name of weights that come after it."""
+        owner = _owner(operands)
+        if owner:
+            self.given[value.data or ""].name = self.unique(owner)
+
+    def is_weight(self, value: Value) -> bool:
+        """Whether a constant of more than one number is trained: see `_weights`."""
+        return bool(
+            value.floating and value.constant is not None and value.constant.size > 1 and value.origin in self._trained
+        )
+
+    def _weights(self, items: Iterable[Item]) -> set[str]:
+        """The arrays of the file that are trained: what operators take for weights, and biases added to products.
+
+        They are followed through what only moves them. All others are constants: a file does not tell the mean that a
+        network takes from its images from a table that was learned.
+        """
+        origins = {name: name for name in self.network.tensors}
+        found: set[str] = set()
+        products: set[str] = set()
+        for item in items:
+            node = item.node
+            if node.op == "Constant":
+                origins.update((name, name) for name in node.outputs)
+                continue
+            names = [origins.get(name, "") for name in node.inputs]
+            if node.op in _MOVED and names[0]:
+                origins[node.outputs[0]] = names[0]
+            found.update(name for i, name in enumerate(names) if i in _TABLE[node.op].weights)
+            if node.op in ("Conv", "ConvTranspose", "MatMul", "Gemm"):
+                products.update(node.outputs)
+            elif node.op == "Add" and not products.isdisjoint(node.inputs):
+                found.update(names)
+        return (found | self._chosen) - {""}
 
     def data(self, value: Value, name: str) -> str:
         """Return the name in the graph of a value; what is constant becomes a node, trained if it is a weight."""
@@ -551,9 +591,9 @@ class Importer:
         if value.constant is not None:
             key = value.origin or id(value), value.moves
             if key not in self._emitted:
-                array = Parameter(value.constant) if is_weight(value) else Constant(value.constant)
+                array = Parameter(value.constant) if self.is_weight(value) else Constant(value.constant)
                 new = self._emitted[key] = self.unique_value(value.origin or f"{name}:constant")
-                self.nodes.append(GraphNode(self.unique(new), array, outputs=[new]))
+                self.nodes.append(GraphNode(self.unique(value.origin or new), array, outputs=[new]))
                 self.probes[new] = value.constant.shape
             return self._emitted[key]
         sources: dict[str, int] = {}
@@ -642,7 +682,8 @@ class Importer:
         """Add a layer of one output, which is the item's unless another name is given; return its value."""
         reads = [self.data(value, item.name) for value in inputs]
         given = self.unique_value(output or item.node.outputs[0])
-        self.nodes.append(GraphNode(name or self.unique(item.name), layer, *reads, outputs=[given]))
+        self.given[given] = GraphNode(name or self.unique(item.name), layer, *reads, outputs=[given])
+        self.nodes.append(self.given[given])
         self.probes[given] = self._probe(layer, reads)
         self.makers[given] = layer
         value = Value(inputs[0].dtype, data=given)
@@ -687,8 +728,9 @@ class Importer:
             if operand is None:
                 bound.append(None)
             elif operand.constant is not None and (
-                i in (*settings, *operator.fixed)
-                or not (operand.floating and (item.node.op in _LOWERED or is_weight(operand)))
+                i in settings
+                or not operand.floating
+                or not (item.node.op in _LOWERED or (operand.origin and operand.constant.size > 1))
             ):
                 bound.append(operand.constant)
             elif operand.data is None and operand.derived is not None and (program := self._program(operand, reads)):
@@ -703,10 +745,11 @@ class Importer:
             operator.value = _pad_value(operator, operands)
         probe = self._probe(layer, reads)
         given = [self.unique_value(name or f"{item.name}:{i}") for i, name in enumerate(outputs)]
-        self.nodes.append(GraphNode(self.unique(item.name), layer, *reads, outputs=given))
+        made = GraphNode(self.unique(item.name), layer, *reads, outputs=given)
+        self.nodes.append(made)
         several = probe if probe and isinstance(probe[0], tuple) else (probe,) * len(given)
         for name, new, dtype, one in zip(outputs, given, dtypes, several, strict=True):
-            self.probes[new] = one
+            self.probes[new], self.given[new] = one, made
             if name:
                 self.values[name] = Value(dtype, data=new)
 
@@ -722,21 +765,13 @@ class Importer:
         operator.batch = bool(shape and shape[0] == self.batch == target.reshape(-1)[0])
 
 
-_MOVES = tuple(_TABLE[name] for name in ("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Flatten"))
+_MOVED = frozenset(("Identity", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Cast", "Flatten"))
+_MOVES = tuple(_TABLE[name] for name in _MOVED)
 
 
 def _differs(item: Item) -> bool:
-    """Whether a node of opset 6 means what it does not since: axes to spread over, or statistics of the batch."""
-    if item.opset > 6:
-        return False
-    attributes = item.node.attributes
-    trains = item.node.op in ("BatchNormalization", "Dropout") and not attributes.get("is_test", 0)
-    return trains or ("broadcast" in attributes and "axis" in attributes)
-
-
-def is_weight(value: Value) -> bool:
-    """Whether a constant is one of those that training may change: initializers of more than one number."""
-    return bool(value.floating and value.origin and value.constant is not None and value.constant.size > 1)
+    """Whether a node of opset 6 means what it does not since: axes to spread over."""
+    return item.opset <= 6 and "broadcast" in item.node.attributes and "axis" in item.node.attributes
 
 
 def _pad_value(operator: shaping.Pad, operands: Sequence[Value | None]) -> float | None:
@@ -752,6 +787,15 @@ def _pad_value(operator: shaping.Pad, operands: Sequence[Value | None]) -> float
 def kept(array: Array) -> Array:
     """Return an array as fastnn computes with it: float16 as float32."""
     return array.astype(np.float32) if array.dtype == np.float16 else array
+
+
+def _owner(operands: Iterable[Value | None]) -> str:
+    """The name of the layer that weights belong to, by their own names; "" where those do not say."""
+    for operand in operands:
+        owner, _, last = ("" if operand is None else operand.origin).rpartition(".")
+        if owner and last in ("weight", "bias", "gamma", "beta", "running_mean"):
+            return owner
+    return ""
 
 
 class _Names:

@@ -30,6 +30,7 @@ __all__ = [
     "Spread",
     "SpreadAdd",
     "SpreadMul",
+    "SpreadSub",
     "Transpose",
     "Window",
 ]
@@ -93,6 +94,17 @@ class SpreadMul(_Both):
 
     def label(self) -> str:
         return "Mul, broadcast"
+
+
+class SpreadSub(_Both):
+    """The difference of two arrays, broadcast as NumPy does."""
+
+    def __call__(self, a: ArrayLike, b: ArrayLike) -> Array:  # type: ignore[override]
+        shape = _together(np.shape(a), np.shape(b))
+        return F.add(_spread(a, shape), _spread(Affine(-1.0)(b), shape))
+
+    def label(self) -> str:
+        return "Sub, broadcast"
 
 
 class Affine(_Function):

@@ -69,8 +69,8 @@ class Operator:
     arity: ClassVar[tuple[int, int]] = (1, 1)
     #: how many outputs it has at most
     most_outputs: ClassVar[int] = 1
-    #: the inputs that training never changes, floats though they are
-    fixed: ClassVar[tuple[int, ...]] = ()
+    #: the inputs that are weights where they stand in the file
+    weights: ClassVar[tuple[int, ...]] = ()
     #: whether the first size of a shape in the file is that of the batch, whatever it is
     batch = False
 

@@ -234,6 +234,7 @@ def _matmul_shape(a: Shape, b: Shape) -> Shape:
 
 class MatMul(Operator):
     arity = (2, 2)
+    weights = (0, 1)
 
     def work(self, given: Sequence[Shape], out: int) -> int:
         return out * given[0][-1]
@@ -263,6 +264,7 @@ class Gemm(Operator):
     """alpha A B + beta C, of which A and B may be transposed."""
 
     arity = (2, 3)
+    weights = (0, 1, 2)
 
     def work(self, given: Sequence[Shape], out: int) -> int:
         return out * max(given[0])
@@ -311,6 +313,7 @@ class LayerNormalization(Operator):
     """Over the axes from one to the last; with the mean and the reciprocal of the deviation on request."""
 
     arity = (2, 3)
+    weights = (1, 2)
     most_outputs = 3
 
     def _axis(self, shape: Shape) -> int:
@@ -360,6 +363,7 @@ class GroupNormalization(Operator):
     """Of groups of channels; until opset 20 with a scale for each group, since for each channel."""
 
     arity = (3, 3)
+    weights = (1, 2)
 
     def groups(self, shape: Shape) -> int:
         """Return how many groups there are."""
@@ -406,7 +410,7 @@ class BatchNormalization(Operator):
 
     arity = (5, 5)
     most_outputs = 3
-    fixed = (3, 4)
+    weights = (1, 2)
 
     def dtypes(self, *given: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None, ...]:
         return (given[0], given[3], given[4])[: self.outputs]

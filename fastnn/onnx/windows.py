@@ -131,6 +131,7 @@ _TAP = 1 << 14
 
 class Conv(Operator):
     arity = (2, 3)
+    weights = (1, 2)
 
     def work(self, given: Sequence[Shape], out: int) -> int:
         return out * math.prod(given[1][1:]) + _TAP * math.prod(given[1][2:])
@@ -195,6 +196,7 @@ def check_strides(stride: Sequence[int], more: Sequence[int], kernel: Sequence[i
 
 class ConvTranspose(Operator):
     arity = (2, 3)
+    weights = (1, 2)
 
     def work(self, given: Sequence[Shape], out: int) -> int:
         return out + math.prod(given[0]) * math.prod(given[1][1:]) + _TAP * math.prod(given[1][2:])
