@@ -15,8 +15,8 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Sequence
-from functools import lru_cache
-from typing import Any, TypeAlias
+from functools import lru_cache, wraps
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -155,6 +155,29 @@ _MOST = 2**31 - 1
 
 # ---- checks ---------------------------------------------------------------------------------------------------------
 
+_Plan = TypeVar("_Plan", bound=Callable[..., Any])
+_SIMPLE = frozenset((int, float, str, bool, type(None)))
+_WHOLE = frozenset((int,))
+
+
+def _remembered(plan: _Plan) -> _Plan:
+    """The function of sizes and options, whose results are kept for the next call; sizes are shapes of arrays.
+
+    Kept by options that are what they equal: 2.0 in a pair would find what 2 has left, so it is checked every time.
+    """
+    kept = lru_cache(maxsize=1024, typed=True)(plan)
+
+    @wraps(plan)
+    def remembered(sizes: Any, *options: Any) -> Any:
+        if not _SIMPLE.issuperset(map(type, options)):
+            for value in options:
+                kind = type(value)
+                if kind not in _SIMPLE and not (kind is tuple and _WHOLE.issuperset(map(type, value))):
+                    return plan(sizes, *options)
+        return kept(sizes, *options)
+
+    return cast(_Plan, remembered)
+
 
 def _array(op: str, name: str, x: ArrayLike) -> Array:
     """x as a float32 or float64 ndarray, native and aligned, of any strides."""
@@ -254,7 +277,10 @@ def _prefers_channels_last(x: ArrayLike) -> bool:
 def _same_dtype(*arrays: Array | None) -> tuple[Any, ...]:
     """The arrays in their common dtype, C-contiguous where they had to be converted; None stays None."""
     first = arrays[0].dtype  # type: ignore[union-attr]
-    if all(a is None or a.dtype == first for a in arrays):
+    for a in arrays:
+        if a is not None and a.dtype is not first and a.dtype != first:
+            break
+    else:
         return arrays
     return tuple(None if a is None else a.astype(_FLOAT64, copy=False) for a in arrays)
 
@@ -1445,7 +1471,7 @@ def _to_rows(op: str, x: Array, axis: int) -> tuple[Array, int]:
     if not -x.ndim <= axis < x.ndim:
         raise ShapeError(f"{op}: axis {axis} is out of range for an array of shape {x.shape}")
     axis %= x.ndim
-    moved = np.moveaxis(x, axis, -1)
+    moved = x if axis == x.ndim - 1 else np.moveaxis(x, axis, -1)
     if not x.size:
         return np.empty((0, x.shape[axis]), x.dtype), axis
     return (moved if moved.flags.c_contiguous else _contiguous(moved)).reshape(-1, x.shape[axis]), axis
@@ -1454,6 +1480,8 @@ def _to_rows(op: str, x: Array, axis: int) -> tuple[Array, int]:
 def _from_rows(rows: Array, x: Array, axis: int) -> Array:
     """The result for x, of its shape and memory format, from its rows along ``axis``."""
     shape = x.shape
+    if axis == x.ndim - 1 and x.flags.c_contiguous:
+        return rows.reshape(shape)
     moved = np.moveaxis(rows.reshape((*shape[:axis], *shape[axis + 1 :], shape[axis])), -1, axis)
     channels_last = _prefers_channels_last(x)
     fits = _is_channels_last(moved) if channels_last else moved.flags.c_contiguous
@@ -2631,16 +2659,31 @@ def _pool_geometry(
     ceil_mode: bool,
 ) -> tuple[Array, bool, tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
     array, channels_last = _image(op, "x", x)
+    return array, channels_last, *_pool_plan(array.shape, op, kernel_size, stride, padding, dilation, ceil_mode)
+
+
+@_remembered
+def _pool_plan(
+    shape: tuple[int, ...],
+    op: str,
+    kernel_size: IntOrPair,
+    stride: IntOrPair | None,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+    ceil_mode: bool,
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Kernel, stride, padding and dilation as pairs, and the output's height and width."""
     k = _pair(op, "kernel_size", kernel_size, 1)
     s = k if stride is None else _pair(op, "stride", stride, 1)
     p = _pair(op, "padding", padding, 0)
     d = _pair(op, "dilation", dilation, 1)
     if 2 * p[0] > d[0] * (k[0] - 1) + 1 or 2 * p[1] > d[1] * (k[1] - 1) + 1:
         raise ValueError(f"{op}: padding must be at most half of the kernel, got padding {p} and kernel {k}")
-    if 0 in array.shape[2:]:
-        raise ShapeError(f"{op}: expected x with a height and a width of at least 1, got {array.shape}")
-    out_size = _output_size(op, array.shape[2:], k, s, p, d, ceil_mode)
-    return array, channels_last, k, _within(s, array.shape[2:], p, out_size), p, d, out_size
+    if 0 in shape[2:]:
+        raise ShapeError(f"{op}: expected x with a height and a width of at least 1, got {shape}")
+    in_size = shape[2], shape[3]
+    out_size = _output_size(op, in_size, k, s, p, d, ceil_mode)
+    return k, _within(s, in_size, p, out_size), p, d, out_size
 
 
 def _max_pool2d(
@@ -3244,11 +3287,25 @@ def _conv_geometry(
     w = _rowmajor(op, "weight", weight)
     if w.ndim != 4:
         raise ShapeError(f"{op}: expected weight of shape (O, C / groups, kh, kw), got {w.shape}")
-    _conv_channels(op, x.shape, w.shape, groups)
-    if 0 in w.shape[2:]:
-        raise ShapeError(f"{op}: expected a kernel of at least 1 x 1, got weight {w.shape}")
+    return w, *_conv_plan((x.shape, w.shape), op, stride, padding, dilation, groups)
+
+
+@_remembered
+def _conv_plan(
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
+    op: str,
+    stride: IntOrPair,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+    groups: int,
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Stride, padding and dilation as pairs, and the output's height and width."""
+    shape, weight = sizes
+    _conv_channels(op, shape, weight, groups)
+    if 0 in weight[2:]:
+        raise ShapeError(f"{op}: expected a kernel of at least 1 x 1, got weight {weight}")
     s, p, d = _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
-    return w, s, p, d, _output_size(op, x.shape[2:], w.shape[2:], s, p, d)
+    return s, p, d, _output_size(op, (shape[2], shape[3]), (weight[2], weight[3]), s, p, d)
 
 
 def conv2d(
@@ -3555,15 +3612,30 @@ def _conv_transpose_geometry(
     w = _rowmajor(op, "weight", weight)
     if w.ndim != 4:
         raise ShapeError(f"{op}: expected weight of shape (C, O / groups, kh, kw), got {w.shape}")
-    groups, c = _groups(op, groups), x.shape[1]
-    if w.shape[0] != c:
-        raise ShapeError(f"{op}: x has {c} channels (shape {x.shape}) but weight {w.shape} expects {w.shape[0]}")
+    return w, *_conv_transpose_plan((x.shape, w.shape), op, stride, padding, output_padding, groups, dilation)
+
+
+@_remembered
+def _conv_transpose_plan(
+    sizes: tuple[tuple[int, ...], tuple[int, ...]],
+    op: str,
+    stride: IntOrPair,
+    padding: IntOrPair,
+    output_padding: IntOrPair,
+    groups: int,
+    dilation: IntOrPair,
+) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Stride, padding and dilation as pairs, and the output's height and width."""
+    shape, weight = sizes
+    groups, c = _groups(op, groups), shape[1]
+    if weight[0] != c:
+        raise ShapeError(f"{op}: x has {c} channels (shape {shape}) but weight {weight} expects {weight[0]}")
     if c % groups:
         raise ShapeError(f"{op}: groups must divide the channels; got {groups} groups for {c} in")
-    if 0 in w.shape[2:]:
-        raise ShapeError(f"{op}: expected a kernel of at least 1 x 1, got weight {w.shape}")
+    if 0 in weight[2:]:
+        raise ShapeError(f"{op}: expected a kernel of at least 1 x 1, got weight {weight}")
     s, p, d = _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0), _pair(op, "dilation", dilation, 1)
-    return w, s, p, d, _conv_transpose_size(op, x.shape[2:], w.shape[2:], s, p, output_padding, d)
+    return s, p, d, _conv_transpose_size(op, shape[2:], weight[2:], s, p, output_padding, d)
 
 
 def _conv_transpose_size(
@@ -3749,10 +3821,15 @@ def _conv_transpose_source(
 ) -> Array:
     """x, with zeros at its end where the convolution would make more of an output of ``size``: output_padding may be
     stride or more (if dilation is)."""
-    height, width = _output_size(op, size, kernel, stride, padding, dilation)
+    height, width = _source_size((size, kernel, stride, padding, dilation), op)
     if (height, width) == x.shape[2:]:
         return x
     return pad(x, (0, width - x.shape[3], 0, height - x.shape[2]))
+
+
+@_remembered
+def _source_size(sizes: tuple[Any, ...], op: str) -> tuple[int, int]:
+    return _output_size(op, *sizes)
 
 
 def _columns_geometry(
@@ -3956,9 +4033,10 @@ def _interpolation_mode(
         raise ValueError(f"{op}: exclude_outside goes with {smooth}, not with {mode!r}")
 
 
+@_remembered
 def _interpolation(
-    op: str,
     shape: tuple[int, ...],
+    op: str,
     size: int | Sequence[int] | None,
     scale_factor: float | Sequence[float] | None,
     mode: str,
@@ -4054,7 +4132,7 @@ def interpolate(
     op = "interpolate"
     array = _array(op, "x", x)
     matrices = _interpolation(
-        op, array.shape, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias,
+        array.shape, op, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias,
         coordinates, rounding, cubic_coeff_a, exclude_outside,
     )  # fmt: skip
     return _resample(op, "x", array, matrices)
@@ -4085,7 +4163,7 @@ def interpolate_backward(
     op = "interpolate_backward"
     shape = _any_shape(op, in_shape)
     matrices = _interpolation(
-        op, shape, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias,
+        shape, op, size, scale_factor, mode, align_corners, recompute_scale_factor, antialias,
         coordinates, rounding, cubic_coeff_a, exclude_outside,
     )  # fmt: skip
     return _resample_backward(op, dy, shape, matrices)
@@ -4138,7 +4216,8 @@ def _padded_shape(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str
     return tuple(padded)
 
 
-def _padding(op: str, shape: tuple[int, ...], pad: Sequence[int], mode: str) -> Matrices:
+@_remembered
+def _padding(shape: tuple[int, ...], op: str, mode: str, pad: Sequence[int]) -> Matrices:
     """The matrices of a padding of arrays of ``shape``."""
     _padded_shape(op, shape, pad, mode)
     matrices: Matrices = [None] * len(shape)
@@ -4176,7 +4255,8 @@ def pad(x: ArrayLike, pad: Sequence[int], mode: str = "constant", value: float =
     """
     op = "pad"
     array = _array(op, "x", x)
-    return _resample(op, "x", array, _padding(op, array.shape, pad, mode), _real(op, "value", value))
+    border = tuple(pad) if isinstance(pad, list) else pad
+    return _resample(op, "x", array, _padding(array.shape, op, mode, border), _real(op, "value", value))
 
 
 def pad_backward(dy: ArrayLike, in_shape: tuple[int, ...], pad: Sequence[int], mode: str = "constant") -> Array:
@@ -4189,7 +4269,7 @@ def pad_backward(dy: ArrayLike, in_shape: tuple[int, ...], pad: Sequence[int], m
     """
     op = "pad_backward"
     shape = _any_shape(op, in_shape)
-    return _resample_backward(op, dy, shape, _padding(op, shape, pad, mode))
+    return _resample_backward(op, dy, shape, _padding(shape, op, mode, pad))
 
 
 # ---- linear ---------------------------------------------------------------------------------------------------------

@@ -645,7 +645,7 @@ def _matrices(shape: tuple[int, ...], o: Arrays) -> list[Matrix | None]:
     given = inspect.signature(F.interpolate).bind(None, **{name: v for name, v in o.items() if name != "in_shape"})
     given.apply_defaults()
     del given.arguments["x"]
-    return F._interpolation("bound", shape, **given.arguments)
+    return F._interpolation(shape, "bound", *given.arguments.values())
 
 
 def interpolate(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
@@ -659,7 +659,7 @@ def interpolate_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
 
 
 def pad_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
-    matrices = F._padding("bound", o["in_shape"], o["pad"], o.get("mode", "constant"))
+    matrices = F._padding(o["in_shape"], "bound", o.get("mode", "constant"), o["pad"])
     return (_resampled(a["dy"], [m and m.transposed for m in matrices]),)
 
 

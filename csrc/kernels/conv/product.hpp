@@ -118,16 +118,23 @@ void product_columns(const ConvProduct<T>& q, const T* weights, const Finish& fi
   const int64_t blocks = larger(1, ceil_div(rows, kBlockK)), block_rows = ceil_div(rows, blocks);
   const bool dense = q.y_row == columns.out_w * q.y_pixel && q.y_image == columns.out_h * q.y_row;
   const bool direct = columns.is_source() && q.x_image == columns.h * columns.stride_h;
+  // run(at, count, y): pixels first + at ... lie in y at the same distance from one another.
+  const auto for_runs = [&](int64_t first, int64_t count, auto&& run) {
+    if (dense) return run(int64_t{0}, count, q.y + first * q.y_pixel);
+    for (int64_t at = 0; at < count;) {
+      const int64_t image = (first + at) / columns.pixels(), place = (first + at) % columns.pixels();
+      const int64_t x = place % columns.out_w, n = smaller(columns.out_w - x, count - at);
+      run(at, n, q.y + image * q.y_image + place / columns.out_w * q.y_row + x * q.y_pixel);
+      at += n;
+    }
+  };
   runtime::parallel_for(parts * q.groups * panel_parts, q.groups * q.m * rows * pixels / 32, [&](int64_t task) {
     const int64_t group = task / panel_parts % q.groups, part = task / (panel_parts * q.groups);
     const int64_t pixel = part_begin(pixels, parts, part), m = part_begin(pixels, parts, part + 1) - pixel;
     const int64_t panel0 = part_begin(panels.count, panel_parts, task % panel_parts);
     const int64_t panel1 = part_begin(panels.count, panel_parts, task % panel_parts + 1);
-    const int64_t j0 = panels.begin(panel0), columns_n = panels.begin(panel1) - j0;
-    T* packed = static_cast<T*>(runtime::scratch(
-        runtime::Slot::kTask, static_cast<size_t>(m * (block_rows + columns_n) + Vec<T>::lanes) * sizeof(T)));
-    T* c = dense ? q.y + pixel * q.y_pixel + group * q.m + j0 : packed + m * block_rows + Vec<T>::lanes;
-    const int64_t ldc = dense ? q.y_pixel : columns_n;
+    T* packed = static_cast<T*>(
+        runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(m * block_rows + Vec<T>::lanes) * sizeof(T)));
     for (int64_t block = 0; block < blocks; ++block) {
       const int64_t p = part_begin(rows, blocks, block), k = part_begin(rows, blocks, block + 1) - p;
       const T* x = q.x + group * q.x_group;
@@ -135,30 +142,18 @@ void product_columns(const ConvProduct<T>& q, const T* weights, const Finish& fi
       for (int64_t panel = panel0; panel < panel1; ++panel) {
         const int64_t j = panels.begin(panel), ld = whole<T>(panels.size(panel));
         const T* b = weights + group * rows * whole<T>(q.m) + j * rows + p * ld;
-        const PanelProduct<T> product = {direct ? x + pixel * columns.stride_w + p : packed,
-                                         b,
-                                         c + (j - j0),
-                                         m,
-                                         panels.size(panel),
-                                         k,
-                                         direct ? columns.stride_w : k,
-                                         ld,
-                                         ldc,
-                                         false,
-                                         block > 0};
-        if (block == blocks - 1)
-          multiply_tiles(product, [&](int64_t row, int64_t count) {
-            finish(product.c + row * ldc, ldc, group * q.m + j, count, product.n);
-          });
-        else
-          multiply(product);
-      }
-    }
-    if (!dense) {
-      for (int64_t i = 0; i < m; ++i) {
-        const int64_t image = (pixel + i) / columns.pixels(), at = (pixel + i) % columns.pixels();
-        T* y = q.y + image * q.y_image + at / columns.out_w * q.y_row + at % columns.out_w * q.y_pixel;
-        copy_run(y + group * q.m + j0, c + i * ldc, columns_n);
+        for_runs(pixel, m, [&](int64_t at, int64_t count, T* y) {
+          const int64_t lda = direct ? columns.stride_w : k;
+          const T* from = direct ? x + (pixel + at) * columns.stride_w + p : packed + at * k;
+          const PanelProduct<T> product = {from, b,  y + group * q.m + j, count, panels.size(panel), k,
+                                           lda,  ld, q.y_pixel,           false, block > 0};
+          if (block == blocks - 1)
+            multiply_tiles(product, [&](int64_t row, int64_t rows_done) {
+              finish(product.c + row * q.y_pixel, q.y_pixel, group * q.m + j, rows_done, product.n);
+            });
+          else
+            multiply(product);
+        });
       }
     }
   });
