@@ -459,7 +459,7 @@ def _train_row(n: int, c: int, size: int, o: int, k: int) -> Workload:
     label = f"conv2d forward+backward {k}x{k} {c}->{o} @{size} b{n}"
     return Workload(
         label, "conv2d_backward", lambda: conv2d_train(n, c, size, o, k), flops=6.0 * n * o * c * k * k * size * size,
-        kernels=("conv2d_backward",),
+        kernels=("conv2d_backward", "conv2d_im2col_backward", "conv2d_amx_backward"),
     )  # fmt: skip
 
 

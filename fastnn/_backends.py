@@ -114,7 +114,12 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 }
 
 #: Further algorithms of an op that the compiled backend has; what they compute is specified by the op on the right.
-ALGORITHMS = {"conv2d_im2col_forward": "conv2d_forward", "conv2d_amx_forward": "conv2d_forward"}
+ALGORITHMS = {
+    "conv2d_im2col_forward": "conv2d_forward",
+    "conv2d_amx_forward": "conv2d_forward",
+    "conv2d_im2col_backward": "conv2d_backward",
+    "conv2d_amx_backward": "conv2d_backward",
+}
 
 #: The functions of the backend in use, by name, with empty, empty_like, layout and fits; filled by `use`.
 kernels = SimpleNamespace()

@@ -401,6 +401,8 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_conv2d_im2col_forward
     int kKernel_conv2d_amx_forward
     int kKernel_conv2d_backward
+    int kKernel_conv2d_im2col_backward
+    int kKernel_conv2d_amx_backward
     int kKernel_conv_transpose2d_forward
     int kKernel_im2col_forward
     int kKernel_col2im_forward
@@ -1111,8 +1113,8 @@ def conv2d_amx_forward(x, weight, bias, tuple stride, tuple padding, tuple dilat
            activation, y)
 
 
-def conv2d_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, int64_t groups, bint accumulate,
-                    dx, dweight, dbias):
+cdef int conv2d_gradients(int kernel, dy, x, weight, tuple stride, tuple padding, tuple dilation, int64_t groups,
+                          bint accumulate, dx, dweight, dbias) except -1:
     cdef Conv2dBackwardArgs a
     a.dy, a.x, a.weight = data(dy), data(x), data(weight)
     a.dx, a.dweight, a.dbias = data(dx), data(dweight), data(dbias)
@@ -1122,7 +1124,25 @@ def conv2d_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, 
     a.pad_h, a.pad_w = padding
     a.dilation_h, a.dilation_w = dilation
     a.groups, a.channels_last, a.dtype, a.accumulate = groups, last(x, dy), code(x), accumulate
-    call(kKernel_conv2d_backward, &a)
+    return call(kernel, &a)
+
+
+def conv2d_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, int64_t groups, bint accumulate,
+                    dx, dweight, dbias):
+    conv2d_gradients(kKernel_conv2d_backward, dy, x, weight, stride, padding, dilation, groups, accumulate, dx, dweight,
+                     dbias)
+
+
+def conv2d_im2col_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, int64_t groups, bint accumulate,
+                           dx, dweight, dbias):
+    conv2d_gradients(kKernel_conv2d_im2col_backward, dy, x, weight, stride, padding, dilation, groups, accumulate, dx, dweight,
+                     dbias)
+
+
+def conv2d_amx_backward(dy, x, weight, tuple stride, tuple padding, tuple dilation, int64_t groups, bint accumulate,
+                        dx, dweight, dbias):
+    conv2d_gradients(kKernel_conv2d_amx_backward, dy, x, weight, stride, padding, dilation, groups, accumulate, dx, dweight,
+                     dbias)
 
 
 def conv_transpose2d_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups,

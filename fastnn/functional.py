@@ -3238,30 +3238,27 @@ def global_avg_pool2d_backward(dy: ArrayLike, in_shape: tuple[int, ...], *, chan
 
 # ---- convolution ----------------------------------------------------------------------------------------------------
 
-#: algorithm= of conv2d, the kernel that runs it, and the dtypes that it takes
-_ALGORITHMS: dict[str, tuple[str, tuple[np.dtype[Any], ...]]] = {
-    "im2col": ("conv2d_im2col_forward", (_FLOAT32, _FLOAT64)),
-    "amx": ("conv2d_amx_forward", (_FLOAT32,)),
-}
+#: algorithm= of conv2d and conv2d_backward, and the dtypes that it takes; conv2d_<algorithm>_<pass> runs it
+_ALGORITHMS: dict[str, tuple[np.dtype[Any], ...]] = {"im2col": (_FLOAT32, _FLOAT64), "amx": (_FLOAT32,)}
 
 
-def _conv_kernel(algorithm: str | None, dtype: np.dtype[Any]) -> Any:
+def _conv_kernel(op: str, pass_: str, algorithm: str | None, dtype: np.dtype[Any]) -> Any:
     """The kernel for ``algorithm``; None leaves the choice to the kernels."""
     if algorithm is None:
-        return _K.conv2d_forward
+        return getattr(_K, f"conv2d_{pass_}")
     if algorithm not in _ALGORITHMS:
-        raise ValueError(f"conv2d: unknown algorithm {algorithm!r}; expected one of {', '.join(_ALGORITHMS)}")
-    name, dtypes = _ALGORITHMS[algorithm]
+        raise ValueError(f"{op}: unknown algorithm {algorithm!r}; expected one of {', '.join(_ALGORITHMS)}")
+    dtypes = _ALGORITHMS[algorithm]
     if dtype not in dtypes:
-        raise ValueError(f"conv2d: algorithm {algorithm!r} computes {dtypes[0]}, not {dtype}")
+        raise ValueError(f"{op}: algorithm {algorithm!r} computes {dtypes[0]}, not {dtype}")
     from . import _backends
 
     module = _backends.core()
     if algorithm == "amx" and (module is None or module.isa() != "amx"):
         here = _backends.name if module is None else module.isa()
-        raise RuntimeError(f"conv2d: algorithm {algorithm!r} needs the compiled kernels for amx; in use: {here!r}")
+        raise RuntimeError(f"{op}: algorithm {algorithm!r} needs the compiled kernels for amx; in use: {here!r}")
     # The other backends have one algorithm, which is im2col.
-    return getattr(_K, name) if module is not None else _K.conv2d_forward
+    return getattr(_K, f"conv2d_{algorithm}_{pass_}" if module is not None else f"conv2d_{pass_}")
 
 
 def _groups(op: str, groups: int) -> int:
@@ -3408,7 +3405,7 @@ def _conv2d(
     y_last = channels_last if not isinstance(out, np.ndarray) or out.shape != shape else _prefers_channels_last(out)
     if skip is not None:
         skip, _ = _image(op, "residual", skip, y_last)
-    kernel = _conv_kernel(algorithm, array.dtype)
+    kernel = _conv_kernel(op, "forward", algorithm, array.dtype)
     y = _out(op, out, shape, array.dtype, y_last, array, w, biases, skip)
     statistics = None if batch_norm is None else (gamma, beta, mean, var, eps)
     if not y.size:
@@ -3430,6 +3427,7 @@ def conv2d_backward(
     groups: int = 1,
     *,
     need_dx: bool = True,
+    algorithm: str | None = None,
     into: tuple[Array, Array | None] | None = None,
 ) -> tuple[Array | None, Array, Array | None]:
     """Gradients of conv(x, weight) + bias.
@@ -3441,6 +3439,8 @@ def conv2d_backward(
     weight : array_like, (O, C / groups, kh, kw)
     need_dx : bool
         False leaves out dx (None), as in the first layer of a network.
+    algorithm : str, optional
+        As in `conv2d`.
     into : (dweight, dbias), optional
         Arrays to which the gradients are added, instead of new ones; dbias may be None.
 
@@ -3459,8 +3459,9 @@ def conv2d_backward(
     (2.0, 2.0)
     """
     return _conv2d_backward(
-        "conv2d_backward", dy, x, weight, stride, padding, dilation, groups, need_dx=need_dx, into=into
-    )
+        "conv2d_backward", dy, x, weight, stride, padding, dilation, groups,
+        need_dx=need_dx, algorithm=algorithm, into=into,
+    )  # fmt: skip
 
 
 def _conv2d_backward(
@@ -3474,6 +3475,7 @@ def _conv2d_backward(
     groups: int,
     *,
     need_dx: bool,
+    algorithm: str | None = None,
     into: tuple[Array, Array | None] | None,
 ) -> tuple[Array | None, Array, Array | None]:
     array, channels_last = _image(op, "x", x)
@@ -3485,8 +3487,9 @@ def _conv2d_backward(
     gradient, array, w = _same_dtype(gradient, array, w)
     gradient, _ = _image(op, "dy", gradient, channels_last)
     if into is not None and not _takes(op, into, w.dtype, w.shape, w.shape[:1]):
-        dx, *found = conv2d_backward(gradient, array, w, s, p, d, groups, need_dx=need_dx)
+        dx, *found = conv2d_backward(gradient, array, w, s, p, d, groups, need_dx=need_dx, algorithm=algorithm)
         return dx, *_added(into, found)
+    kernel = _conv_kernel(op, "backward", algorithm, array.dtype)
     dx = _K.empty(array.shape, array.dtype, channels_last) if need_dx else None
     dweight, dbias = into or (_K.empty(w.shape, w.dtype), _K.empty((w.shape[0],), w.dtype))
     accumulate = into is not None
@@ -3496,7 +3499,7 @@ def _conv2d_backward(
             if target is not None:
                 target[...] = result + target if accumulate and target is not dx else result
         return dx, dweight, dbias
-    _K.conv2d_backward(gradient, array, w, s, p, d, int(groups), accumulate, dx, dweight, dbias)
+    kernel(gradient, array, w, s, p, d, int(groups), accumulate, dx, dweight, dbias)
     return dx, dweight, dbias
 
 

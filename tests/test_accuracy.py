@@ -105,6 +105,38 @@ def test_conv2d_input_gradient(channels: int, engine: Engine) -> None:
 
 
 @engines
+@pytest.mark.parametrize(("images", "size"), [(1, 2), (1, 4), (1, 6), (2, 14), (3, 40), (9, 32)])
+@pytest.mark.parametrize("kind", ["normal", "relu", "decades"])
+def test_conv2d_weight_gradient(images: int, size: int, kind: str, engine: Engine) -> None:
+    """dweight sums over all pixels: of x after ReLU, and of pixels whose sizes lie six decades apart."""
+    x, dy = draw("normal", 1, images, 16, size, size), draw("normal", 2, images, 24, size, size)
+    if kind == "relu":
+        x = np.maximum(x, 0)
+    if kind == "decades":
+        x *= (10.0 ** np.random.default_rng(3).uniform(-6, 0, (images, 1, size, size))).astype(np.float32)
+    with engine.on():
+        _, dweight, _ = F.conv2d_backward(dy, x, np.zeros((24, 16, 3, 3), np.float32), padding=1)
+    with NUMPY.on():
+        columns = F.im2col(x, 3, padding=1)
+    a, b = dy.transpose(1, 0, 2, 3).reshape(24, -1), columns.transpose(1, 0, 2).reshape(16 * 9, -1)
+    compare(dweight, a, b, engine)
+
+
+@engines
+@pytest.mark.parametrize(("channels", "kernel"), [(16, 3), (33, 3), (64, 3), (256, 3), (24, 5)])
+def test_conv2d_input_gradient_of_larger_kernels(channels: int, kernel: int, engine: Engine) -> None:
+    """dx is the convolution of dy with the kernels turned by half a turn, inputs and outputs changed about."""
+    dy, weight = draw("normal", 1, 1, channels, 9, 9), draw("normal", 2, channels, 20, kernel, kernel)
+    with engine.on():
+        dx, _, _ = F.conv2d_backward(dy, np.zeros((1, 20, 9, 9), np.float32), weight, padding=kernel // 2)
+    with NUMPY.on():
+        columns = F.im2col(dy, kernel, padding=kernel // 2)[0]
+    flipped = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3).reshape(20, -1)
+    assert dx is not None
+    compare(dx, flipped, columns.T, engine)
+
+
+@engines
 @pytest.mark.parametrize("mean", [0.0, 1e4, -1e6])
 @pytest.mark.parametrize(
     ("op", "shape", "options"),

@@ -439,6 +439,8 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(conv2d_im2col_forward, Conv2dArgs, 10)                     \
   X(conv2d_amx_forward, Conv2dArgs, 10)                        \
   X(conv2d_backward, Conv2dBackwardArgs, 6)                    \
+  X(conv2d_im2col_backward, Conv2dBackwardArgs, 6)             \
+  X(conv2d_amx_backward, Conv2dBackwardArgs, 6)                \
   X(conv_transpose2d_forward, ConvTranspose2dArgs, 4)          \
   X(im2col_forward, Im2colArgs, 2)                             \
   X(col2im_forward, Im2colArgs, 2)                             \

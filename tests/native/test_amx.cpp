@@ -31,6 +31,7 @@ void tile_dot_by_vectors(float*, const uint16_t*, const uint16_t*);
 namespace {
 
 using fastnn::Conv2dArgs;
+using fastnn::Conv2dBackwardArgs;
 using Floats = std::vector<float>;
 
 bool g_vectors;  // VCVTNE2PS2BF16 and VDPBF16PS can be had
@@ -461,6 +462,171 @@ void threads_and_state() {
   fastnn::runtime::set_num_threads(before);
 }
 
+// ---- gradients ----
+
+struct Gradients {
+  Floats dx, dw, db;
+};
+
+// A Case whose y is dy.
+struct BackwardCase {
+  Case q;
+  Floats dy;
+
+  explicit BackwardCase(const Shape& shape) : q(shape) { Case::fill(dy, q.size(), 1.0f); }
+
+  Gradients run(void (*kernel)(const Conv2dBackwardArgs&), float before = 0.0f) const {
+    const Shape& s = q.s;
+    Gradients g = {Floats(q.x.size(), std::numeric_limits<float>::quiet_NaN()), Floats(q.w.size(), before),
+                   Floats(static_cast<size_t>(s.o), before)};
+    kernel({dy.data(),
+            q.x.data(),
+            q.w.data(),
+            g.dx.data(),
+            g.dw.data(),
+            g.db.data(),
+            s.n,
+            s.c,
+            s.h,
+            s.w,
+            s.o,
+            s.kh,
+            s.kw,
+            q.oh,
+            q.ow,
+            s.stride_h,
+            s.stride_w,
+            s.pad_h,
+            s.pad_w,
+            s.dilation_h,
+            s.dilation_w,
+            1,
+            s.channels_last,
+            fastnn::kFloat32,
+            before != 0.0f});
+    return g;
+  }
+
+  // body(places in dy, x, w) for every product of the convolution
+  template <class Body>
+  void each(const Body& body) const {
+    const Shape& s = q.s;
+    for (int64_t n = 0; n < s.n; ++n)
+      for (int64_t o = 0; o < s.o; ++o)
+        for (int64_t i = 0; i < q.oh * q.ow; ++i)
+          for (int64_t c = 0; c < s.c; ++c)
+            for (int64_t tap = 0; tap < s.kh * s.kw; ++tap) {
+              const int64_t row = i / q.ow * s.stride_h + tap / s.kw * s.dilation_h - s.pad_h;
+              const int64_t column = i % q.ow * s.stride_w + tap % s.kw * s.dilation_w - s.pad_w;
+              if (row < 0 || row >= s.h || column < 0 || column >= s.w) continue;
+              const int64_t at_y = s.channels_last ? (n * q.oh * q.ow + i) * s.o + o : (n * s.o + o) * q.oh * q.ow + i;
+              const int64_t at_x = s.channels_last ? ((n * s.h + row) * s.w + column) * s.c + c
+                                                   : ((n * s.c + c) * s.h + row) * s.w + column;
+              body(static_cast<size_t>(at_y), static_cast<size_t>(at_x),
+                   static_cast<size_t>((o * s.c + c) * s.kh * s.kw + tap));
+            }
+  }
+
+  // How many elements of dx and dw are further from float64 than Case::outliers allows, where dw sums over steps of
+  // 32 flat pixels, at most n (h + padding) (w + padding) of them, and at most 16 parts are added up.
+  int64_t outliers(const Gradients& g, float before) const {
+    const Shape& s = q.s;
+    std::vector<double> dx(g.dx.size()), dw(g.dw.size(), before), dx_size(dx), dw_size(g.dw.size());
+    each([&](size_t y, size_t x, size_t w) {
+      const double a = static_cast<double>(dy[y]) * q.w[w], b = static_cast<double>(dy[y]) * q.x[x];
+      dx[x] += a, dx_size[x] += std::fabs(a), dw[w] += b, dw_size[w] += std::fabs(b);
+    });
+    const double u = 0x1p-24, reach_h = static_cast<double>(2 * s.dilation_h * s.kh + 2 * s.pad_h),
+                 reach_w = static_cast<double>(2 * s.dilation_w * s.kw + 2 * s.pad_w);
+    const double flat =
+        static_cast<double>(s.n) * (static_cast<double>(q.oh) + reach_h) * (static_cast<double>(q.ow) + reach_w);
+    const double dx_steps = static_cast<double>((s.o + 31) / 32 * s.kh * s.kw), dw_steps = flat / 32 + 1;
+    int64_t count = 0;
+    for (size_t i = 0; i < dx.size(); ++i)
+      count += !(std::fabs(g.dx[i] - dx[i]) <= (6 * dx_steps + 19) * u * dx_size[i] + dx_steps * 0x1p-118);
+    for (size_t i = 0; i < dw.size(); ++i)
+      count += !(std::fabs(g.dw[i] - dw[i]) <=
+                 (6 * dw_steps + 19 + 17) * u * (dw_size[i] + std::fabs(before)) + dw_steps * 0x1p-118);
+    return count;
+  }
+};
+
+// Every set gives the bits of the first, on tiles; what columns do differs where scalar has no fused multiply-add.
+void gradients() {
+  const Shape shapes[] = {
+      {1, 32, 8, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 0},    // nothing left over
+      {2, 33, 7, 7, 31, 3, 3, 1, 1, 1, 1, 1, 1, 0},    // sixteens of channels not whole, three and two of them
+      {3, 16, 6, 9, 16, 3, 3, 1, 1, 1, 1, 1, 1, 0},    // one by four
+      {1, 70, 10, 9, 48, 1, 1, 1, 1, 0, 0, 1, 1, 0},   // one tap, blocks of both kinds
+      {1, 40, 15, 13, 40, 3, 3, 2, 2, 1, 1, 1, 1, 0},  // four phases
+      {2, 20, 8, 33, 24, 1, 1, 2, 2, 0, 0, 1, 1, 0},   // phases that no tap meets
+      {1, 17, 17, 20, 37, 5, 3, 2, 3, 2, 0, 1, 2, 0},  // everything different in height and width
+      {1, 20, 9, 40, 20, 3, 3, 1, 4, 5, 5, 1, 1, 0},   // rows and columns of padding alone
+      {1, 16, 12, 12, 24, 3, 3, 1, 1, 2, 2, 2, 2, 0},  // dilated
+      {4, 3, 20, 20, 32, 7, 7, 2, 2, 3, 3, 1, 1, 0},   // a first layer, more taps than lanes
+      {9, 16, 32, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},  // several parts and chunks
+  };
+  for (Shape shape : shapes)
+    for (int64_t channels_last : {0, 1}) {
+      shape.channels_last = channels_last;
+      const BackwardCase b(shape);
+      const float before = channels_last ? 1.0f : 0.0f;
+      Gradients first;
+      for (const Set& set : g_sets) {
+        const bool slow = shape.n > 8 && (set.isa[0] == 's' || (g_emulated && std::strcmp(set.isa, "amx") == 0));
+        if (slow) continue;
+        const Gradients g = b.run(set.table->conv2d_amx_backward, before);
+        CHECK(b.outliers(g, before) == 0, "%s, %s: %lld elements are too far off", set.isa, b.q.name().c_str(),
+              static_cast<long long>(b.outliers(g, before)));
+        if (first.dx.empty()) first = g;
+        CHECK(differences(g.dx, first.dx) == 0 && differences(g.dw, first.dw) == 0, "%s, %s: %lld and %lld differ",
+              set.isa, b.q.name().c_str(), static_cast<long long>(differences(g.dx, first.dx)),
+              static_cast<long long>(differences(g.dw, first.dw)));
+      }
+    }
+}
+
+// dw is then what columns make of it; dx is finite, infinite or NaN where theirs is.
+void gradients_of_infinity_nan_and_overflow() {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const Set& set : g_sets)
+    for (int64_t channels_last : {0, 1})
+      for (int64_t stride : {1, 2})
+        for (float special : {inf, -inf, nan, FLT_MAX, -3.4e38f})
+          for (int where = 0; where < 3; ++where) {
+            BackwardCase b({2, 32, 7, 7, 32, 3, 3, stride, stride, 1, 1, 1, 1, channels_last});
+            (where == 0 ? b.dy : where == 1 ? b.q.x : b.q.w)[100] = special;
+            const Gradients g = b.run(set.table->conv2d_amx_backward, 0.5f);
+            const Gradients expected = b.run(set.table->conv2d_im2col_backward, 0.5f);
+            const char* names[] = {"dy", "x", "w"};
+            CHECK(where == 2 || differences(g.dw, expected.dw) == 0, "%s: %s has %g", set.isa, names[where],
+                  static_cast<double>(special));
+            int64_t wrong = 0;
+            for (size_t i = 0; i < g.dx.size(); ++i) {
+              const float a = g.dx[i], e = expected.dx[i];
+              wrong += std::isfinite(e) ? !(std::fabs(a - e) <= 1e-4f * (std::fabs(e) + 1.0f)) : !(a == e || e != e);
+            }
+            CHECK(wrong == 0, "%s: %s has %g and %lld of dx are wrong", set.isa, names[where],
+                  static_cast<double>(special), static_cast<long long>(wrong));
+          }
+}
+
+void gradients_on_any_number_of_threads() {
+  const int before = fastnn::runtime::num_threads();
+  for (const Set& set : g_sets) {
+    const BackwardCase b({3, 40, 14, 14, 48, 3, 3, 2, 1, 1, 1, 1, 1, 0});
+    fastnn::runtime::set_num_threads(1);
+    const Gradients one = b.run(set.table->conv2d_amx_backward);
+    for (int threads : {2, 3}) {
+      fastnn::runtime::set_num_threads(threads);
+      const Gradients g = b.run(set.table->conv2d_amx_backward);
+      CHECK(differences(g.dx, one.dx) == 0 && differences(g.dw, one.dw) == 0, "%s: %d threads", set.isa, threads);
+      CHECK(!amx_emulator::configured(), "%s: tiles are still configured", set.isa);
+    }
+  }
+  fastnn::runtime::set_num_threads(before);
+}
+
 // What is executed for one block of 32 pixels x 32 channels x 18 steps, counted: 24 products and 14 loads a step, four
 // stores of results, one of every fourth step to keep the stores awake. A check on the speed that no clock can falsify.
 void machine_code_is_the_planned() {
@@ -491,6 +657,9 @@ int main() {
                                 {"numbers_near_the_ends_of_float32", numbers_near_the_ends_of_float32},
                                 {"what_tiles_do_not_do_goes_to_im2col", what_tiles_do_not_do_goes_to_im2col},
                                 {"threads_and_state", threads_and_state},
+                                {"gradients", gradients},
+                                {"gradients_of_infinity_nan_and_overflow", gradients_of_infinity_nan_and_overflow},
+                                {"gradients_on_any_number_of_threads", gradients_on_any_number_of_threads},
                                 {"machine_code_is_the_planned", machine_code_is_the_planned}});
   if (failed) return failed;
   if (!g_amx) {

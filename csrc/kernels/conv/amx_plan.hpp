@@ -111,7 +111,7 @@ FASTNN_INLINE int64_t next_count(int64_t n) {  // 1 2 3 4 6 8 12 16 24 ..
   return n == 1 ? 2 : (n & (n - 1)) == 0 ? n / 2 * 3 : n / 3 * 4;
 }
 
-Plan plan_of(const Conv2dArgs& q, int64_t parts) {
+[[maybe_unused]] Plan plan_of(const Conv2dArgs& q, int64_t parts) {
   Plan p = {};
   p.parts = parts;
   p.rows = axis_of(q.h, q.pad_h, q.stride_h, q.dilation_h, q.kh, q.oh);

@@ -1,11 +1,13 @@
-// conv2d backward: dx, dweight, dbias, each only where asked for; any stride, padding, dilation and groups. And the
-// forward pass of conv_transpose2d, which is dx with a bias and an activation.
+// conv2d backward by columns: dx, dweight, dbias, each only where asked for; any stride, padding, dilation and groups.
+// And the forward pass of conv_transpose2d, which is dx with a bias and an activation.
 //   dx       a convolution of dy with the flipped weights, one product per stride phase: the pixels (y, x) of dx with
 //            equal (y mod stride, x mod stride) meet the same taps. Gathers only, so nothing is summed in memory.
 //   dweight  transposed: columns(x) (rows = channel x tap, pixels) times dy (pixels, o). The pixels are cut into chunks
 //            by shape; each chunk's sum is kept apart and the chunks are added in order.
 //   dbias    dy summed over images and pixels
 // NCHW keeps rows in the order (channel, tap), channels-last in the order (tap, channel).
+#include "kernels/conv/backward.hpp"
+
 #include "kernels/conv/depthwise.hpp"
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/conv/product.hpp"
@@ -25,26 +27,6 @@ Columns forward_columns(const Conv2dBackwardArgs& q) {
 }
 
 // ---- dx ----
-
-// First tap of phase r and how many there are: taps k with k * dilation = r + pad (mod stride).
-struct Phase {
-  int64_t first_tap, tap_step, taps, first, step;  // tap k + tap_step reads dy `step` further; tap k reads `first`
-  int64_t size;                                    // pixels of dx in this phase
-};
-Phase phase_of(int64_t r, int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
-  Phase phase = {0, 1, 0, 0, 0, r < size ? (size - r - 1) / stride + 1 : 0};
-  int64_t k = 0;
-  while (k < kernel && k < stride && (r + pad - k * dilation) % stride != 0) ++k;
-  if (k >= kernel || k >= stride) return phase;
-  int64_t step = 1;
-  while (step < kernel && step * dilation % stride != 0) ++step;
-  phase.taps = (kernel - 1 - k) / step + 1;
-  phase.first_tap = k + (phase.taps - 1) * step;  // from the last on, so that the source is read forwards
-  phase.tap_step = -step;
-  phase.first = (r + pad - phase.first_tap * dilation) / stride;
-  phase.step = step * dilation / stride;
-  return phase;
-}
 
 template <class T>
 void backward_data(const Conv2dBackwardArgs& q, const Epilogue<T>& epilogue) {
@@ -278,7 +260,7 @@ void backward_bias(const Conv2dBackwardArgs& q) {
 }
 
 template <class T>
-void conv2d_backward_of(const Conv2dBackwardArgs& q) {
+void conv2d_im2col_backward_of(const Conv2dBackwardArgs& q) {
   const runtime::FlushDenormals flush;
   if (q.dx) backward_data<T>(q, Epilogue<T>{});
   if (q.dweight) backward_weight<T>(q);
@@ -318,7 +300,7 @@ void conv_transpose2d_forward_of(const ConvTranspose2dArgs& q) {
 
 }  // namespace
 
-FASTNN_DEFINE(conv2d_backward, Conv2dBackwardArgs)
+FASTNN_DEFINE(conv2d_im2col_backward, Conv2dBackwardArgs)
 FASTNN_DEFINE(conv_transpose2d_forward, ConvTranspose2dArgs)
 
 }  // namespace fastnn::FASTNN_ISA

@@ -1,5 +1,5 @@
 // conv2d: which algorithm computes a call, from its shape and the instruction set alone: the same at every run.
-#include "kernels/kernels.hpp"
+#include "kernels/conv/backward.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -18,6 +18,15 @@ bool by_tiles(const Conv2dArgs& q) {
   const int64_t tiles = blocks * panels * 384 + 32 * blocks * (q.c % 32 == 0 ? 30 : 47) + panels * 500;
   return tiles < 32 * q.c * q.o / 30;
 }
+
+// dx is a forward pass, or one for each stride phase, of which the first stands for all.
+bool data_by_tiles(const Conv2dBackwardArgs& q) {
+  Conv2dArgs r = {};
+  r.c = q.o, r.o = q.c, r.oh = (q.h - 1) / q.stride_h + 1, r.ow = (q.w - 1) / q.stride_w + 1;
+  r.kh = (q.kh - 1) / q.stride_h + 1, r.kw = (q.kw - 1) / q.stride_w + 1;
+  r.stride_h = r.stride_w = 1, r.x_last = r.y_last = q.channels_last, r.parts = 3;
+  return tiles_take_data(q, false) && by_tiles(r);
+}
 #else
 constexpr bool by_tiles(const Conv2dArgs&) { return false; }
 #endif
@@ -33,5 +42,17 @@ int64_t conv2d_forward_pack(const Conv2dArgs& args, void* packed) {
 const char* conv2d_forward_algorithm(const Conv2dArgs& args) {
   return by_tiles(args) ? conv2d_amx_forward_algorithm(args) : conv2d_im2col_forward_algorithm(args);
 }
+
+#if defined(FASTNN_ISA_AMX)
+void conv2d_backward(const Conv2dBackwardArgs& args) {
+  Conv2dBackwardArgs by_columns = args, tiles = args;
+  (data_by_tiles(args) ? by_columns : tiles).dx = nullptr;
+  by_columns.dweight = by_columns.dbias = nullptr;
+  if (by_columns.dx) conv2d_im2col_backward(by_columns);
+  conv2d_amx_backward(tiles);
+}
+#else
+void conv2d_backward(const Conv2dBackwardArgs& args) { conv2d_im2col_backward(args); }
+#endif
 
 }  // namespace fastnn::FASTNN_ISA

@@ -1,0 +1,516 @@
+// conv2d_amx_backward: dx and dweight on bfloat16 tiles (simd/tile.hpp), in float32 from three parts and six products
+// as in amx.cpp; dbias is that of backward.cpp.
+//   dx       conv2d_amx_forward of dy with the flipped weights, one call for each stride phase. Phases are computed
+//   side
+//            by side in memory, some images at a time, and then put in their places.
+//   dweight  products with the pixels of all images as their inner length: A = rows of 16 channels of dy, pixel beside
+//            pixel, B = pairs of pixels of 16 channels of x, which a tap moves by whole rows
+//              half    16 channels of x at one tap; four halves of 16 x 16 sums are a block: two of dy by two of x, or
+//                      where dy has an odd 16 left, one by four
+//              chunk   the pixels whose planes lie in L2 while all blocks take their turns
+//              part    the chunks of one task; the parts are summed in order
+//            Flat pixels, pitches and phases are those of the forward pass (amx_plan.hpp); dy is zero where there is
+//            no output.
+// Error against float64 is at most that of chains of multiply-adds. A dweight with a sum that is not finite is done
+// again by columns, as are groups, float64 and too few channels or pixels at once.
+#include "kernels/conv/amx_backward_planes.hpp"
+#include "kernels/conv/backward.hpp"
+#include "runtime/fp_state.hpp"
+#include "runtime/pool.hpp"
+#include "runtime/scratch.hpp"
+
+namespace fastnn::FASTNN_ISA {
+namespace {
+
+// ---- dx ----
+
+constexpr int64_t kLeastOut = 16;  // channels of dy: below, conv2d_amx_forward has no tiles either
+constexpr int64_t kMostStride = 4;
+constexpr int64_t kPhaseElements = int64_t{1} << 19;  // of all phases at a time: 2 MB
+
+// weight (o, c, kh, kw) -> (c, o, taps of the two phases)
+void flip_weights(const Conv2dBackwardArgs& q, const Phase& ph, const Phase& pw, float* to) {
+  const float* w = static_cast<const float*>(q.weight);
+  const int64_t taps = q.kh * q.kw, stride = q.c * taps, count = ph.taps * pw.taps;
+  runtime::parallel_for(blocks_of(q.c, 16), q.c * q.o * count, [&](int64_t task) {
+    const int64_t c0 = task * 16, c1 = least(q.c, c0 + 16);
+    for (int64_t o = 0; o < q.o; ++o)
+      for (int64_t c = c0; c < c1; ++c) {
+        const float* from = w + o * stride + c * taps + ph.first_tap * q.kw + pw.first_tap;
+        float* at = to + (c * q.o + o) * count;
+        for (int64_t i = 0; i < ph.taps; ++i, from += ph.tap_step * q.kw)
+          for (int64_t j = 0; j < pw.taps; ++j) *at++ = from[j * pw.tap_step];
+      }
+  });
+}
+
+// The convolution of all images of dy that makes the pixels of one phase.
+Conv2dArgs phase_convolution(const Conv2dBackwardArgs& q, const Phase& ph, const Phase& pw, const float* flipped,
+                             const void* bias, Then then) {
+  Conv2dArgs r = {};
+  r.x = q.dy, r.weight = flipped, r.bias = bias, r.y = q.dx;
+  r.n = q.n, r.c = q.o, r.h = q.oh, r.w = q.ow, r.o = q.c, r.kh = ph.taps, r.kw = pw.taps, r.oh = ph.size,
+  r.ow = pw.size;
+  r.stride_h = r.stride_w = r.groups = 1, r.pad_h = -ph.first, r.pad_w = -pw.first;
+  r.dilation_h = ph.step, r.dilation_w = pw.step;
+  r.x_last = r.y_last = q.channels_last, r.dtype = kFloat32, r.parts = 3, r.then = then;
+  return r;
+}
+
+// to[i] = even[i / 2] or odd[i / 2]
+FASTNN_INLINE void interleave_row(const float* even, const float* odd, float* to, int64_t size) {
+  constexpr int64_t lanes = Vec<float>::lanes;
+  for (int64_t i = 0; i < size; i += 2 * lanes, even += lanes, odd += lanes) {
+    const int64_t left = size - i;
+    const int evens = static_cast<int>(least((left + 1) / 2, lanes)), odds = static_cast<int>(least(left / 2, lanes));
+    Vec<float> a, b;
+    interleave(load_partial(even, evens), load_partial(odd, odds), a, b);
+    store_partial(to + i, a, static_cast<int>(least(left, lanes)));
+    if (left > lanes) store_partial(to + i + lanes, b, static_cast<int>(least(left - lanes, lanes)));
+  }
+}
+
+// Rows `rh`, `rh` + stride_h .. of some images of dx from phases[rw], (n, c, rows, columns of the phase).
+void place_phases(const Conv2dBackwardArgs& q, int64_t images, int64_t rh, int64_t rows, float* const* phases,
+                  float* dx) {
+  const int64_t s = q.stride_w, outer = q.channels_last ? images : images * q.c;
+  runtime::parallel_for(outer * rows, outer * rows * q.w * (q.channels_last ? q.c : 1) / 2, [&](int64_t task) {
+    const int64_t i = task / rows, row = task % rows;
+    if (q.channels_last) {
+      float* to = dx + (i * q.h + rh + row * q.stride_h) * q.w * q.c;
+      for (int64_t x = 0; x < q.w; ++x) {
+        const int64_t count = (q.w - x % s - 1) / s + 1;
+        std::memcpy(to + x * q.c, phases[x % s] + ((i * rows + row) * count + x / s) * q.c,
+                    static_cast<size_t>(q.c) * sizeof(float));
+      }
+      return;
+    }
+    float* to = dx + (i * q.h + rh + row * q.stride_h) * q.w;
+    if (s == 2 && q.w > 1) {
+      const float *even = phases[0] + (i * rows + row) * ((q.w + 1) / 2),
+                  *odd = phases[1] + (i * rows + row) * (q.w / 2);
+      return interleave_row(even, odd, to, q.w);
+    }
+    for (int64_t x = 0; x < q.w; ++x) to[x] = phases[x % s][(i * rows + row) * ((q.w - x % s - 1) / s + 1) + x / s];
+  });
+}
+
+// A phase of one row of phases.
+struct PhaseColumn {
+  Conv2dArgs args;
+  int64_t packed_bytes;
+};
+
+// ---- dweight ----
+
+constexpr int64_t kLeastPixels = 32;    // fewer fill no step
+constexpr int64_t kPlanes = 800 << 10;  // bytes of planes at a time, of the 2 MB of L2
+constexpr int64_t kMostSteps = 32;      // of a chunk: 1024 pixels
+constexpr int64_t kTasks = 16;          // to be had where the shape allows
+constexpr int64_t kSum = 256;           // floats of the sums of a half
+constexpr int64_t kAwake = 4;           // as in amx.cpp: a tile store that follows 2000 idle cycles costs 650-870
+
+// How dweight is cut, from the shape alone.
+struct Cut {
+  Axis rows, columns;
+  int64_t taps, phases, reach, steps;  // steps: of 32 flat pixels, all of them
+  int64_t outs, ins;                   // sixteens of channels of dy and of x
+  int64_t groups, ins_a_group, parts, steps_a_chunk;
+  bool parities[2];
+
+  int64_t pairs_of(int64_t a_steps) const { return (2 * a_steps + blocks_of(reach, kHalf) + 1) * kHalf / 2; }
+  int64_t part() const { return pairs_of(steps_a_chunk) * kLine; }
+  int64_t planes_a_phase() const { return (parities[0] + parities[1]) * 3 * part(); }
+  int64_t size_a() const { return outs * steps_a_chunk * kStepA; }
+  int64_t size_b() const { return ins_a_group * phases * planes_a_phase(); }
+  int64_t planes() const { return size_a() + size_b(); }
+  // Of 16 channels of the group, in the planes of a chunk.
+  uint16_t* plane(uint16_t* memory, int64_t in, int64_t phase, int64_t parity) const {
+    if (!parities[parity]) return nullptr;
+    return memory + size_a() + (in * phases + phase) * planes_a_phase() + (parity && parities[0] ? 3 * part() : 0);
+  }
+  int64_t halves() const { return ins_a_group * taps; }
+  int64_t blocks() const { return outs / 2 * blocks_of(halves(), 2) + outs % 2 * blocks_of(halves(), 4); }
+  int64_t sums() const { return blocks() * 4 * kSum; }
+  // Where the sums of 16 channels of dy and a half are, among those of a group and part.
+  int64_t sum_at(int64_t out, int64_t half) const {
+    if (out < outs / 2 * 2)
+      return (((out / 2 * blocks_of(halves(), 2) + half / 2) * 2 + out % 2) * 2 + half % 2) * kSum;
+    return outs / 2 * blocks_of(halves(), 2) * 4 * kSum + half * kSum;
+  }
+};
+
+// Flat pixels from a pixel to a tap, in the tap's phase.
+int64_t shift_of(const Conv2dBackwardArgs& q, const Cut& p, int64_t tap) {
+  return tap / q.kw * q.dilation_h / q.stride_h * p.columns.pitch + tap % q.kw * q.dilation_w / q.stride_w;
+}
+int64_t phase_of_tap(const Conv2dBackwardArgs& q, const Cut& p, int64_t tap) {
+  return tap / q.kw % p.rows.period * p.columns.phases + tap % q.kw % p.columns.period;
+}
+
+Cut cut_of(const Conv2dBackwardArgs& q) {
+  Cut p = {};
+  p.rows = axis_of(q.h, q.pad_h, q.stride_h, q.dilation_h, q.kh, q.oh);
+  p.columns = axis_of(q.w, q.pad_w, q.stride_w, q.dilation_w, q.kw, q.ow);
+  p.taps = q.kh * q.kw, p.phases = p.rows.phases * p.columns.phases;
+  p.reach = p.rows.reach * p.columns.pitch + p.columns.reach;
+  for (int64_t tap = 0; tap < p.taps; ++tap) p.parities[shift_of(q, p, tap) % 2] = true;
+  p.steps = blocks_of(((q.n - 1) * p.rows.pitch + q.oh - 1) * p.columns.pitch + q.ow, kBlock);
+  p.outs = blocks_of(q.o, kHalf), p.ins = blocks_of(q.c, kHalf);
+  // Chunks first, each part of them costs a pass over dweight; then groups of channels of x, each of which packs all of
+  // dy: eight products of tiles and more for each of its tiles pay for that.
+  p.parts = most(1, least(kTasks, p.steps / kMostSteps));
+  p.groups = least(blocks_of(kTasks, p.parts), most(1, p.ins * p.taps / 16));
+  p.ins_a_group = blocks_of(p.ins, p.groups), p.groups = blocks_of(p.ins, p.ins_a_group);
+  p.parts = most(1, least(p.parts, blocks_of(kTasks, p.groups)));
+  const int64_t step = p.outs * kStepA + p.ins_a_group * p.phases * (p.parities[0] + p.parities[1]) * 3 * kTile;
+  const int64_t a_part = blocks_of(p.steps, p.parts);
+  const int64_t most_steps = least(least(kMostSteps, most(4, kPlanes / 2 / step)), a_part);
+  p.steps_a_chunk = blocks_of(a_part, blocks_of(a_part, most_steps));
+  return p;
+}
+
+// Four halves: a0 and a1 with b0 and b1, or a0 with b0 .. b3.
+struct Operands {
+  const uint16_t *a0, *a1, *b0, *b1, *b2, *b3;
+  int64_t part;  // of b
+};
+
+// After each quartet of products `between` does something else.
+template <class Between>
+FASTNN_INLINE void multiply_two_by_two(Tiles& t, const Operands& o, const Between& between) {
+  const auto products = [&]() FASTNN_INLINED {
+    t.dot<0, 4, 6>(), t.dot<1, 4, 7>(), t.dot<2, 5, 6>(), t.dot<3, 5, 7>();
+    between();
+  };
+  t.load<4, 2048>(o.a0, 64), t.load<5, 2048>(o.a1, 64), t.load<6>(o.b0, 64), t.load<7>(o.b1, 64);
+  products();  // a3 b1
+  t.load<4, 1024>(o.a0, 64), t.load<5, 1024>(o.a1, 64);
+  products();  // a2 b1
+  t.load<6>(o.b0 + o.part, 64), t.load<7>(o.b1 + o.part, 64);
+  products();  // a2 b2
+  t.load<4>(o.a0, 64), t.load<5>(o.a1, 64);
+  products();  // a1 b2
+  t.load<6>(o.b0 + 2 * o.part, 64), t.load<7>(o.b1 + 2 * o.part, 64);
+  products();  // a1 b3
+  t.load<6>(o.b0, 64), t.load<7>(o.b1, 64);
+  products();  // a1 b1
+}
+
+// Three tiles take turns as b, so that a load need not wait for the product before.
+template <class Between>
+FASTNN_INLINE void multiply_one_by_four(Tiles& t, const Operands& o, const Between& between) {
+  const auto products = [&](int64_t at) FASTNN_INLINED {
+    t.load<5>(o.b0 + at, 64), t.dot<0, 4, 5>();
+    t.load<6>(o.b1 + at, 64), t.dot<1, 4, 6>();
+    t.load<7>(o.b2 + at, 64), t.dot<2, 4, 7>();
+    t.load<5>(o.b3 + at, 64), t.dot<3, 4, 5>();
+    between();
+  };
+  t.load<4, 2048>(o.a0, 64);
+  products(0);
+  t.load<4, 1024>(o.a0, 64);
+  products(0), products(o.part);
+  t.load<4>(o.a0, 64);
+  products(o.part), products(2 * o.part), products(0);
+}
+
+// On a copy of the operands, which stays in registers.
+template <bool two, class Between>
+FASTNN_INLINE void multiply_steps(Tiles& t, Operands o, int64_t steps, void* unread, const Between& between) {
+  for (int64_t step = 0; step < steps; ++step) {
+    two ? multiply_two_by_two(t, o, between) : multiply_one_by_four(t, o, between);
+    o.a0 += kStepA, o.a1 += kStepA, o.b0 += kTile, o.b1 += kTile, o.b2 += kTile, o.b3 += kTile;
+    if (step % kAwake == kAwake - 1) t.store<4>(unread, 64);
+  }
+}
+
+template <bool two>
+__attribute__((noinline)) void multiply_plain(Tiles& t, const Operands& o, int64_t steps, void* unread) {
+  multiply_steps<two>(t, o, steps, unread, [] {});
+}
+
+// The planes of one chunk, packed strip by strip.
+class ChunkPacker {
+ public:
+  ChunkPacker(const Conv2dBackwardArgs& q, const Cut& p, int64_t first_in, int64_t ins)
+      : q_(q), p_(p), first_in_(first_in), ins_(ins), strips_(p.outs + ins * p.phases), strip_(strips_) {
+    const bool last = q.channels_last != 0;
+    dy_ = {static_cast<const float*>(q.dy), q.n, q.o, q.oh, q.ow, 0, 1, 0, 1, q.oh, {0, q.ow}, last};
+    x_ = {static_cast<const float*>(q.x), q.n, q.c, q.h, q.w, 0, q.stride_h, 0, q.stride_w, p.rows.pitch, {}, last};
+  }
+
+  void start(int64_t pixel, int64_t steps, uint16_t* memory) {
+    pixel_ = pixel, steps_ = steps, memory_ = memory, strip_ = 0;
+    next_strip();
+  }
+  FASTNN_MEMBER_INLINE bool busy() const { return packer_.busy() || strip_ < strips_; }
+  FASTNN_MEMBER_INLINE void run(int64_t units) {
+    if (!packer_.busy()) next_strip();
+    packer_.run(units);
+  }
+  void drain() {
+    while (busy()) run(kHalf);
+  }
+  // Turns of run(1) that a chunk of this many steps takes.
+  int64_t units(int64_t steps) const {
+    return p_.outs * steps * kHalf + ins_ * p_.phases * (p_.parities[0] + p_.parities[1]) * p_.pairs_of(steps);
+  }
+
+ private:
+  __attribute__((noinline)) void next_strip() {
+    const int64_t strip = strip_++;
+    if (strip < p_.outs)
+      return packer_.start_a(dy_, Cursor(dy_, p_.columns.pitch, p_.rows.pitch, pixel_), strip * kHalf, steps_,
+                             memory_ + strip * p_.steps_a_chunk * kStepA);
+    const int64_t in = (strip - p_.outs) / p_.phases, phase = (strip - p_.outs) % p_.phases;
+    const int64_t column = phase % p_.columns.phases;
+    x_.first_y = p_.rows.residue(phase / p_.columns.phases) - q_.pad_h;
+    x_.first_x = p_.columns.residue(column) - q_.pad_w, x_.columns = p_.columns.span(column);
+    uint16_t* b[2] = {p_.plane(memory_, in, phase, 0), p_.plane(memory_, in, phase, 1)};
+    packer_.start_b(x_, Cursor(x_, p_.columns.pitch, p_.rows.pitch, pixel_), (first_in_ + in) * kHalf,
+                    p_.pairs_of(steps_) * 2 / kHalf, b, p_.part());
+  }
+
+  const Conv2dBackwardArgs& q_;
+  const Cut& p_;
+  int64_t first_in_, ins_, strips_, strip_;
+  int64_t pixel_ = 0, steps_ = 0;
+  uint16_t* memory_ = nullptr;
+  Source dy_, x_;
+  Packer packer_;
+};
+
+// One part of the pixels for one group of channels of x. memory: 1 KB and the planes of two chunks, one that is read
+// and one that is packed meanwhile.
+class WeightTask {
+ public:
+  WeightTask(const Conv2dBackwardArgs& q, const Cut& p, int64_t group, int64_t part, uint16_t* memory, float* sums)
+      : q_(q),
+        p_(p),
+        ins_(least(p.ins_a_group, p.ins - group * p.ins_a_group)),
+        first_step_(p.steps * part / p.parts),
+        end_step_(p.steps * (part + 1) / p.parts),
+        unread_(memory),
+        now_(memory + kTile),
+        next_(now_ + p.planes()),
+        sums_(sums),
+        packer_(q, p, group * p.ins_a_group, ins_) {}
+
+  static int64_t memory(const Cut& p) { return (kTile + 2 * p.planes()) * 2; }
+
+  void run() {
+    const auto steps_from = [&](int64_t step) { return least(p_.steps_a_chunk, end_step_ - step); };
+    packer_.start(first_step_ * kBlock, steps_from(first_step_), now_);
+    packer_.drain();
+    for (int64_t step = first_step_; step < end_step_; step += p_.steps_a_chunk) {
+      const int64_t steps = steps_from(step), after = step + p_.steps_a_chunk;
+      if (after < end_step_) {
+        packer_.start(after * kBlock, steps_from(after), next_);
+        units_ = blocks_of(packer_.units(steps_from(after)), steps * 6 * p_.blocks());
+      }
+      multiply(steps, step == first_step_);
+      packer_.drain();
+      uint16_t* packed = next_;
+      next_ = now_, now_ = packed;
+    }
+  }
+
+ private:
+  // The planes of a half, from the chunk's first pixel. Halves beyond the last repeat it; nobody reads their sums.
+  const uint16_t* half(int64_t i) {
+    i = least(i, ins_ * p_.taps - 1);
+    const int64_t tap = i % p_.taps, shift = shift_of(q_, p_, tap);
+    return p_.plane(now_, i / p_.taps, phase_of_tap(q_, p_, tap), shift % 2) + (shift + 1) / 2 * kLine;
+  }
+
+  void multiply(int64_t steps, bool first) {
+    const int64_t halves = ins_ * p_.taps, size = p_.steps_a_chunk * kStepA;
+    for (int64_t i = 0; i < halves; i += 2) {
+      const uint16_t *b0 = half(i), *b1 = half(i + 1), *a = now_;
+      for (int64_t out = 0; out + 2 <= p_.outs; out += 2, a += 2 * size)
+        block<true>({a, a + size, b0, b1, b0, b1, p_.part()}, steps, sums_ + p_.sum_at(out, i), first);
+    }
+    if (p_.outs % 2 == 0) return;
+    const uint16_t* a = now_ + (p_.outs - 1) * size;
+    for (int64_t i = 0; i < halves; i += 4)
+      block<false>({a, a, half(i), half(i + 1), half(i + 2), half(i + 3), p_.part()}, steps,
+                   sums_ + p_.sum_at(p_.outs - 1, i), first);
+  }
+
+  // sums: four tiles, added to unless this is their first chunk.
+  template <bool two>
+  void block(const Operands& operands, int64_t steps, float* sums, bool first) {
+    Tiles& t = tiles_;
+    if (first)
+      t.zero<0>(), t.zero<1>(), t.zero<2>(), t.zero<3>();
+    else
+      t.load<0>(sums, 64), t.load<1, 1024>(sums, 64), t.load<2, 2048>(sums, 64), t.load<3, 3072>(sums, 64);
+    if (packer_.busy()) {
+      ChunkPacker& packer = packer_;
+      const int64_t units = units_;
+      multiply_steps<two>(t, operands, steps, unread_, [&] {
+        if (packer.busy()) packer.run(units);
+      });
+    } else {
+      multiply_plain<two>(t, operands, steps, unread_);
+    }
+    t.store<0>(sums, 64), t.store<1>(sums + kSum, 64), t.store<2>(sums + 2 * kSum, 64), t.store<3>(sums + 3 * kSum, 64);
+  }
+
+  const Conv2dBackwardArgs& q_;
+  const Cut& p_;
+  int64_t ins_, first_step_, end_step_;
+  uint16_t *unread_, *now_, *next_;
+  float* sums_;
+  int64_t units_ = 1;  // to pack between two quartets of products
+  Tiles tiles_;
+  ChunkPacker packer_;
+};
+
+// The parts of `size` floats, added in order to the first; whether all is finite.
+bool add_parts(float* sums, int64_t parts, int64_t stride, int64_t size) {
+  constexpr int lanes = Vec<float>::lanes;
+  Vec<float> bad = zero<float>();  // 0 times what is not finite is NaN, and stays
+  for (int64_t i = 0; i < size; i += lanes) {
+    Vec<float> sum = load(sums + i);
+    for (int64_t part = 1; part < parts; ++part) sum += load(sums + part * stride + i);
+    bad = fma(sum, zero<float>(), bad);
+    store(sums + i, sum);
+  }
+  return !any(is_nan(bad));
+}
+
+// 16 channels of dy by 16 of x of dweight, from sums (channel of dy, channel of x) tap by tap.
+void write_weights(const Conv2dBackwardArgs& q, const Cut& p, const float* sums, int64_t out, int64_t in) {
+  constexpr int lanes = Vec<float>::lanes;
+  const int64_t group = in / p.ins_a_group, outs = least(kHalf, q.o - out * kHalf),
+                ins = least(kHalf, q.c - in * kHalf);
+  const float* from[kHalf];
+  sums += group * p.parts * p.sums();
+  alignas(64) float rows[kHalf * kHalf], turned[kHalf * kHalf];
+  for (int64_t tap = 0; tap < p.taps; tap += kHalf) {
+    const int64_t taps = least(kHalf, p.taps - tap);
+    for (int64_t i = 0; i < kHalf; ++i)
+      from[i] = sums + p.sum_at(out, in % p.ins_a_group * p.taps + tap + least(i, taps - 1));
+    for (int64_t o = 0; o < outs; ++o) {
+      float* to = static_cast<float*>(q.dweight) + ((out * kHalf + o) * q.c + in * kHalf) * p.taps + tap;
+      const float* row = from[0] + o * kHalf;
+      int64_t length = ins, count = 1, step = 0;
+      if (p.taps > 1) {
+        for (int64_t i = 0; i < taps; ++i)
+          for (int64_t j = 0; j < kHalf; j += lanes) store(rows + i * kHalf + j, load(from[i] + o * kHalf + j));
+        turn_16(rows, kHalf, turned);
+        row = turned, length = taps, count = ins, step = p.taps;
+      }
+      for (int64_t i = 0; i < count; ++i, row += kHalf, to += step)
+        for (int64_t j = 0; j < length; j += lanes) {
+          const int some = static_cast<int>(least(length - j, lanes));
+          const Vec<float> v = load(row + j);
+          store_partial(to + j, q.accumulate ? load_partial(to + j, some) + v : v, some);
+        }
+    }
+  }
+}
+
+// False where a sum is not finite; then dweight is as it was.
+bool backward_weight(const Conv2dBackwardArgs& q) {
+  const runtime::FlushDenormals flush;
+  const Cut p = cut_of(q);
+  const int64_t size = p.sums(), tasks = p.groups * p.parts;
+  float* sums =
+      static_cast<float*>(runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(tasks * size) * sizeof(float)));
+  runtime::parallel_for(tasks, p.steps * p.groups * p.blocks() * 250, [&](int64_t task) {
+    const size_t bytes = static_cast<size_t>(WeightTask::memory(p));
+    uint16_t* memory = static_cast<uint16_t*>(runtime::scratch(runtime::Slot::kTask, bytes));
+    WeightTask(q, p, task / p.parts, task % p.parts, memory, sums + task * size).run();
+  });
+  uint8_t bad = 0;
+  const int64_t pieces = blocks_of(size, kSum * 64);
+  runtime::parallel_for(p.groups * pieces, tasks * size / 8, [&](int64_t task) {
+    const int64_t first = task % pieces * kSum * 64;
+    if (!add_parts(sums + task / pieces * p.parts * size + first, p.parts, size, least(kSum * 64, size - first)))
+      __atomic_store_n(&bad, uint8_t{1}, __ATOMIC_RELAXED);
+  });
+  if (bad) return false;
+  runtime::parallel_for(p.outs * p.ins, q.o * q.c * p.taps / 2,
+                        [&](int64_t task) { write_weights(q, p, sums, task / p.ins, task % p.ins); });
+  return true;
+}
+
+bool tiles_take_weight(const Conv2dBackwardArgs& q) {
+  return q.dtype == kFloat32 && q.groups == 1 && q.n * q.oh * q.ow >= kLeastPixels;
+}
+
+}  // namespace
+
+bool tiles_take_data(const Conv2dBackwardArgs& q, bool ends) {
+  const bool taps = least(q.stride_h, q.h) <= 1 + (q.kh - 1) * q.dilation_h &&
+                    least(q.stride_w, q.w) <= 1 + (q.kw - 1) * q.dilation_w;
+  return q.dtype == kFloat32 && q.groups == 1 && q.o >= kLeastOut && q.stride_h <= kMostStride &&
+         q.stride_w <= kMostStride && (taps || !ends);
+}
+
+void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then then) {
+  const PoolBlock flipped(q.o * q.c * q.kh * q.kw * 4);
+  if (q.stride_h * q.stride_w == 1) {
+    const Phase ph = phase_of(0, q.h, q.kh, 1, q.pad_h, q.dilation_h);
+    const Phase pw = phase_of(0, q.w, q.kw, 1, q.pad_w, q.dilation_w);
+    flip_weights(q, ph, pw, flipped.floats());
+    return conv2d_amx_forward(phase_convolution(q, ph, pw, flipped.floats(), bias, then));
+  }
+  for (int64_t rh = 0; rh < least(q.stride_h, q.h); ++rh) {
+    const Phase ph = phase_of(rh, q.h, q.kh, q.stride_h, q.pad_h, q.dilation_h);
+    const int64_t images = most(1, least(q.n, kPhaseElements / (q.c * ph.size * q.w)));
+    const int64_t phases = least(q.stride_w, q.w);
+    PhaseColumn columns[kMostStride];
+    float* places[kMostStride];
+    int64_t packed_bytes = 0;
+    float* weights = flipped.floats();
+    for (int64_t rw = 0; rw < phases; ++rw) {
+      const Phase pw = phase_of(rw, q.w, q.kw, q.stride_w, q.pad_w, q.dilation_w);
+      Conv2dArgs r = phase_convolution(q, ph, pw, weights, bias, then);
+      columns[rw] = {r, r.kh * r.kw > 0 ? conv2d_amx_forward_pack(r, nullptr) : 0};
+      if (r.kh * r.kw > 0) flip_weights(q, ph, pw, weights);
+      weights += r.o * r.c * r.kh * r.kw;
+      packed_bytes += columns[rw].packed_bytes;
+    }
+    const PoolBlock packed(packed_bytes), memory(images * q.c * ph.size * q.w * 4);
+    char* at = static_cast<char*>(packed.data());
+    float* y = memory.floats();
+    for (int64_t rw = 0; rw < phases; ++rw) {
+      PhaseColumn& column = columns[rw];
+      if (column.packed_bytes) {
+        conv2d_amx_forward_pack(column.args, at);
+        column.args.packed = at;
+        at += column.packed_bytes;
+      }
+      places[rw] = y;
+      y += images * q.c * ph.size * column.args.ow;
+    }
+    for (int64_t first = 0; first < q.n; first += images) {
+      const int64_t some = least(images, q.n - first);
+      for (int64_t rw = 0; rw < phases; ++rw) {
+        Conv2dArgs r = columns[rw].args;
+        r.n = some, r.x = static_cast<const float*>(q.dy) + first * q.o * q.oh * q.ow, r.y = places[rw];
+        if (r.kh * r.kw > 0)
+          conv2d_amx_forward(r);
+        else
+          std::memset(r.y, 0, static_cast<size_t>(some * q.c * r.oh * r.ow) * sizeof(float));
+      }
+      place_phases(q, some, rh, ph.size, places, static_cast<float*>(q.dx) + first * q.c * q.h * q.w);
+    }
+  }
+}
+
+void conv2d_amx_backward(const Conv2dBackwardArgs& args) {
+  Conv2dBackwardArgs rest = args;
+  if (args.dx && tiles_take_data(args, false)) {
+    backward_data_by_tiles(args, nullptr, {});
+    rest.dx = nullptr;
+  }
+  if (args.dweight && tiles_take_weight(args) && backward_weight(args)) rest.dweight = nullptr;
+  if (rest.dx || rest.dweight || rest.dbias) conv2d_im2col_backward(rest);
+}
+
+}  // namespace fastnn::FASTNN_ISA

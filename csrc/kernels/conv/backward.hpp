@@ -1,0 +1,57 @@
+// What the algorithms of conv2d_backward share: the stride phases of dx, and blocks of the memory pool.
+#pragma once
+#include "kernels/kernels.hpp"
+#include "runtime/pool.hpp"
+
+namespace fastnn::FASTNN_ISA {
+
+// dx of q with a bias (or null) and an activation by tiles, where `tiles_take_data`.
+bool tiles_take_data(const Conv2dBackwardArgs& q, bool ends);  // ends: bias or activation follow
+void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then then);
+
+namespace {
+
+// The pixels r, r + stride, .. of one axis of dx meet the taps k with k * dilation = r + pad (mod stride): tap
+// first_tap + i * tap_step reads dy at pixel + first + i * step. From the last on, so that dy is read forwards.
+struct Phase {
+  int64_t first_tap, tap_step, taps, first, step;
+  int64_t size;  // pixels of dx in this phase
+};
+[[maybe_unused]] Phase phase_of(int64_t r, int64_t size, int64_t kernel, int64_t stride, int64_t pad,
+                                int64_t dilation) {
+  Phase phase = {0, 1, 0, 0, 0, r < size ? (size - r - 1) / stride + 1 : 0};
+  int64_t k = 0;
+  while (k < kernel && k < stride && (r + pad - k * dilation) % stride != 0) ++k;
+  if (k >= kernel || k >= stride) return phase;
+  int64_t step = 1;
+  while (step < kernel && step * dilation % stride != 0) ++step;
+  phase.taps = (kernel - 1 - k) / step + 1;
+  phase.first_tap = k + (phase.taps - 1) * step;
+  phase.tap_step = -step;
+  phase.first = (r + pad - phase.first_tap * dilation) / stride;
+  phase.step = step * dilation / stride;
+  return phase;
+}
+
+// Memory of the pool for the length of a scope.
+class PoolBlock {
+ public:
+  explicit PoolBlock(int64_t bytes)
+      : bytes_(static_cast<size_t>(bytes)), data_(bytes > 0 ? runtime::pool_allocate(bytes_) : nullptr) {
+    if (bytes > 0 && data_ == nullptr) runtime::out_of_memory(bytes_);
+  }
+  ~PoolBlock() {
+    if (data_) runtime::pool_free(data_, bytes_);
+  }
+  PoolBlock(const PoolBlock&) = delete;
+  PoolBlock& operator=(const PoolBlock&) = delete;
+  void* data() const { return data_; }
+  float* floats() const { return static_cast<float*>(data_); }
+
+ private:
+  size_t bytes_;
+  void* data_;
+};
+
+}  // namespace
+}  // namespace fastnn::FASTNN_ISA
