@@ -25,12 +25,17 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto
 h1 { font-size: 1.5rem; margin: 0; } h2 { font-size: 1.1rem; margin: 2rem 0 .5rem; }
 table { border-collapse: collapse; width: 100%; }
 td, th { text-align: left; padding: .35rem .6rem; vertical-align: top; }
-tr { border-top: 1px solid var(--line); } th { font-weight: 600; } td:first-child { white-space: nowrap; }
+tr { border-top: 1px solid var(--line); } th { font-weight: 600; }
+td:first-child, td:last-child { white-space: nowrap; }
 .mark { font-weight: 600; white-space: nowrap; } .ok { color: var(--ok); } .bad { color: var(--bad); }
 .none { color: var(--none); }
 .hint { display: block; } .hint::before { content: "→ "; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 1rem; }
 figure { margin: 0; } figcaption { font-size: .9rem; } img { width: 100%; background: white; border-radius: 4px; }
+@media (max-width: 40rem) {  /* a phone: what was found below the name, not in a column beside it */
+  table, tbody, tr, td { display: block; } th { display: none; } td { padding: .1rem 0; } tr { padding: .5rem 0; }
+  td:first-child { font-weight: 600; } .pictures { grid-template-columns: 1fr; }
+}
 pre { overflow-x: auto; font-size: .85rem; line-height: 1.35; border: 1px solid var(--line); padding: .6rem; }
 """
 

@@ -94,8 +94,9 @@ def history_figure(run: History, *, title: str = "") -> Any:
     if run.val_loss:
         left.plot(epochs, run.val_loss, **validation)
     # The loss falls by orders of magnitude; on a linear axis the end of training would be a flat line.
-    if any(loss > 0 for loss in run.step_loss):
-        left.set_yscale("log")
+    positive = [loss for loss in (*run.step_loss, *run.loss, *run.val_loss) if 0 < loss < math.inf]
+    if positive:
+        _log_axis(left, "y", positive)
     left.set_ylabel("loss")
     left.legend(frameon=False)
     if classified:
@@ -139,7 +140,10 @@ def _series(axes: Any, kind: str, layers: dict[str, Series], steps: float) -> No
     axes.set_ylabel(f"{kind}, %" if share else kind)
     if len(layers) > 8:  # the first and the last say which colour is which end
         handles, labels = axes.get_legend_handles_labels()
-        axes.legend([handles[0], handles[-1]], [labels[0], labels[-1]], frameon=False, fontsize=8)
+        ends = [i for i, layer in enumerate(layers) if layer][:: max(1, sum(map(bool, layers)) - 1)]
+        kept = sorted({*ends, *(i for i, layer in enumerate(layers) if not layer)})
+        texts = [f"{labels[i]}, the {'first' if i == ends[0] else 'last'}" if i in ends else labels[i] for i in kept]
+        axes.legend([handles[i] for i in kept], texts, frameon=False, fontsize=8)
     else:
         axes.legend(frameon=False, fontsize=8)
 
@@ -199,6 +203,9 @@ def check(found: Check, path: str | Path | BinaryIO, *, title: str = "") -> Any:
         axes.set_xscale("log")
         axes.set_xlabel("learning rate")
         axes.set_ylabel("loss, smoothed")
+        seen = found.curves["range test"][1]
+        if seen and max(seen) > 4 * seen[0]:  # where it explodes, what went before would be a flat line
+            axes.set_ylim(0, 4 * seen[0])
         suggested = found.numbers.get("suggestion", math.nan)
         if math.isfinite(suggested):
             axes.axvline(suggested, color=_COLOURS[2], linestyle="--", linewidth=1, label=f"suggested: {suggested:.1g}")
@@ -206,10 +213,12 @@ def check(found: Check, path: str | Path | BinaryIO, *, title: str = "") -> Any:
         inside = found.name.endswith(("gradients", "units"))
         axes.set_xlabel("layer, first to last" if inside else "step")
         axes.set_ylabel(_AXES.get(found.name, "loss"))
+        axes.locator_params(axis="x", integer=True)
         if found.name.endswith("units"):
-            axes.set_ylim(0, max(10.0, 1.1 * max(values, default=0.0)))
+            top = max(10.0, 1.1 * max(values, default=0.0))
+            axes.set_ylim(-0.03 * top, top)  # what lies at zero is seen whole
         elif values and min(values) > 0 and (inside or max(values) > 20 * min(values)):
-            axes.set_yscale("log")
+            _log_axis(axes, "y", values)
     if found.name == "update_ratio":
         axes.axhline(1e-3, color="#666666", linewidth=1, linestyle="--", label="about right: 1e-3")
     _tidy(axes)
@@ -257,11 +266,17 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
     for unused in axes[count:]:
         unused.set_axis_off()
     stages = list(dict.fromkeys(row.stage for row in result.rows))
+    words = {n: sorted({str(row.params[n]) for row in done if n in row.params}) for n in names if n not in numeric}
     percent = 100.0 if result.metric == "accuracy" else 1.0
     for name, panel in zip(names, axes, strict=False):
         for i, stage in enumerate(stages):
             rows = [row for row in done if row.stage == stage and name in row.params]
-            values = [row.params[name] if name in numeric else str(row.params[name]) for row in rows]
+            # Words stand in their order, the stages beside each other.
+            aside = 0.15 * (i - (len(stages) - 1) / 2)
+            values = [
+                row.params[name] if name in numeric else words[name].index(str(row.params[name])) + aside
+                for row in rows
+            ]
             panel.plot(
                 values,
                 [percent * row.value for row in rows],
@@ -271,6 +286,9 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
                 alpha=0.8,
                 label=stage,
             )
+        if name in words:
+            panel.set_xticks(range(len(words[name])), words[name])
+            panel.set_xlim(-0.5, len(words[name]) - 0.5)
         if name in logs:
             _log_axis(panel, "x", [row.params[name] for row in done if name in row.params])
         if done and name in done[0].params:
@@ -295,6 +313,7 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
             getattr(panel, f"set_{axis}label")(n)
             if n in logs:
                 _log_axis(panel, axis, [row.params[n] for row in rows])
+        _tidy(panel)
         if cut:
             panel.legend(frameon=False, fontsize=8)
     return _saved(figure, path, title)
@@ -382,8 +401,11 @@ def _over_depth(axes: Any, values: list[float], lined: list[int], color: str, *,
         axes.text(0.5, 0.5, "none", ha="center", transform=axes.transAxes, color="0.5")
         return
     others = [i for i in points if i not in lined]
-    axes.plot(others, [points[i] for i in others], ".", color="0.65", markersize=5)
-    axes.plot(lined, [points.get(i, math.nan) for i in lined], "o-", color=color, markersize=4, linewidth=2)
+    axes.plot(others, [points[i] for i in others], ".", color="0.65", markersize=5, label="other layers")
+    line = [points.get(i, math.nan) for i in lined]
+    axes.plot(lined, line, "o-", color=color, markersize=4, linewidth=2, label="activations")
+    if others:
+        axes.legend(frameon=False, fontsize=7)
     if log:
         axes.set_yscale("log")
         # Two decades at least: what differs by little should look so.
@@ -400,7 +422,7 @@ def _histogram(axes: Any, layer: LayerStatistics) -> None:
         axes.bar(lefts, spread.counts / spread.counts.sum(), width, align="edge", color=_TRAIN)
     else:
         axes.text(0.5, 0.5, "not finite", ha="center", transform=axes.transAxes, color="0.5")
-    shares = [f"{share:.0%} {what}" for share, what in ((layer.saturated, "sat."), (layer.dead, "dead")) if share]
+    shares = [f"{share:.0%} {what}" for share, what in ((layer.saturated, "saturated"), (layer.dead, "dead")) if share]
     axes.set_title("\n".join([_kind(layer), ", ".join(shares)]), fontsize=8)
     axes.set_yticks([])
     axes.tick_params(axis="x", labelsize=7)
@@ -440,8 +462,9 @@ def comparison(found: Comparison, path: str | Path, *, title: str = "") -> Path:
         axes.axhline(factor * found.target, color="0.4", linewidth=1, linestyle=":")
         axes.set_xlabel(what)
         axes.set_ylabel(found.metric.replace("val_", "validation ") + ", %" * share)
+        shown = [v for one in found for run in one.runs for v in curves(run, found.metric)[2] if 0 < v < math.inf]
         if not share and found.target > 0:
-            axes.set_yscale("log")
+            _log_axis(axes, "y", [*shown, found.target])
         _tidy(axes)
     panels[0].locator_params(axis="x", integer=True)
     panels[0].legend(frameon=False)

@@ -329,10 +329,10 @@ class Divergence(Monitor):
             return
         if cost > self.factor * self._first:
             self.diverged = True
-            since = f"epoch {self._best.epoch}" if self._best.epoch else "before the run"
+            since = f"of epoch {self._best.epoch}" if self._best.epoch else "from before the run"
             run.stop(
                 f"the loss is {cost:.4g} at step {run.step}, above {self.factor:g} times the first, {self._first:.4g}: "
-                f"try a lower learning rate; the weights are those of {since}"
+                f"try a lower learning rate; the weights are those {since}"
             )
 
     def after_epoch(self, run: Run) -> None:
