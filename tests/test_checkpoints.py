@@ -359,7 +359,7 @@ def test_mismatches_name_what_is_missing_unexpected_and_of_another_shape():
         model.load_state(state)
     assert str(raised.value) == (
         "load_state: the state does not fit the model: missing conv.bias; unexpected fc.bias; "
-        "fc.weight has shape (3, 2), expected (2, 3)"
+        "fc.weight has shape (3, 2), expected (2, 3); fc.bias may be conv.bias; rename what is the same"
     )
     assert all((before[name] == array).all() for name, array in model.state().items())
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 import fastnn as fnn
+from fastnn import layers as L
 from fastnn.errors import FileFormatError, MissingDependencyError
 from fastnn.io.atomic import replacing
 from fastnn.io.dtypes import DTYPES
@@ -628,3 +629,30 @@ def test_safetensors_that_name_an_array_twice_are_refused(tmp_path):
         (tmp_path / "net.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
         with pytest.raises(FileFormatError, match=match):
             fnn.load_state(tmp_path / "net.safetensors")
+
+
+def test_a_state_by_other_names_is_told_which_they_may_be():
+    """Of the same shape, and the nearest in name where there are several; 2-d weights also the other way round."""
+    model = L.Sequential({"body": L.Sequential(L.Linear(3, 4), L.Linear(4, 4)), "head": L.Linear(4, 2)})
+    state = model.state()
+    names = {"body.0.weight": "onnx::Conv_17", "body.1.weight": "backbone.1.weight", "head.bias": "classifier.bias"}
+    renamed = {names.get(name, name): array for name, array in state.items()}
+    with pytest.raises(ValueError, match=r"missing body\.0.weight, body.1.weight, head.bias; unexpected") as caught:
+        model.load_state(renamed)
+    for name, other in names.items():
+        assert f"{other} may be {name}" in str(caught.value)
+    flipped = {("fc" if name == "head.weight" else name): array for name, array in state.items()}
+    flipped["fc"] = flipped["fc"].T
+    with pytest.raises(ValueError, match=r"fc may be head\.weight, transposed; rename what is the same"):
+        model.load_state(flipped)
+    with pytest.raises(ValueError, match=r"unexpected other$"):  # of no shape that is missing
+        model.load_state({**state, "other": np.zeros((7, 7))})
+    folded = L.Sequential({"conv": L.Conv2d(3, 4, 3)})
+    norm = {f"bn.{name}": np.ones(4) for name in ("weight", "bias", "running_mean", "running_var")}
+    with pytest.raises(
+        ValueError, match=r"bn\.weight; the model has no such batch norms: from an ONNX file they come fold"
+    ):
+        folded.load_state({**folded.state(), **norm})
+    many = {f"{i}" * 100: np.zeros(9) for i in range(2000)} | {"x" * 100_000: np.zeros(2)}
+    with pytest.raises(ValueError, match="and 1991 more"):  # and soon
+        model.load_state({**many, **{n: a for n, a in state.items() if n != "head.bias"}})

@@ -71,7 +71,7 @@ GUIDES = {
     "statistics": 1,
     "monitors": 3,
     "gradcheck": 1,
-    "onnx": 3,
+    "onnx": 5,
     "doctor": 1,
     "search": 1,
     "ensemble": 1,

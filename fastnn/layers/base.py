@@ -161,7 +161,7 @@ class Layer:
         Raises
         ------
         ValueError
-            Naming what is missing, what is unexpected and what has another shape.
+            Naming what is missing, what is unexpected and what has another shape, and what the unexpected may be.
 
         Examples
         --------
@@ -195,6 +195,7 @@ class Layer:
         if differing:
             problems.append(_some(differing, "; "))
         if problems:
+            problems += _hints(missing, unexpected, own, arrays)
             raise ValueError(f"load_state: the state does not fit the model: {'; '.join(problems)}")
         for name, array in arrays.items():
             own[name][...] = array
@@ -272,6 +273,31 @@ def _fitting(state: Mapping[str, ArrayLike], own: Mapping[str, Array]) -> dict[s
     known = {clean: name for name, clean in without_wrappers(own).items()}
     renamed = {known.get(clean, clean): given[name] for name, clean in without_wrappers(given).items()}
     return renamed if len(own.keys() & renamed.keys()) > len(own.keys() & given.keys()) else given
+
+
+def _hints(
+    missing: list[str], unexpected: list[str], own: Mapping[str, Array], arrays: Mapping[str, Array]
+) -> list[str]:
+    """What the unexpected arrays probably are: those that are missing, of the same shape and with much the same name,
+    or batch norms that were folded."""
+    import difflib
+
+    hints = []
+    left = [name for name in unexpected if len(name) <= 200][:200]  # comparing names costs their product
+    for name in (name for name in missing[:10] if len(name) <= 200):
+        shape = own[name].shape
+        for how, like in (("", shape), (", transposed", shape[::-1])):
+            fits = [other for other in left if arrays[other].shape == like]
+            best = fits if len(fits) == 1 else difflib.get_close_matches(name, fits, 1)
+            if best:
+                hints.append(f"{best[0]} may be {name}{how}")
+                left.remove(best[0])
+                break
+    found = [f"{'; '.join(hints[:5])}; rename what is the same"] if hints else []
+    ends = {other.rpartition(".")[2] for other in unexpected}
+    if {"running_mean", "running_var"} <= ends and not any(name.endswith("running_mean") for name in missing):
+        found.append("the model has no such batch norms: from an ONNX file they come folded, if it was exported so")
+    return found
 
 
 def _some(texts: list[str], separator: str = ", ") -> str:
