@@ -1313,6 +1313,8 @@ cdef class Program:
 
     cdef object bound(self, void* address, tuple shape, cnp.dtype dtype, bint channels_last):
         cdef _Block block = _Block.__new__(_Block)
+        if address == NULL:
+            raise MemoryError(f"no address space for an array of shape {shape} and dtype {dtype}")
         block.data, block.program = address, self
         strides = _strides(shape, dtype.itemsize, channels_last)
         cdef cnp.npy_intp[32] c_dims
@@ -1390,6 +1392,8 @@ def _nbytes(tuple shape, cnp.dtype dtype):
     n = dtype.itemsize
     for d in shape:
         n *= d
+    if n > 1 << 47:  # the most that processors address; more does not fit into a size
+        raise MemoryError(f"no address space for an array of shape {shape} and dtype {dtype}")
     return n
 
 

@@ -436,7 +436,7 @@ def _out(
     fits = layout == 1 or (layout == 0 and _is_channels_last(out)) if channels_last else layout == 0
     if not (fits and out.flags.writeable):
         order = "channels-last, as the input is" if channels_last else "C-contiguous"
-        raise ValueError(f"{op}: out must be writeable and {order}")
+        raise ValueError(f"{op}: out must be writeable and {order}, aligned, and of no subclass of ndarray")
     for x in inputs:
         if x is not None and np.may_share_memory(out, x):
             raise ValueError(f"{op}: out overlaps an input")

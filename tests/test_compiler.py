@@ -524,3 +524,59 @@ def test_convolutions_off_tiles_read_rows_as_they_come():
         program = fnn.compile(L.Conv2d(32, 32, 3, padding=1, rng=0).copy(dtype=dtype), (1, 32, 16, 16))
         (step,) = [s for s in program.steps() if s.layer.startswith("Conv2d")]
         assert step.kernels == (core.conv2d_algorithm(*shapes, *options, 1, np.dtype(dtype), 3),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "said"),
+    [
+        ((None, (1, 3)), TypeError, "expected a model, which is a layer of fastnn.layers, got NoneType"),
+        ((L.Linear, (1, 3)), TypeError, "expected a model, .* got <class 'fastnn.layers.linear.Linear'>"),
+        ((lambda x: x, (1, 3)), TypeError, "expected a model, .* got function"),
+        ((L.Linear(3, 2), "13"), TypeError, "expected an input shape of whole numbers"),
+        ((L.Linear(3, 2), None), TypeError, "expected an input shape of whole numbers"),
+        (
+            (L.Linear(3, 2), (1, 3.5)),
+            TypeError,
+            r"expected an input shape of whole numbers, \(N, ...\), got \(1, 3.5\)",
+        ),
+        ((L.Linear(3, 2), [(1, 3), (1, 3)]), fnn.ShapeError, r"does not take 2 inputs: \(1, 3\), \(1, 3\)"),
+    ],
+)
+def test_what_cannot_be_compiled_is_told(arguments, error, said):
+    with pytest.raises(error, match=said):
+        fnn.compile(*arguments)
+
+
+def test_bad_options_and_outputs_are_told():
+    program = fnn.compile(L.Linear(3, 2, rng=0), (1, 3))
+    x = np.ones((4, 3), np.float32)
+    expected = program(x)
+    with pytest.raises(ValueError, match="unknown precision"):
+        fnn.compile(L.Linear(3, 2), (1, 3), precision=["float32"])
+    for repeats in (1.5, "3", True):
+        with pytest.raises(ValueError, match="repeats must be a whole number"):
+            program.profile(x, repeats=repeats)
+    for _ in range(2):  # the second call is a known one
+        with pytest.raises(fnn.ShapeError, match=r"expected out of shape \(4, 2\) and dtype float32, got int"):
+            program(x, out=3)
+        with pytest.raises(fnn.ShapeError, match="got str"):
+            program(x, out="ab")
+        with pytest.raises(fnn.ShapeError, match="expected 1 arrays in out, got 2"):
+            program(x, out=[None, None])
+        np.testing.assert_array_equal(program(x), expected)
+
+
+def test_sizes_beyond_all_memory():
+    """Such a program can be made and says what it lacks; others go on."""
+    if _backends.name != "compiled":
+        pytest.skip("plans belong to the compiled backend")
+    small = fnn.compile(L.Sequential(L.ReLU()), (2, 3))
+    x = np.ones((2, 3), np.float32)
+    for batch in (2**45, 2**62):
+        huge = fnn.compile(L.Sequential(L.Linear(3, 4, rng=0), L.ReLU()), (batch, 3))
+        with pytest.raises(MemoryError, match=f"no address space for an array of shape .{batch}, 3. and dtype float32"):
+            huge.describe()
+        np.testing.assert_array_equal(small(x), x)
+        with pytest.raises(fnn.ShapeError):
+            huge(x[:, :2])
+        assert huge(x).shape == (2, 4)

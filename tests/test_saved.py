@@ -375,3 +375,29 @@ def test_nothing_is_run_from_a_file(tmp_path, whole, monkeypatch):
     assert all(issubclass(cls, L.Layer) for cls in saved._classes(False).values())
     assert all(cls.__module__.startswith("fastnn.onnx.") for cls in saved._classes(True).values())
     assert _backends.name  # unchanged
+
+
+def test_a_path_is_no_number_and_may_be_bytes(tmp_path: Path) -> None:
+    """A number would be a file that somebody has open: it would be read, and closed."""
+    program = fnn.compile(L.Linear(4, 3, rng=0), (2, 4))
+    path = os.fsencode(tmp_path / "net.fnn")
+    program.save(path)
+    x = np.ones((2, 4), np.float32)
+    np.testing.assert_array_equal(fnn.load_program(path)(x), program(x))
+    fnn.save_state(os.fsencode(tmp_path / "w.npz"), {"a": x})
+    np.testing.assert_array_equal(fnn.load_state(os.fsencode(tmp_path / "w.npz"))["a"], x)
+    with open(path, "rb") as file:
+        with pytest.raises(TypeError):
+            fnn.load_program(file.fileno())
+        assert file.read(4)  # it is still open
+
+
+def test_names_of_a_state_are_strings() -> None:
+    layer = L.Linear(3, 2, rng=0)
+    before = layer.state()
+    for strange in (1, None, ("a",), b"weight"):
+        with pytest.raises(TypeError, match="load_state: names must be strings, got"):
+            layer.load_state({**before, strange: np.ones(2)})
+    with pytest.raises(ValueError, match="load_state: weight is not an array: setting an array element"):
+        layer.load_state({"weight": [[1, 2, 3], [4, 5]], "bias": [1, 2]})
+    assert all((layer.state()[name] == array).all() for name, array in before.items())

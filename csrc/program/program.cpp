@@ -34,14 +34,14 @@ Program::~Program() {
 void* Program::reserve(size_t bytes, Space space, size_t index, size_t offset) {
   bytes = std::max<size_t>(bytes, 1);
   void* p = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (p == MAP_FAILED) throw std::bad_alloc();
+  if (p == MAP_FAILED) return nullptr;
   places_[static_cast<const char*>(p)] = {bytes, space, index, offset};
   return p;
 }
 
 void* Program::allocate(size_t bytes) {
-  void* p = reserve(bytes, kArena, 0, 0);  // first, as it may throw
-  places_[static_cast<const char*>(p)].offset = take_room(aligned(bytes));
+  void* p = reserve(bytes, kArena, 0, 0);
+  if (p != nullptr) places_[static_cast<const char*>(p)].offset = take_room(aligned(bytes));
   return p;
 }
 

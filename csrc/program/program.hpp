@@ -27,7 +27,7 @@ class Program {
   Program& operator=(const Program&) = delete;
 
   // ---- recording ----
-  // Addresses for arrays; they throw std::bad_alloc when there is no address space for another.
+  // Addresses for arrays; nullptr when there is no address space for another.
   void* allocate(size_t bytes);   // a place in the arena
   void* add_input(size_t bytes);  // a stand-in for the array that each run binds
   void* add_output(size_t bytes);

@@ -93,12 +93,13 @@ class PiecedProgram(Program):
 
     def _finished(self, ys: list[Array], out: Array | Sequence[Array] | None) -> Any:
         if out is not None:
-            targets = [out] if isinstance(out, np.ndarray) else list(out)
+            targets: list[Any] = list(out) if isinstance(out, (list, tuple)) else [out]
             if len(targets) != len(ys):
                 raise ShapeError(f"program: expected {len(ys)} arrays in out, got {len(targets)}")
             for y, target in zip(ys, targets, strict=True):
-                if target.shape != y.shape or target.dtype != y.dtype:
-                    came = f"{target.shape} {target.dtype}"
+                if not isinstance(target, np.ndarray) or target.shape != y.shape or target.dtype != y.dtype:
+                    array = isinstance(target, np.ndarray)
+                    came = f"{target.shape} {target.dtype}" if array else type(target).__name__
                     raise ShapeError(f"program: expected out of shape {y.shape} and dtype {y.dtype}, got {came}")
                 np.copyto(target, y)
             ys = targets

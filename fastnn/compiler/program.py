@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import operator
 import os
 import statistics
 import threading
@@ -19,7 +21,7 @@ from .. import _backends
 from .. import functional as F
 from ..errors import ShapeError
 from ..layers.activation import Softmax
-from ..layers.base import shapes
+from ..layers.base import Layer, shapes
 from ..layers.function import Add
 from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import _BatchNorm
@@ -30,7 +32,7 @@ from .graph import Graph, Node, Value, trace
 from .passes import optimise
 
 if TYPE_CHECKING:
-    from ..layers.base import Array, Layer, Shape
+    from ..layers.base import Array, Shape
 
 __all__ = ["Program", "compile"]
 
@@ -86,11 +88,24 @@ def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: st
     >>> program(np.zeros((2, 4), np.float32)).shape
     (2, 3)
     """
-    if precision not in PRECISIONS:
+    if not isinstance(model, Layer):
+        came = repr(model) if isinstance(model, type) else type(model).__name__
+        raise TypeError(f"compile: expected a model, which is a layer of fastnn.layers, got {came}")
+    if not isinstance(precision, str) or precision not in PRECISIONS:
         raise ValueError(
             f"compile: unknown precision {precision!r}; expected one of {', '.join(map(repr, PRECISIONS))}"
         )
-    given = tuple(tuple(int(n) for n in shape) for shape in shapes(input_shape))
+    try:
+        given = tuple(tuple(operator.index(n) for n in shape) for shape in shapes(input_shape))
+    except TypeError:
+        raise TypeError(f"compile: expected an input shape of whole numbers, (N, ...), got {input_shape!r}") from None
+    try:
+        inspect.signature(model.output_shape).bind(*given)
+    except TypeError:
+        text = ", ".join(map(str, given))
+        raise ShapeError(
+            f"compile: the model does not take {len(given)} input{'s' * (len(given) != 1)}: {text}"
+        ) from None
     if not all(min(shape, default=0) >= 0 for shape in given):
         raise ShapeError(f"compile: expected an input shape (N, ...), got {tuple(input_shape)}")
     dtypes = [a.dtype for a in {**model.params, **model.buffers}.values() if a.dtype.kind == "f"]
@@ -264,7 +279,7 @@ class Program:
         """``out`` after its checks, or new arrays."""
         given: Sequence[Array | None] = [None] * len(outputs)
         if out is not None:
-            given = [out] if isinstance(out, np.ndarray) else list(out)
+            given = list(out) if isinstance(out, (list, tuple)) else [out]  # type: ignore[list-item]
             if len(given) != len(outputs):
                 raise ShapeError(f"program: expected {len(outputs)} arrays in out, got {len(given)}")
         ys: list[Array] = []
@@ -549,7 +564,7 @@ class Program:
         >>> [timed.step.layer for timed in profile.steps], profile.steps[0].step.flops
         (['Linear 4->3'], 48)
         """
-        if repeats is not None and (isinstance(repeats, bool) or repeats < 1):
+        if repeats is not None and (isinstance(repeats, bool) or not isinstance(repeats, int) or repeats < 1):
             raise ValueError(f"profile: repeats must be a whole number of at least 1, got {repeats!r}")
         xs: Any = (x,) if len(self._input_shapes) == 1 else x
         if x is None:

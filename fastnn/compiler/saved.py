@@ -261,6 +261,7 @@ def load_program(path: str | os.PathLike[str]) -> Program:
     >>> fnn.load_program("net.fnn")
     Program (2, 4) -> (2, 3), 1 steps
     """
+    path = os.fsdecode(path)  # not a number, which would be an open file's
     if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block, a device never end
         raise FileFormatError(f"{os.fspath(path)}: not a regular file")
     with open(path, "rb") as file:

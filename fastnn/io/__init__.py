@@ -31,7 +31,7 @@ _MAX_NAME = 65_000
 
 
 def _format(caller: str, path: str | os.PathLike[str], formats: dict[str, ModuleType]) -> ModuleType:
-    suffix = os.path.splitext(os.fspath(path))[1].lower()
+    suffix = os.path.splitext(os.fsdecode(path))[1].lower()
     if suffix not in formats:
         *others, last = formats
         expected = f"{', '.join(others)} or {last}"

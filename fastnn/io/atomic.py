@@ -28,7 +28,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     >>> path.read_bytes()
     b'whole'
     """
-    target = os.path.realpath(path)
+    target = os.path.realpath(os.fsdecode(path))
     mode = _mode(target)
     folder = os.path.dirname(target)
     beside = os.path.join(folder, f".fastnn-{secrets.token_hex(8)}.tmp")

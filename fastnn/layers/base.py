@@ -177,8 +177,16 @@ class Layer:
                 f"load_state: expected a dict of arrays by name, got {type(state).__name__}; "
                 "fastnn.load_state(path) reads one from a file"
             )
+        for name in state:
+            if not isinstance(name, str):
+                raise TypeError(f"load_state: names must be strings, got {name!r}")
         own = {**self.params, **self.buffers}
-        arrays = {name: np.asarray(array) for name, array in _fitting(state, own).items()}
+        arrays = {}
+        for name, array in _fitting(state, own).items():
+            try:
+                arrays[name] = np.asarray(array)
+            except ValueError as error:
+                raise ValueError(f"load_state: {name} is not an array: {error}") from None
         missing, unexpected = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
         problems = []
         if missing:
