@@ -247,9 +247,16 @@ class _Problem:
             given = np.asarray(part)
             if given.dtype.kind not in "fiub":
                 raise TypeError(f"gradcheck: {name} has dtype {given.dtype}; expected real numbers")
+            if not given.size:
+                raise ShapeError(f"gradcheck: {name} of shape {given.shape} is empty: there is nothing to compare")
             self.xs[name] = np.array(given, np.float64, order="C")
         self.forward = self._forward_of(target, seed)
-        result, way_back = self._run()
+        made: Any = self._run()
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise TypeError(
+                f"gradcheck: the function must return (loss, dx) or (y, backward), got {type(made).__name__}"
+            )
+        result, way_back = made
         self.y = _output(result)
         if callable(way_back):
             self.dy = generator.standard_normal(self.y.shape) if self.y.ndim else np.ones(())

@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from . import functional as F
 from . import losses
 from ._text import table
+from .errors import ShapeError
 from .layers.base import Array, Layer
 from .random import Stream, draw_seed
 
@@ -230,9 +232,12 @@ def statistics(
     function = losses.get(loss)
     several = isinstance(x, tuple) and len(x) > 0 and all(isinstance(part, np.ndarray) for part in x)
     xs: tuple[Any, ...] = x if several else (x,)  # type: ignore[assignment]
+    xs = tuple(F._array("statistics", "x", part) for part in xs)
+    if not all(part.ndim and len(part) for part in xs):
+        raise ShapeError(f"statistics: x has no rows, its shape is {', '.join(str(part.shape) for part in xs)}")
     dtypes = [array.dtype for array in model.params.values() if array.dtype.kind == "f"]
     if dtypes:
-        xs = tuple(np.asarray(part).astype(np.result_type(*dtypes), copy=False) for part in xs)
+        xs = tuple(part.astype(np.result_type(*dtypes), copy=False) for part in xs)
     twin: Layer = model.copy()
     twin.zero_grad()
     watch = _Watch(twin)

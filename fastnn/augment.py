@@ -738,6 +738,8 @@ class _Mixture(Augmentation):
         """Labels as probabilities (N, classes)."""
         name, labels = type(self).__name__, np.asarray(y)
         if labels.ndim == 2 and labels.dtype.kind == "f":
+            if self.classes is not None and labels.shape[1] != self.classes:
+                raise ShapeError(f"{name}: probabilities {labels.shape} for {self.classes} classes")
             return labels.astype(dtype)
         if labels.ndim != 1 or labels.dtype.kind not in "iu":
             raise TypeError(f"{name}: expected classes (N,) or probabilities (N, C), got {labels.dtype} {labels.shape}")

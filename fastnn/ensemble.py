@@ -84,7 +84,16 @@ class Ensemble(Layer):
 
     def __call__(self, x: ArrayLike) -> Array:
         """Return the combined answer for x (N, ...)."""
-        return _mean((model(x) for model in self.models), self.combine)
+        return _mean(self._answers(x), self.combine)
+
+    def _answers(self, x: ArrayLike) -> Iterator[Array]:
+        shape: tuple[int, ...] | None = None
+        for i, model in enumerate(self.models):
+            y = model(x)
+            if shape is not None and y.shape != shape:
+                raise ShapeError(f"Ensemble: model {i} answers {y.shape}, the ones before it {shape}")
+            shape = y.shape
+            yield y
 
     def forward(self, x: ArrayLike, rng: RNG = None) -> Any:
         raise TypeError("Ensemble: the members are trained one by one, each with a Trainer of its own")

@@ -1572,7 +1572,8 @@ def _class_labels(op: str, labels: ArrayLike, rows: int, classes: int, ignore_in
     if array.shape != (rows,):
         raise ShapeError(f"{op}: expected one label for each of the {rows} rows of scores, got labels {array.shape}")
     if array.dtype.kind not in "iu":
-        raise TypeError(f"{op}: labels have dtype {array.dtype}; classes are whole numbers")
+        hint = "labels.astype(int)" if array.dtype.kind in "fb" else "numpy.unique(labels, return_inverse=True)[1]"
+        raise TypeError(f"{op}: labels have dtype {array.dtype}; classes are whole numbers, such as {hint}")
     array = np.ascontiguousarray(array, _INT64)
     bad = ((array < 0) | (array >= classes)) & (array != ignore_index)
     if bad.any():
@@ -1646,7 +1647,8 @@ def _cross_entropy(
     if given.ndim == 2:
         soft = _rowmajor(op, "labels", given)
         if soft.shape != array.shape:
-            raise ShapeError(f"{op}: probabilities must have the shape of scores {array.shape}, got {soft.shape}")
+            hint = "; of classes give labels.ravel()" if soft.shape == (n, 1) else ""
+            raise ShapeError(f"{op}: probabilities must have the shape of scores {array.shape}, got {soft.shape}{hint}")
     else:
         hard = _class_labels(op, given, n, c, ignore_index)
     weights = _vector(op, "weight", weight, c, "class")

@@ -150,7 +150,7 @@ def compare(
         raise TypeError(f"compare: expected names with a History or several, got {type(histories).__name__}")
     runs: dict[str, tuple[History, ...]] = {}
     for name, given in histories.items():
-        several = (given,) if isinstance(given, History) else tuple(given)
+        several = (given,) if isinstance(given, History) else tuple(given) if isinstance(given, Sequence) else ()
         if not several or not all(isinstance(run, History) for run in several):
             raise TypeError(f"compare: {name!r} needs a History, or a sequence of at least one, got {given!r}")
         if not all(len(run) for run in several):
@@ -166,6 +166,8 @@ def compare(
         raise ValueError(f"compare: not every run has {metric!r}; all have {', '.join(known)}")
     sign = -1 if _higher(metric) else 1
     bests = {name: tuple(sign * min(sign * v for v in getattr(r, metric)) for r in rs) for name, rs in runs.items()}
+    if target is not None and not math.isfinite(target):
+        raise ValueError(f"compare: target must be a number, got {target!r}")
     if target is None:
         target = sign * max(sign * value for values in bests.values() for value in values)
     contestants = []

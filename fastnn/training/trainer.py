@@ -295,7 +295,7 @@ class Trainer:
         shuffle: bool = True,
         augment: Callable[..., Any] | None = None,
         schedule: Callable[[float], float] | None = None,
-        monitors: Sequence[Monitor | Callable[[Run], Any]] = (),
+        monitors: Sequence[Monitor | Callable[[Run], Any]] | None = (),
         progress: bool | str | None = None,
     ) -> History:
         """Train for a number of epochs.
@@ -330,7 +330,8 @@ class Trainer:
             Training stops early, and ``history.stopped`` says why, when the loss is no longer a finite number or a
             monitor stops it.
         """
-        xs, ys = self._inputs(data[0]), _parts(data[1])
+        x, y = _pair("data", data)
+        xs, ys = self._inputs(x), _parts(y)
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"Trainer.fit: {name} must be a whole number of at least 1, got {value!r}")
@@ -341,14 +342,17 @@ class Trainer:
             raise TypeError(f"Trainer.fit: schedule must be a function, such as those of schedules, got {schedule!r}")
         if not callable(augment) and augment is not None:
             raise TypeError(f"Trainer.fit: augment must be a function, such as those of augment, got {augment!r}")
+        if augment is None:  # which may make other images and labels of these
+            self._check_labels("Trainer.fit", x, y)
         if validation is not None:
+            validation = _pair("validation", validation)
             self._check_labels("Trainer.fit: validation", *validation)
         if getattr(schedule, "needs_validation", False) and validation is None:
             raise ValueError(f"Trainer.fit: the schedule {schedule!r} needs validation=(x, y), whose loss drives it")
         starts = range(0, n, batch_size)
         history = History(steps_per_epoch=len(starts))
         run = Run(self, history, (xs, ys), validation, int(epochs), int(batch_size))
-        watching, watched = monitoring(monitors), 0.0
+        watching, watched = monitoring(() if monitors is None else monitors), 0.0
 
         def tell(what: str) -> None:
             nonlocal watched
@@ -370,8 +374,11 @@ class Trainer:
                     rows = order[start : start + batch_size]
                     batch, labels = _alone([x[rows] for x in xs]), _alone([y[rows] for y in ys])
                     if augment is not None:
-                        batch, labels = augment(batch, labels, rng=np.random.default_rng([self.seed, self.steps, 1]))
-                    factor = 1.0 if schedule is None else schedule(run.step / (epochs * len(starts)))
+                        made = augment(batch, labels, rng=np.random.default_rng([self.seed, self.steps, 1]))
+                        if not isinstance(made, tuple) or len(made) != 2:
+                            raise TypeError(f"Trainer.fit: augment must return (x, y), got {type(made).__name__}")
+                        batch, labels = made
+                    factor = 1.0 if schedule is None else _factor(schedule, run.step / (epochs * len(starts)))
                     tell("before_step")
                     loss, penalty, scores = self._step(batch, labels, rate=factor)
                     history.step_loss.append(loss)
@@ -481,6 +488,22 @@ def _parts(x: Rows) -> tuple[Array, ...]:
     """What a batch gives as one array, or as a tuple of several."""
     several = isinstance(x, tuple) and len(x) > 0 and all(isinstance(part, np.ndarray) for part in x)
     return x if several else (np.asarray(x),)  # type: ignore[return-value]
+
+
+def _pair(name: str, data: Any) -> tuple[Any, Any]:
+    """Inputs and labels, as they come in a tuple or list of two."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        came = f"{len(data)} parts" if isinstance(data, (tuple, list)) else type(data).__name__
+        raise TypeError(f"Trainer.fit: {name} must be (x, y), got {came}")
+    return data[0], data[1]
+
+
+def _factor(schedule: Callable[[float], float], share: float) -> float:
+    """What a schedule says, where it is a factor of a rate."""
+    factor = schedule(share)
+    if not isinstance(factor, (int, float, np.number)) or not 0 <= factor < math.inf:
+        raise ValueError(f"Trainer.fit: the schedule must give a number of at least 0, got {factor!r} at {share:.3g}")
+    return float(factor)
 
 
 def _alone(parts: Sequence[Array]) -> Any:
