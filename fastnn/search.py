@@ -14,6 +14,7 @@ import contextlib
 import itertools
 import math
 import os
+import pickle
 import socket
 import tempfile
 import time
@@ -26,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import need
+from .errors import ShapeError, need
 from .threads import get_num_threads, num_threads
 from .training import Trainer
 from .training.monitors import Divergence, Monitor, Run
@@ -123,8 +124,8 @@ class _Chosen:
 class _Probe:
     """Notes what is asked for, to lay a grid; answers with the middle."""
 
-    def __init__(self, points: int | Mapping[str, int | Sequence[Any]]) -> None:
-        self.points = points
+    def __init__(self, points: int | Mapping[str, int | Sequence[Any]], moved: Mapping[str, Any]) -> None:
+        self.points, self.moved = points, moved
         self.axes: dict[str, list[Any]] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool, step: float | None) -> float:
@@ -142,6 +143,10 @@ class _Probe:
         given = self.points.get(name, 3) if isinstance(self.points, Mapping) else self.points
         if not isinstance(given, int):
             values = [kind(value) for value in given]
+            # As far off as a rounding they are taken for the ends.
+            outside = [v for v in values if not low - 1e-9 * abs(low) <= v <= high + 1e-9 * abs(high)]
+            if outside and name not in self.moved:
+                raise ValueError(f"search.grid: points of {name!r} lie from {low:g} to {high:g}, got {outside[0]:g}")
         else:
             if given < 1:
                 raise ValueError(f"search.grid: points of {name!r} must be at least 1, got {given}")
@@ -403,6 +408,9 @@ def coarse_to_fine(
     build, data and others
         As for `random`.
     """
+    if not isinstance(trials, Sequence) or not isinstance(epochs, Sequence):
+        came = f"{trials!r} and {epochs!r}"
+        raise TypeError(f"search.coarse_to_fine: trials and epochs have a number for each stage, got {came}")
     if len(trials) != len(epochs) or not trials:
         raise ValueError(f"search.coarse_to_fine: as many trials as epochs, got {list(trials)} and {list(epochs)}")
     middle = [f"middle {i}" if len(trials) > 3 else "middle" for i in range(1, len(trials) - 1)]
@@ -465,7 +473,12 @@ def _search(
     for what, value in whole.items():
         if value < (0 if what == "trials of the grid stage" else 1):
             raise ValueError(f"{op}: {what.replace('folds', 'folds, less one,')} must be at least 1, got {value}")
+    rows = _check_rows(op, "data", data)
+    if validation is not None:
+        _check_rows(op, "validation", validation)
     if folds is not None:
+        if folds > rows:
+            raise ValueError(f"{op}: folds must be at most the {rows} rows, got {folds}")
         _splits(data, folds, seed)
     if not callable(build):
         raise TypeError(f"{op}: build must be a function of a trial that returns a Trainer, got {build!r}")
@@ -473,7 +486,7 @@ def _search(
     with _quiet(optuna), tempfile.TemporaryDirectory() as folder:
         if storage is None and jobs > 1:
             storage = Path(folder) / "search.journal"
-        study = _study(storage, name, task)
+        study = _opened(op, storage, name, task)
         _agree(op, study, {"kind": kind, "seed": seed, "metric": metric, "folds": folds or 0})
         ranges: dict[str, Any] = {}
         moved: list[str] = []
@@ -481,7 +494,7 @@ def _search(
             for i, stage in enumerate(stages):
                 for move in range(stage.moves + 1):
                     label = stage.name + (f", moved {move}x" if move else "")
-                    plan = _plan(kind, task, stage, ranges, points)
+                    plan = _plan(op, task, stage, ranges, points if kind == "grid" else None)
                     _run(study, storage, name, task, _Job(label, stage.epochs, ranges, plan), jobs, bar)
                     here = [row for row in map(_row, _own(study)) if row.stage == label and row.state == "done"]
                     if not here:
@@ -537,6 +550,28 @@ def _study(storage: str | Path | None, name: str, task: _Task) -> Any:
         sampler=task.sampler or _sampler(task.seed),
         pruner=task.pruner or optuna.pruners.NopPruner(),
     )
+
+
+def _opened(op: str, storage: str | Path | None, name: str, task: _Task) -> Any:
+    """The study; what keeps its storage from being opened is said in words."""
+    file = None if storage is None or "://" in str(storage) else Path(storage)
+    if file is not None and not file.parent.is_dir():
+        raise FileNotFoundError(f"{op}: storage: there is no folder {file.parent}")
+    if file is not None and file.is_dir():
+        raise IsADirectoryError(f"{op}: storage: {file} is a folder; give a file in it")
+    try:
+        return _study(storage, name, task)
+    except PermissionError as error:
+        raise PermissionError(f"{op}: storage {str(storage)!r} cannot be written: {error}") from error
+    except Exception as error:
+        # Of Optuna, of SQLAlchemy and its drivers, of JSON: each has its own for a file that is no storage.
+        if storage is None:
+            raise
+        told = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(
+            f"{op}: storage {str(storage)!r} cannot be opened ({told}); it is damaged, or not that of a search: "
+            "move it away and start anew"
+        ) from error
 
 
 def _database(optuna: Any, url: str) -> Any:
@@ -607,12 +642,15 @@ def _sampler(seed: int) -> Any:
     return Counted()
 
 
-def _plan(kind: str, task: _Task, stage: _Stage, ranges: dict[str, Any], points: Any) -> list[dict[str, Any]]:
-    """For each trial of a stage the values that are fixed beforehand."""
-    if kind != "grid":
+def _plan(op: str, task: _Task, stage: _Stage, ranges: dict[str, Any], points: Any) -> list[dict[str, Any]]:
+    """For each trial of a stage the values that are fixed beforehand: those of a grid, or none."""
+    if points is None:
         return [{}] * stage.trials
-    probe = _Probe(points)
+    probe = _Probe(points, ranges)
     task.build(Trial(probe, ranges, task.seed))
+    if unknown := set(points if isinstance(points, Mapping) else ()) - set(probe.axes):
+        known = ", ".join(probe.axes) or "nothing"
+        raise ValueError(f"{op}: points of {', '.join(map(repr, sorted(unknown)))}, but build asks for {known}")
     return [dict(zip(probe.axes, values, strict=True)) for values in itertools.product(*probe.axes.values())]
 
 
@@ -829,6 +867,15 @@ def _in_parallel(storage: Any, name: str, task: _Task, job: _Job, jobs: int) -> 
         run(joblib.delayed(_process)(storage, name, task, job, threads) for _ in range(jobs))
     except TerminatedWorkerError:
         pass  # its trial is found dead, and the rest goes on
+    except (pickle.PicklingError, TypeError) as error:
+        if not isinstance(error, pickle.PicklingError) and "pickle" not in str(error):
+            raise
+        lines = str(error.__cause__ or error).replace('"""', "").strip().splitlines()
+        reason = lines[-1] if lines else "no reason given"
+        raise TypeError(
+            f"search: build or the data cannot be sent to other processes ({reason}); let build make what it needs "
+            "itself, or search with jobs=1"
+        ) from error
 
 
 def _process(storage: Any, name: str, task: _Task, job: _Job, threads: int) -> None:
@@ -863,6 +910,20 @@ def _work(study: Any, task: _Task, job: _Job, bar: Any = None) -> None:
             study.tell(trial, value)
         if bar is not None:
             bar("", 1)
+
+
+def _check_rows(op: str, name: str, data: Any) -> int:
+    """How many rows of inputs and labels there are; every trial would fail where they do not fit."""
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise TypeError(f"{op}: {name} must be (x, y), got {type(data).__name__}")
+    x, y = data[0], np.asarray(data[1])
+    parts = [np.asarray(part) for part in (x if isinstance(x, tuple) else (x,))]
+    shapes = ", ".join(str(part.shape) for part in parts)
+    if not y.ndim or any(not part.ndim or len(part) != len(y) for part in parts):
+        raise ShapeError(f"{op}: {name}: one label for each row of x, got x {shapes} and y {y.shape}")
+    if not len(y):
+        raise ShapeError(f"{op}: {name} has no rows, got x {shapes}")
+    return len(y)
 
 
 def _splits(data: tuple[Any, Any], folds: int, seed: int) -> list[tuple[Any, Any]]:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 import fastnn as fnn
+from fastnn.errors import ShapeError
 from fastnn.layers import Linear, ReLU, Sequential
 
 optuna = pytest.importorskip("optuna", reason="a search needs Optuna")
@@ -337,3 +339,72 @@ def test_without_optuna_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(fnn.MissingDependencyError, match=r"fastnn\[train\]"):
         search.random(build, DATA, **SHORT)
+
+
+# ---- what does not fit is said before the first trial ----
+
+ROWS = np.zeros((30, 4), np.float32), np.arange(30) % 3
+
+
+def simple(trial: Any) -> Any:
+    lr = trial.suggest_float("lr", 1e-3, 1.0, log=True)
+    return fnn.Trainer(fnn.layers.Linear(4, 3, rng=0), optimizer=fnn.optim.SGD(lr), rng=trial.seed)
+
+
+def one_trial(build: Any = simple, data: Any = ROWS, **options: Any) -> Any:
+    options = {"trials": 1, "epochs": 1, "moves": 0, "progress": False, "validation": ROWS, **options}
+    return search.random(build, data, **options)
+
+
+def on_grid(points: Any) -> Any:
+    return search.grid(simple, ROWS, validation=ROWS, points=points, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: one_trial(data=(ROWS[0][:0], ROWS[1][:0])), ShapeError, "data has no rows"),
+        (lambda: one_trial(data=(ROWS[0], ROWS[1][:-1])), ShapeError, r"got x \(30, 4\) and y \(29,\)"),
+        (lambda: one_trial(validation=(ROWS[0], ROWS[1][:-1])), ShapeError, "validation: one label for each row"),
+        (lambda: one_trial(data=ROWS[0]), TypeError, r"data must be \(x, y\), got ndarray"),
+        (lambda: one_trial(validation=None, folds=31), ValueError, "folds must be at most the 30 rows, got 31"),
+        (lambda: on_grid({"rate": [1]}), ValueError, "points of 'rate', but build asks for lr"),
+        (lambda: on_grid({"lr": [0.1, 5.0]}), ValueError, "points of 'lr' lie from 0.001 to 1, got 5"),
+        (lambda: search.coarse_to_fine(simple, ROWS, validation=ROWS, trials=3), TypeError, "number for each stage"),
+    ],
+)
+def test_what_does_not_fit(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_storage_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "noise.journal").write_bytes(bytes(range(128, 256)))
+    with pytest.raises(ValueError, match=r"noise.journal' cannot be opened.*start anew"):
+        one_trial(storage=tmp_path / "noise.journal")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        one_trial(storage=tmp_path / "no" / "search.journal")
+    with pytest.raises(IsADirectoryError, match="give a file in it"):
+        one_trial(storage=tmp_path)
+    with pytest.raises(ValueError, match="cannot be opened"):
+        one_trial(storage="bogus://search")
+
+
+def test_a_database_that_is_none(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    (tmp_path / "noise.db").write_bytes(b"SQLite format 3\0" + bytes(range(128, 256)) * 40)
+    with pytest.raises(ValueError, match=r"noise.db' cannot be opened.*DatabaseError"):
+        one_trial(storage=f"sqlite:///{tmp_path}/noise.db")
+
+
+def test_what_cannot_be_sent_to_other_processes() -> None:
+    pytest.importorskip("joblib")
+    lock = threading.Lock()
+
+    def build(trial: Any) -> Any:
+        with lock:
+            return simple(trial)
+
+    assert len(one_trial(build).rows) == 1  # here it can
+    with pytest.raises(TypeError, match=r"cannot be sent to other processes.*jobs=1"):
+        one_trial(build, jobs=2)
