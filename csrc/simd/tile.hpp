@@ -11,6 +11,7 @@
 //   split_bf16<n>(low, high, to, stride)     16 and 16 floats -> n rows of 32 bfloat16, `stride` apart, in the order
 //                                            low[0] high[0] low[1] high[1] ..; the sum of three is the float, of two
 //                                            the float to 16 bits; one is the float rounded
+//   split_bf16_in_order<n>(from, to, stride) the same of 32 floats in their order
 //
 // The arithmetic is that of Intel's manual for TDPBF16PS: even and odd k are summed apart, each in a chain of fused
 // multiply-adds from zero; the two sums are added, then c is. Every step rounds to nearest even, denormals count as
@@ -147,22 +148,30 @@ class Tiles {
 // the instruction that does that. What three parts leave over is nothing, so the third is cut off. A NaN stays one in
 // the last part, whatever its payload makes of the others; infinity gives NaN in all parts but the first.
 template <int n>
-FASTNN_INLINE void split_bf16(const float* low, const float* high, uint16_t* to, int64_t stride) {
-  constexpr int lanes = Vec<float>::lanes;
+FASTNN_INLINE void split_pairs(Vec<float> a, Vec<float> b, uint16_t* to, int64_t stride) {
   const U32 half = set1_u32(0x8000u), upper = set1_u32(0xffff0000u);
-  for (int i = 0; i < 16; i += lanes) {
-    Vec<float> a = load(low + i), b = load(high + i);
 #pragma GCC unroll 3
-    for (int part = 0; part < n; ++part) {
-      if (n < 3 && part == n - 1) a = select(is_nan(a), set1(__builtin_nanf("")), a);
-      if (n < 3 && part == n - 1) b = select(is_nan(b), set1(__builtin_nanf("")), b);
-      const U32 bits_a = bit_cast_u32(a), bits_b = bit_cast_u32(b);
-      const U32 rounded_a = part == 2 ? bits_a : bits_a + half;
-      const U32 rounded_b = (part == 2 ? bits_b : bits_b + half) & upper;
-      store_u32(reinterpret_cast<uint32_t*>(to + part * stride + 2 * i), shift_right<16>(rounded_a) ^ rounded_b);
-      if (part == n - 1) break;
-      a = a - bit_cast_f32(rounded_a & upper), b = b - bit_cast_f32(rounded_b);
-    }
+  for (int part = 0; part < n; ++part) {
+    if (n < 3 && part == n - 1) a = select(is_nan(a), set1(__builtin_nanf("")), a);
+    if (n < 3 && part == n - 1) b = select(is_nan(b), set1(__builtin_nanf("")), b);
+    const U32 bits_a = bit_cast_u32(a), bits_b = bit_cast_u32(b);
+    const U32 rounded_a = part == 2 ? bits_a : bits_a + half;
+    const U32 rounded_b = (part == 2 ? bits_b : bits_b + half) & upper;
+    store_u32(reinterpret_cast<uint32_t*>(to + part * stride), shift_right<16>(rounded_a) ^ rounded_b);
+    if (part == n - 1) break;
+    a = a - bit_cast_f32(rounded_a & upper), b = b - bit_cast_f32(rounded_b);
+  }
+}
+template <int n>
+FASTNN_INLINE void split_bf16(const float* low, const float* high, uint16_t* to, int64_t stride) {
+  for (int i = 0; i < 16; i += Vec<float>::lanes) split_pairs<n>(load(low + i), load(high + i), to + 2 * i, stride);
+}
+template <int n>
+FASTNN_INLINE void split_bf16_in_order(const float* from, uint16_t* to, int64_t stride) {
+  constexpr int lanes = Vec<float>::lanes;
+  for (int i = 0; i < 32; i += 2 * lanes) {
+    const Vec<float> a = load(from + i), b = load(from + i + lanes);
+    split_pairs<n>(even_lanes(a, b), odd_lanes(a, b), to + i, stride);
   }
 }
 

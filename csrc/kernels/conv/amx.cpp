@@ -9,7 +9,7 @@
 // shadow. Error against float64 as part of the rms of y (and of a plain chain of multiply-adds), 3x3, x after ReLU: 16
 // channels 1.2e-7 (1.5e-7), 64 1.8e-7 (2.9e-7), 256 3.8e-7 (6.3e-7). Products below 8e-34 lose low parts, below 1.2e-38
 // all, as denormals are flushed. An image with a sum that is not finite (infinity, NaN, overflow) is done again by
-// im2col, and all that has groups, float64 or fewer than 16 channels is done there at once.
+// im2col, and all that has groups, float64 or too few channels is done there at once.
 #include "kernels/conv/amx_planes.hpp"
 #include "kernels/conv/epilogue.hpp"
 #include "runtime/fp_state.hpp"
@@ -19,9 +19,9 @@ namespace {
 
 constexpr int64_t kKeepAwake = 4;  // steps: a tile store that follows 2000 idle cycles costs 650-870
 constexpr int64_t kImages = 1024;  // at a time: one flag each on the stack
-// A step rounds the sum six times whatever it holds, a chain once per channel: with half of x zero the rms error is 1.2
-// times the chain's at 8 channels, .97 at 12, .86 at 16 (the worst of 3x3 to 11x11).
-constexpr int64_t kLeastChannels = 16;
+// A step rounds the sum six times whatever it holds, a chain once per element: with half of x zero the rms error is 1.2
+// times the chain's at 8 elements of a step's 32, .97 at 12, .86 at 16 (the worst of 3x3 to 11x11).
+constexpr int64_t kLeastElements = 12;
 
 // ---- the end of a block: a pixel at a time where all 32 channels lie side by side in y, else in eight parts ----
 
@@ -199,9 +199,10 @@ struct Shadow {
 // One step of 32 pixels x 32 channels out, in an order that reloads least: 24 products and 14 tile loads of three
 // parts. After each quartet `between` does something else, which costs next to nothing there.
 template <int parts, class Between>
-FASTNN_INLINE void multiply_step(Tiles& t, const uint16_t* x, int64_t part, const uint16_t* w, const Between& between) {
+FASTNN_INLINE void multiply_step(Tiles& t, const uint16_t* x, int64_t part, int64_t pitch, const uint16_t* w,
+                                 const Between& between) {
   const auto load_x = [&](int64_t i) __attribute__((always_inline)) {
-    t.load<4>(x + i * part, 64), t.load<5, 1024>(x + i * part, 64);
+    t.load<4>(x + i * part, pitch), t.load<5>(x + i * part + pitch * 8, pitch);
   };
   const auto products = [&]() __attribute__((always_inline)) {
     t.dot<0, 4, 6>(), t.dot<1, 4, 7>(), t.dot<2, 5, 6>(), t.dot<3, 5, 7>();
@@ -236,8 +237,8 @@ FASTNN_INLINE void multiply_step(Tiles& t, const uint16_t* x, int64_t part, cons
 // Steps of one block, added to tiles 0..3: four accumulators, as a product takes 52 cycles and one can start every 16.
 template <int parts>
 struct Steps {
-  const uint16_t* x;  // planes, from the block's first pixel
-  int64_t part;
+  const uint16_t* x;    // planes, from the block's first pixel
+  int64_t part, pitch;  // elements from part to part, bytes from pixel to pixel
   const int64_t* offsets;
   const uint16_t* w;
   int64_t count;
@@ -246,7 +247,7 @@ struct Steps {
   template <class Between>
   FASTNN_MEMBER_INLINE void next(Tiles& t, int64_t step, const Between& between) {
     constexpr int64_t awake = kKeepAwake * 6 / (parts * (parts + 1) / 2);
-    multiply_step<parts>(t, x + offsets[step], part, w, between);
+    multiply_step<parts>(t, x + offsets[step], part, pitch, w, between);
     w += parts * kPartWeights;
     if (step % awake == awake - 1) t.store<4>(unread, 64);
   }
@@ -269,14 +270,20 @@ void multiply_block(Tiles& t, Steps<parts> s, Shadow<parts>& shadow) {
 // Where each step's first pixel lies in the planes, for a block that begins at flat pixel `pixel` of the task.
 void fill_offsets(int64_t* offsets, const Plan& p, const Conv2dArgs& q, int64_t pixel) {
   pixel %= p.ring;
+  if (p.by_rows) {
+    for (int64_t i = 0; i < q.kh; ++i) {
+      const int64_t slot = (pixel + i * q.dilation_h / q.stride_h * p.columns.pitch) % p.ring;
+      for (int64_t j = 0; j < p.row_steps; ++j) *offsets++ = i % p.rows.period * p.plane + slot * p.width + j * kBlock;
+    }
+    return;
+  }
   for (int64_t i = 0; i < q.kh; ++i)
     for (int64_t j = 0; j < q.kw; ++j, ++offsets) {
       const int64_t phase = i % p.rows.period * p.columns.phases + j % p.columns.period;
       const int64_t shift = i * q.dilation_h / q.stride_h * p.columns.pitch + j * q.dilation_w / q.stride_w;
       const int64_t slot = pixel + shift < p.ring ? pixel + shift : pixel + shift - p.ring;
-      const int64_t at = (phase * p.plane + slot) * kBlock;
       for (int64_t block = 0; block < p.channel_blocks; ++block)
-        offsets[block * p.taps] = at + block * p.parts * p.part * kBlock;
+        offsets[block * p.taps] = block * p.parts * p.part + phase * p.plane + slot * kBlock;
     }
 }
 
@@ -383,8 +390,10 @@ class Task {
       tiles_.load<0>(sums, 128), tiles_.load<1>(sums + 16, 128), tiles_.load<2>(sums + 512, 128),
           tiles_.load<3>(sums + 528, 128);
     const uint16_t* w = weights_ + ((panel_ + panel) * p_.steps + step) * p_.step_weights();
-    multiply_block<parts>(
-        tiles_, {shadow_.planes.memory() + x * kBlock, p_.part * kBlock, offsets_ + step, w, count, unread_}, shadow_);
+    multiply_block<parts>(tiles_,
+                          {shadow_.planes.memory() + x * p_.width, p_.part, p_.width * int64_t{sizeof(uint16_t)},
+                           offsets_ + step, w, count, unread_},
+                          shadow_);
     shadow_.finish.drain();
     tiles_.store<0>(sums, 128), tiles_.store<1>(sums + 16, 128);
     tiles_.store<2>(sums + 512, 128), tiles_.store<3>(sums + 528, 128);
@@ -446,7 +455,9 @@ void in_parts(const Conv2dArgs& q, const F& f) {
 
 // Everything else is done by im2col, which then has packed the weights too.
 static bool takes_tiles(const Conv2dArgs& q) {
-  return q.dtype == kFloat32 && q.groups == 1 && q.c >= kLeastChannels && q.n * q.o * q.oh * q.ow * q.kh * q.kw != 0;
+  if (q.dtype != kFloat32 || q.groups != 1 || q.n * q.o * q.oh * q.ow * q.kh * q.kw == 0) return false;
+  const Plan p = steps_of(q, q.parts);
+  return q.kh * q.kw * q.c >= kLeastElements * p.steps;
 }
 
 int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {

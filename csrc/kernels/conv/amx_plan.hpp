@@ -4,6 +4,11 @@
 // The images of a batch lie one below the other as one tall image in one long row of flat pixels: pixel f is column
 // f % pitch of plane row f / pitch, rows of neighbouring images share their zeros as columns of neighbouring rows do,
 // and a tap is one shift. Flat pixels that no output has (between rows, between images) are computed and not stored.
+//
+// Where a tap has too few channels for a step, or some for a part of one, steps are cut from whole rows of taps: a row
+// of the kernel is kw * c elements that lie side by side in a row of x. 7x7 with 3 channels takes 7 steps instead of
+// 49, 3x3 with 16 takes 6 instead of 9. An output pixel is stride_w * c elements wide, so that the rows of a tile
+// overlap.
 #pragma once
 #include "kernels/kernels.hpp"
 #include "runtime/team.hpp"
@@ -17,6 +22,7 @@ constexpr int64_t kPartWeights = kBlock * kBlock;  // bfloat16 of one part of a 
 // Bytes of the 2 MB of L2 that stay there while a task runs: the weights of its panels where all panels take turns at a
 // block of pixels, the planes of its pixels where all pixels take turns at a panel.
 constexpr int64_t kWeightsBudget = 1 << 20, kPlanesBudget = 1600 << 10;
+constexpr int64_t kLongestRow = 512;   // elements of a row of taps from which steps are cut
 constexpr int64_t kWeightsBlock = 36;  // steps: weights that all pixels share before the next come, where not all fit
 
 FASTNN_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -60,22 +66,34 @@ FASTNN_INLINE Axis axis_of(int64_t size, int64_t pad, int64_t stride, int64_t di
   return r;
 }
 
+// The columns where steps are cut from rows of taps: one phase, whose pixels are `stride` columns.
+FASTNN_INLINE Axis row_axis_of(int64_t size, int64_t pad, int64_t stride, int64_t taps, int64_t out) {
+  Axis r = {size, pad, stride, 1, 1, 1, blocks_of(taps, stride) - 1, 0, 0};
+  r.count = out + r.reach;
+  r.pitch = r.count - most(0, least(pad / stride, r.count - blocks_of(pad + size, stride)));
+  return r;
+}
+
 struct Plan {
   int64_t parts;
   Axis rows, columns;
+  bool by_rows;       // steps are cut from rows of taps
+  int64_t row_steps;  // of a row of taps, with all channels
+  int64_t width;      // elements of a flat pixel in its plane
   int64_t taps, channel_blocks, panels, steps, phases;
   int64_t blocks;  // of flat pixels
-  int64_t reach;   // flat pixels from a pixel to its last tap
+  int64_t reach;   // flat pixels from a pixel to the last one that its steps read
   // The cut: task = group * ranges + range
   int64_t ranges, blocks_a_task, groups, panels_a_task;
   bool panels_outside;    // all pixels of the task take turns at a panel, not all panels at a block of pixels
   int64_t steps_a_block;  // of weights
-  // The planes: flat pixel f of the task lies at f % ring; the first block lies behind the ring once more.
-  int64_t ring, plane, part;
+  // The planes: flat pixel f of the task lies at f % ring; the first block lies behind the ring once more. In elements:
+  int64_t ring;         // flat pixels
+  int64_t plane, part;  // elements of a phase, and of all phases
 
   int64_t step_weights() const { return parts * kPartWeights; }
   int64_t weights_size() const { return panels * steps * step_weights(); }
-  int64_t planes_size() const { return channel_blocks * parts * part * kBlock; }
+  int64_t planes_size() const { return channel_blocks * parts * part; }
   int64_t tasks() const { return ranges * groups; }
 };
 
@@ -89,20 +107,21 @@ FASTNN_INLINE int64_t cut(Plan& p, int64_t ranges, int64_t groups, int64_t threa
   p.panels_outside = weights > kWeightsBudget && p.blocks_a_task > 1;
   p.steps_a_block = p.panels_outside && p.steps > 2 * kWeightsBlock ? kWeightsBlock : p.steps;
   const int64_t pixels = p.blocks_a_task * kBlock + p.reach;
-  // A window of two blocks, one that is read and one that is packed meanwhile.
-  p.ring = p.panels_outside ? pixels : least(pixels, p.reach + 3 * kBlock);
-  p.plane = p.ring + kBlock;
-  p.part = p.phases * p.plane | 1;  // odd, so that the parts of a pixel lie in different sets of L1
+  // A window of two blocks, one that is read and one that is packed meanwhile. Rows of taps are few elements.
+  p.ring = p.panels_outside || p.by_rows ? pixels : least(pixels, p.reach + 3 * kBlock);
+  p.plane = blocks_of((p.ring + kBlock) * p.width, kBlock) * kBlock;
+  p.part = (p.phases * p.plane / kBlock | 1) * kBlock;  // an odd number of lines: parts lie in different sets of L1
   // 16 cycles a product of tiles. To pack 32 channels of a pixel takes about 30 cycles; most of it, and nearly all of
   // what ends a block, is hidden between products, unless there are too few of them.
   const int64_t compute = p.blocks_a_task * p.panels_a_task * p.steps * products_of(p) * 64;
-  const int64_t unit = 10 * p.parts * p.channel_blocks * p.phases, start = least(pixels, kBlock + p.reach) * unit;
+  const int64_t unit = blocks_of(10 * p.parts * p.channel_blocks * p.phases * p.width, kBlock);
+  const int64_t start = least(pixels, kBlock + p.reach) * unit;
   const int64_t shadow = (pixels * unit - start) + p.blocks_a_task * p.panels_a_task * 400;
   const int64_t work = compute + start + shadow / 2 + most(0, shadow - compute) / 2 + 1500;
   const int64_t stream = weights / 8;  // bytes a cycle from L3
   const int64_t task = most(work, stream);
   const int64_t misfit =
-      p.panels_outside && p.planes_size() * 2 > kPlanesBudget ? p.panels_a_task * p.planes_size() / 8 : 0;
+      p.ring == pixels && p.planes_size() * 2 > kPlanesBudget ? p.panels_a_task * p.planes_size() / 8 : 0;
   return blocks_of(p.tasks(), threads) * (task + misfit) +
          task / 16;  // a thread that is disturbed delays by a part of a task
 }
@@ -111,7 +130,8 @@ FASTNN_INLINE int64_t next_count(int64_t n) {  // 1 2 3 4 6 8 12 16 24 ..
   return n == 1 ? 2 : (n & (n - 1)) == 0 ? n / 2 * 3 : n / 3 * 4;
 }
 
-[[maybe_unused]] Plan plan_of(const Conv2dArgs& q, int64_t parts) {
+// All but the cut.
+[[maybe_unused]] Plan steps_of(const Conv2dArgs& q, int64_t parts) {
   Plan p = {};
   p.parts = parts;
   p.rows = axis_of(q.h, q.pad_h, q.stride_h, q.dilation_h, q.kh, q.oh);
@@ -120,9 +140,22 @@ FASTNN_INLINE int64_t next_count(int64_t n) {  // 1 2 3 4 6 8 12 16 24 ..
   p.channel_blocks = blocks_of(q.c, kBlock);
   p.panels = blocks_of(q.o, kBlock);
   p.steps = p.channel_blocks * p.taps;
+  p.width = kBlock;
+  p.row_steps = blocks_of(q.kw * q.c, kBlock);
+  p.by_rows = q.dilation_w == 1 && q.kw > 1 && q.kw * q.c <= kLongestRow && q.kh * p.row_steps * 8 <= p.steps * 7;
+  if (p.by_rows) {
+    p.columns = row_axis_of(q.w, q.pad_w, q.stride_w, q.kw, q.ow);
+    p.steps = q.kh * p.row_steps, p.channel_blocks = 1, p.width = q.stride_w * q.c;
+  }
   p.phases = p.rows.phases * p.columns.phases;
   p.blocks = blocks_of(((q.n - 1) * p.rows.pitch + q.oh - 1) * p.columns.pitch + q.ow, kBlock);
-  p.reach = p.rows.reach * p.columns.pitch + p.columns.reach;
+  p.reach =
+      p.rows.reach * p.columns.pitch + (p.by_rows ? blocks_of(p.row_steps * kBlock, p.width) - 1 : p.columns.reach);
+  return p;
+}
+
+[[maybe_unused]] Plan plan_of(const Conv2dArgs& q, int64_t parts) {
+  Plan p = steps_of(q, parts);
   const int64_t threads = runtime::num_threads();
   int64_t best = -1, best_ranges = 1, best_groups = 1;
   for (int64_t groups = 1; groups < 2 * p.panels; groups *= 2)

@@ -1,7 +1,10 @@
 // What conv2d_amx multiplies: weights, packed once, and planes of x, packed pixel by pixel as the products need them.
 //   weights  [panel][channel block][tap][part][half of the panel][pair of channels][16 output channels][2]
 //   planes   [channel block][part][phase][flat pixel of the ring][pair of channels][2], zero outside x
-// A pair is channels i and i + 16 of the block, as split_bf16 puts them side by side.
+// A pair is channels i and i + 16 of the block, as split_bf16 puts them side by side. Where steps are cut from rows of
+// taps, both are in order:
+//   weights  [panel][row of taps][step of the row][part][half of the panel][pair of elements][16 output channels][2]
+//   planes   [part][phase of rows][flat pixel][stride_w columns][channel]
 #pragma once
 #include "kernels/conv/amx_plan.hpp"
 #include "runtime/scratch.hpp"
@@ -40,8 +43,31 @@ void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t blo
       }
 }
 
+// The same for one step of a row of taps; rows: 32 of 32.
+template <int parts>
+void pack_row_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t step, float* rows, uint16_t* packed) {
+  const int64_t first = step % p.row_steps * kBlock, outs = least(kBlock, q.o - panel * kBlock);
+  const float* w = static_cast<const float*>(q.weight) + panel * kBlock * q.c * p.taps + step / p.row_steps * q.kw;
+  std::memset(rows, 0, static_cast<size_t>(kBlock * kBlock) * sizeof(float));
+  for (int64_t i = 0; i < least(kBlock, q.kw * q.c - first); ++i) {
+    const int64_t column = (first + i) / q.c, channel = (first + i) % q.c;
+    for (int64_t o = 0; o < outs; ++o) rows[i * kBlock + o] = w[(o * q.c + channel) * p.taps + column];
+  }
+  packed += (panel * p.steps + step) * p.step_weights();
+  for (int64_t half = 0; half < 2; ++half)
+    for (int64_t pair = 0; pair < 16; ++pair) {
+      const float* row = rows + 2 * pair * kBlock + half * 16;
+      split_bf16<parts>(row, row + kBlock, packed + (half * 16 + pair) * 32, kPartWeights);
+    }
+}
+
 template <int parts>
 void pack_all_weights(const Conv2dArgs& q, const Plan& p, uint16_t* weights) {
+  if (p.by_rows)
+    return runtime::parallel_for(p.panels * p.steps, p.panels * p.steps * 2000, [&](int64_t i) {
+      alignas(64) float rows[kBlock * kBlock];
+      pack_row_weights<parts>(q, p, i / p.steps, i % p.steps, rows, weights);
+    });
   const int64_t pieces = p.panels * p.channel_blocks;
   runtime::parallel_for(pieces, pieces * p.taps * 500, [&](int64_t i) {
     float* rows = static_cast<float*>(
@@ -57,7 +83,8 @@ class Planes {
  public:
   // pixels: how many there are from `first` on
   Planes(const Conv2dArgs& q, const Plan& p, int64_t first, int64_t pixels, uint16_t* memory)
-      : q_(q), p_(p), memory_(memory), part_(p.part * kBlock), pixels_(pixels), wraps_(p.ring < pixels) {
+      // A block that reads no pixel but its own never wraps around.
+      : q_(q), p_(p), memory_(memory), pixels_(pixels), wraps_(p.ring < pixels && p.reach > 0) {
     row_ = first / p.columns.pitch, column_ = first % p.columns.pitch;
     image_ = row_ / p.rows.pitch, row_ %= p.rows.pitch;
   }
@@ -66,14 +93,19 @@ class Planes {
   // From now on there are units until all pixels before `pixel` (of the task) are packed.
   void want(int64_t pixel) { wanted_ = least(pixel, pixels_); }
   FASTNN_MEMBER_INLINE bool busy() const { return left_ > 0 || done_ < wanted_; }
-  int64_t units_left() const { return (wanted_ - done_) * p_.phases * p_.channel_blocks; }
+  int64_t units_left() const { return blocks_of((wanted_ - done_) * p_.phases * p_.channel_blocks * p_.width, kBlock); }
 
   FASTNN_MEMBER_INLINE void run(int64_t units) {
     if (left_ == 0 && !next_run()) return;
     const int64_t count = least(units, left_);
     left_ -= count;
+    if (p_.by_rows) {
+      for (int64_t i = 0; i < count; ++i, from_ += kBlock, to_ += kBlock)
+        split_bf16_in_order<parts>(from_, to_, p_.part);
+      return;
+    }
     for (int64_t i = 0; i < count; ++i, from_ += kBlock) {
-      split_bf16<parts>(from_, from_ + 16, to_, part_);
+      split_bf16<parts>(from_, from_ + 16, to_, p_.part);
       to_ += to_block_;
       if (--blocks_left_ == 0) blocks_left_ = run_blocks_, to_ += to_pixel_, from_ += from_pixel_;
     }
@@ -87,6 +119,7 @@ class Planes {
   // blocks, pixel by pixel, or one of them, where it must be gathered.
   __attribute__((noinline)) bool next_run() {
     for (;;) {
+      if (p_.by_rows && at_ < end_) return start_row();
       if (block_ < p_.channel_blocks) return start_run();
       mirror();
       if (phase_ == p_.phases && !next_segment()) return false;
@@ -111,10 +144,36 @@ class Planes {
     }
     run_blocks_ = blocks_left_ = gathered ? 1 : p_.channel_blocks;
     from_pixel_ = gathered ? 0 : (q_.stride_w - 1) * q_.c;
-    to_block_ = parts * part_, to_pixel_ = kBlock - run_blocks_ * to_block_;
-    to_ = memory_ + (block_ * parts * p_.part + (phase_ - 1) * p_.plane + slot_ + begin_) * kBlock;
+    to_block_ = parts * p_.part, to_pixel_ = kBlock - run_blocks_ * to_block_;
+    to_ = memory_ + block_ * parts * p_.part + (phase_ - 1) * p_.plane + (slot_ + begin_) * kBlock;
     left_ = (end_ - begin_) * run_blocks_;
     block_ += run_blocks_;
+    return true;
+  }
+
+  // Columns [at_, end_) of a row, or as many as can be gathered: all whole units where they lie in order in x, then the
+  // rest, filled up with zeros. What they overwrite behind the row is written after them.
+  bool start_row() {
+    const int64_t columns = end_ - at_, whole = columns * q_.c / kBlock;
+    to_ = memory_ + (phase_ - 1) * p_.plane + slot_ * p_.width + at_ * q_.c + done_of_row_;
+    if (q_.x_last && done_of_row_ == 0 && whole > 0) {
+      from_ = source_ + at_ * q_.c, left_ = whole, done_of_row_ = whole * kBlock;
+      if (done_of_row_ == columns * q_.c) at_ = end_;
+      return true;
+    }
+    int64_t count;
+    if (q_.x_last) {
+      count = columns * q_.c - done_of_row_, at_ = end_;
+      std::memcpy(gathered_, source_ + (end_ * q_.c - count), static_cast<size_t>(count) * sizeof(float));
+    } else {
+      const int64_t some = least(columns, kRun * kBlock / q_.c), plane = q_.h * q_.w;
+      const float* x = source_ + at_;
+      for (int64_t c = 0; c < q_.c; ++c, x += plane)
+        for (int64_t i = 0; i < some; ++i) gathered_[i * q_.c + c] = x[i];
+      count = some * q_.c, at_ += some;
+    }
+    for (left_ = blocks_of(count, kBlock); count < left_ * kBlock; ++count) gathered_[count] = 0.0f;
+    from_ = gathered_;
     return true;
   }
 
@@ -161,7 +220,7 @@ class Planes {
       if (row_ == p_.rows.pitch) row_ = 0, ++image_;
     }
     length_ = least(least(p_.columns.pitch - column_, p_.ring - slot_), wanted_ - done_);
-    if (!q_.x_last || q_.c % kBlock != 0) length_ = least(length_, kRun);
+    if (!p_.by_rows && (!q_.x_last || q_.c % kBlock != 0)) length_ = least(length_, kRun);
     phase_ = 0;
     return true;
   }
@@ -170,6 +229,7 @@ class Planes {
     const int64_t phase_h = phase_ / p_.columns.phases, phase_w = phase_ % p_.columns.phases;
     const int64_t y = row_ * q_.stride_h + p_.rows.residue(phase_h) - q_.pad_h;
     const int64_t x = column_ * q_.stride_w + p_.columns.residue(phase_w) - q_.pad_w;
+    if (p_.by_rows) return start_row_phase(y);
     const Span span = p_.columns.span(phase_w);
     if (image_ < q_.n && y >= 0 && y < q_.h) {
       begin_ = least(most(span.begin - column_, 0), length_), end_ = least(most(span.end - column_, 0), length_);
@@ -178,28 +238,39 @@ class Planes {
     }
     source_ = static_cast<const float*>(q_.x) + image_ * q_.c * q_.h * q_.w +
               (q_.x_last ? (y * q_.w + x) * q_.c : y * q_.w + x);
-    fill(0, begin_), fill(end_, length_);
+    fill(0, begin_ * kBlock), fill(end_ * kBlock, length_ * kBlock);
     block_ = begin_ < end_ ? 0 : p_.channel_blocks;
     ++phase_;
   }
 
-  uint16_t* plane(int64_t phase, int64_t piece) { return memory_ + (piece * p_.part + phase * p_.plane) * kBlock; }
+  // Row y of x, or zeros; at_ and end_ are columns from the segment's first.
+  void start_row_phase(int64_t y) {
+    const int64_t first = column_ * q_.stride_w - q_.pad_w, columns = length_ * q_.stride_w;
+    const bool exists = image_ < q_.n && y >= 0 && y < q_.h;
+    at_ = exists ? least(most(-first, 0), columns) : columns, end_ = most(at_, least(q_.w - first, columns));
+    source_ =
+        static_cast<const float*>(q_.x) + image_ * q_.c * q_.h * q_.w + (y * q_.w + first) * (q_.x_last ? q_.c : 1);
+    done_of_row_ = 0;
+    fill(0, at_ * q_.c), fill(end_ * q_.c, columns * q_.c);
+    ++phase_;
+  }
 
-  // Zeros for pixels of the segment.
+  uint16_t* plane(int64_t phase, int64_t piece) { return memory_ + piece * p_.part + phase * p_.plane; }
+
+  // Zeros for elements of the segment.
   void fill(int64_t begin, int64_t end) {
     if (begin == end) return;
     for (int64_t i = 0; i < parts * p_.channel_blocks; ++i)
-      std::memset(plane(phase_, i) + (slot_ + begin) * kBlock, 0,
-                  static_cast<size_t>((end - begin) * kBlock) * sizeof(uint16_t));
+      std::memset(plane(phase_, i) + slot_ * p_.width + begin, 0, static_cast<size_t>(end - begin) * sizeof(uint16_t));
   }
 
   // What lies at the begin of the ring lies behind it too.
   void mirror() {
     if (!wraps_ || slot_ >= kBlock || phase_ == 0) return;
-    const size_t bytes = static_cast<size_t>(least(kBlock - slot_, length_) * kBlock) * sizeof(uint16_t);
+    const size_t bytes = static_cast<size_t>(least(kBlock - slot_, length_) * p_.width) * sizeof(uint16_t);
     for (int64_t i = 0; i < parts * p_.channel_blocks; ++i) {
-      uint16_t* at = plane(phase_ - 1, i) + slot_ * kBlock;
-      std::memcpy(at + p_.ring * kBlock, at, bytes);
+      uint16_t* at = plane(phase_ - 1, i) + slot_ * p_.width;
+      std::memcpy(at + p_.ring * p_.width, at, bytes);
     }
   }
 
@@ -207,7 +278,7 @@ class Planes {
   const Conv2dArgs& q_;
   const Plan& p_;
   uint16_t* memory_;
-  int64_t part_, pixels_;
+  int64_t pixels_;
   bool wraps_;
   int64_t left_ = 0, blocks_left_ = 0, run_blocks_ = 0;  // units of the run; of its pixel; of each of its pixels
   const float* from_ = nullptr;
@@ -219,6 +290,7 @@ class Planes {
   int64_t length_ = 0, phase_ = p_.phases;                   // pixels of the segment; the phase after its
   int64_t begin_ = 0, end_ = 0, block_ = p_.channel_blocks;  // pixels that lie in x; the channel block to come
   const float* source_ = nullptr;                            // pixel 0 of the segment
+  int64_t at_ = 0, done_of_row_ = 0;  // by rows: what comes next, elements that are done behind it; begin_ is not used
   alignas(64) float gathered_[kRun * kBlock];
 };
 
