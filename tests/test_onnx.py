@@ -1027,10 +1027,10 @@ def test_whole_numbers_that_do_not_fit_are_refused() -> None:
 def test_bytes_for_floats() -> None:
     """An image of bytes, given to a network of floats whose first operators compute in NumPy, does not wrap."""
     image = np.full((2, 3), 200, np.uint8)
-    net, program = both(fnn.onnx.load(one("Pow", np.ones((2, 3), np.float32), np.float32(2), constants=(1,))), (2, 3))
+    net, program = both(fnn.onnx.load(one("Pow", np.ones((2, 3), np.float32), np.float32(3), constants=(1,))), (2, 3))
     for run in (net, program):
         y = run(image)
-        assert y.dtype == np.float32 and (y == 40_000).all()
+        assert y.dtype == np.float32 and (y == 8_000_000).all()
     with pytest.raises(TypeError, match="expected input 0 of numbers, got <U1"):
         program(np.full((2, 3), "a"))
 
@@ -1233,3 +1233,124 @@ def test_exported_for_training() -> None:
     # opset 6 says it by is_test, whose default is training
     old = file_of([node("BatchNormalization", "x scale shift mean var", "y")], images, Y, tensors, opset=6)
     np.testing.assert_allclose(fnn.onnx.load(old)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+# ---- what programs run by kernels ----
+
+
+CLIPPED = [node("Add", "three x", "a"), node("Clip", "a zero six", "c")]
+
+
+@pytest.mark.parametrize(
+    ("name", "nodes"),
+    [
+        ("SiLU", [node("Sigmoid", "x", "s"), node("Mul", "x s", "y")]),
+        ("Mish", [node("Softplus", "x", "s"), node("Tanh", "s", "t"), node("Mul", "t x", "y")]),
+        ("Hardswish", [node("HardSigmoid", "x", "s", alpha=1 / 6), node("Mul", "s x", "y")]),
+        ("Hardswish", [*CLIPPED, node("Mul", "x c", "m"), node("Div", "m six", "y")]),
+        ("Hardswish", [*CLIPPED, node("Mul", "c sixth", "m"), node("Mul", "m x", "y")]),
+    ],
+)
+def test_activations_are_put_together(name: str, nodes: list[bytes]) -> None:
+    numbers = {"three": np.float32(3), "zero": np.float32(0), "six": np.float32(6), "sixth": np.float32(1 / 6)}
+    found, net = labels(nodes, numbers)
+    assert found == [name]
+    x = draw(2, 4, 5, 6, dtype=np.float32)
+    np.testing.assert_allclose(net(x), getattr(fnn.layers, name)()(x), rtol=1e-6, atol=1e-6)
+    assert name not in labels([*nodes, node("Neg", nodes_output(nodes), "e")], numbers, "ye")[0]
+
+
+def nodes_output(nodes: list[bytes]) -> str:
+    """What the node before the last gives."""
+    return model._node(memoryview(nodes[-2]), None).outputs[0]  # type: ignore[arg-type]
+
+
+def test_activations_with_other_numbers_are_not() -> None:
+    for numbers in ({"three": 2.0}, {"six": 5.0}, {"zero": -1.0}):
+        given = {"three": 3.0, "zero": 0.0, "six": 6.0, **numbers}
+        arrays = {name: np.float32(number) for name, number in given.items()} | {"by": np.float32(6)}
+        found, net = labels([*CLIPPED, node("Mul", "x c", "m"), node("Div", "m by", "y")], arrays)
+        x = draw(2, 4, 5, 6, dtype=np.float32)
+        expected = x * np.clip(x + given["three"], given["zero"], given["six"]) / 6
+        assert "Hardswish" not in found
+        np.testing.assert_allclose(net(x), expected, rtol=1e-5, atol=1e-5)
+    found, _ = labels([node("HardSigmoid", "x", "s", alpha=0.2), node("Mul", "x s", "y")], {})
+    assert "Hardswish" not in found
+
+
+X32, SIX, LINE = X4.astype(np.float32), np.float32([[1, 2, 3, 4, 5, 6]]), X4[0, :, :, :1].astype(np.float32)
+
+
+def blocks(x: Array, view: tuple[int, ...], order: tuple[int, ...], shape: tuple[int, ...]) -> Array:
+    return x.reshape(-1, *view).transpose(order).reshape(-1, *shape)
+
+
+KERNELS: dict[str, tuple[bytes, Callable[[Array], Array]]] = {
+    **{
+        f"{op} {axes} {keep}": (
+            one(op, X32, axes=list(axes), keepdims=keep, opset=11),
+            lambda x, f=f, axes=axes, keep=keep: f(x, axis=axes, keepdims=bool(keep)),  # type: ignore[misc]
+        )
+        for op, f in (("ReduceMean", np.mean), ("ReduceSum", np.sum), ("ReduceMax", np.max))
+        for axes in ((1,), (-1,), (2, 3), (1, 3))
+        for keep in (0, 1)
+    },
+    "Abs": (one("Abs", X32), np.abs),
+    "Exp": (one("Exp", X32), np.exp),
+    "Neg": (one("Neg", X32), np.negative),
+    "Pow": (one("Pow", X32, np.float32(2), constants=(1,)), np.square),
+    "Max": (one("Max", np.float32(0.3), X32, constants=(0,)), lambda x: np.maximum(x, 0.3)),
+    "Min": (one("Min", X32, np.float32(0.3), constants=(1,)), lambda x: np.minimum(x, 0.3)),
+    "Clip low": (one("Clip", X32, np.float32(-0.2), constants=(1,)), lambda x: np.maximum(x, -0.2)),
+    "Clip high": (one("Clip", X32, None, np.float32(0.2), constants=(2,)), lambda x: np.minimum(x, 0.2)),
+    "Sub": (one("Sub", LINE, X32, constants=(0,)), lambda x: LINE - x),
+    "Div": (one("Div", X32, SIX, constants=(1,)), lambda x: x / SIX),
+    "Gather": (one("Gather", X32, np.array(2), axis=1, constants=(1,)), lambda x: x[:, 2]),
+    "Gather last": (one("Gather", X32, np.array(-1), axis=-1, constants=(1,)), lambda x: x[..., -1]),
+    "Cast": (one("Cast", X32, to=1), lambda x: x),
+    "DepthToSpace": (
+        one("DepthToSpace", X32, blocksize=2),
+        lambda x: blocks(x, (2, 2, 1, 5, 6), (0, 3, 4, 1, 5, 2), (1, 10, 12)),
+    ),
+    "SpaceToDepth": (
+        one("SpaceToDepth", np.ascontiguousarray(X32[:, :, :4]), blocksize=2),
+        lambda x: blocks(x, (4, 2, 2, 3, 2), (0, 3, 5, 1, 2, 4), (16, 2, 3)),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_kernels_run_it(kind: str) -> None:
+    """Compiled without a word of NumPy, which would be a warning, and so an error; for batches of other sizes too."""
+    data, function = KERNELS[kind]
+    net = fnn.onnx.load(data)
+    height = 4 if kind == "SpaceToDepth" else 5
+    program = fnn.compile(net, (1, 4, height, 6))
+    for n in (1, 2):
+        x = draw(n, 4, height, 6, dtype=np.float32)
+        for run in (net, program):
+            np.testing.assert_allclose(run(x), function(x), rtol=1e-6, atol=1e-5)
+
+
+def test_grids_that_follow_from_shapes_are_compiled() -> None:
+    """What follows from the sizes of an image, and not of the batch, is a constant of its program."""
+    nodes = [node("Shape", "x", "s"), node("Gather", "s three", "w"), node("Range", "zero w one", "r")]
+    nodes += [node("Cast", "r", "grid", to=1), node("Add", "x grid", "y")]
+    tensors = [tensor("three", np.array(3)), tensor("zero", np.array(0)), tensor("one", np.array(1))]
+    net = fnn.onnx.load(file_of(nodes, [port("x", np.float32, ("n", 4, 5, "w"))], Y, tensors))
+    for width in (6, 9):
+        program = fnn.compile(net, (1, 4, 5, width))
+        x = draw(3, 4, 5, width, dtype=np.float32)
+        for run in (net, program):
+            np.testing.assert_allclose(run(x), x + np.arange(width, dtype=np.float32), rtol=1e-6)
+    # What follows from the size of the batch is not.
+    nodes[1] = node("Gather", "s zero", "w")
+    nodes += [node("ReduceMax", "grid", "top", keepdims=0), node("Add", "x top", "z")]
+    net = fnn.onnx.load(
+        file_of([*nodes[:4], *nodes[5:]], [port("x", np.float32, ("n", 4, 5, 6))], [port("z")], tensors)
+    )
+    _, program = both(net, (1, 4, 5, 6))
+    for n in (1, 3):
+        x = draw(n, 4, 5, 6, dtype=np.float32)
+        for run in (net, program):
+            np.testing.assert_allclose(run(x), x + (n - 1), rtol=1e-6)

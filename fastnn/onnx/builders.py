@@ -20,12 +20,14 @@ from ..layers import activation as A
 from ..layers.base import Array, Backward, Layer, Shape
 from ..layers.container import Identity
 from ..layers.dropout import Dropout
+from ..layers.function import Mul as Product
 from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import GroupNorm, LayerNorm, _BatchNorm, _GroupNorm
 from ..layers.pool import AvgPool1d, AvgPool2d, MaxPool1d, MaxPool2d
 from ..random import RNG
 from .elementwise import ACTIVATIONS, Mul, activation, wanted_dtype
 from .moves import Affine, Border, SameBorder
+from .shaping import Slice, Squeeze
 from .windows import check_pads, check_strides, row
 
 if TYPE_CHECKING:
@@ -505,6 +507,55 @@ def _activation(importer: Importer, item: Item, operands: Operands) -> bool:
     return True
 
 
+def _power(importer: Importer, item: Item, operands: Operands) -> bool:
+    """The square, by the kernel for products."""
+    x, power = operands
+    if x is None or power is None or x.data is None or not x.floating or power.constant is None:
+        return False
+    if power.constant.size != 1 or power.constant.ndim > max(importer.rank(x) or 0, 1) or power.constant.item() != 2:
+        return False
+    importer.emit(item, Product(), [x, x])
+    return True
+
+
+def _extreme(importer: Importer, item: Item, operands: Operands) -> bool:
+    """The larger, or the smaller, of x and one number."""
+    if len(operands) != 2:
+        return False
+    for x, c in (operands, operands[::-1]):
+        if x is None or c is None or x.data is None or not x.floating or c.constant is None or c.constant.size != 1:
+            continue
+        number = float(c.constant.item())
+        if c.constant.ndim > max(importer.rank(x) or 0, 1) or math.isnan(number):
+            continue
+        limits = (number, math.inf) if item.node.op == "Max" else (-math.inf, number)
+        importer.emit(item, A.ReLU() if limits == (0.0, math.inf) else A.Hardtanh(*limits), [x])
+        return True
+    return False
+
+
+def _gather(importer: Importer, item: Item, operands: Operands) -> bool:
+    """One element of an axis, as a part of it: what is sliced is compiled."""
+    x, index = operands
+    if x is None or index is None or x.data is None or not x.floating or index.constant is None:
+        return False
+    axis, rank = int(item.node.attributes.get("axis", 0)), importer.rank(x)
+    if index.constant.shape != () or index.constant.dtype.kind not in "iu" or not rank or not -rank <= axis < rank:
+        return False
+    k, axis = int(index.constant), axis % rank
+    probe = importer.probes.get(x.data)
+    if probe is None or not -probe[axis] <= k < probe[axis]:
+        return False
+    part = f"{item.node.outputs[0]}:part"
+    limits = {"starts": [k], "ends": [k + 1 if k != -1 else 1 << 62], "axes": [axis]}
+    node = replace(item.node, op="Slice", outputs=[part])
+    importer.operation(replace(item, node=node), Slice(limits, 9), [x], [part], [x.dtype])
+    node = replace(item.node, op="Squeeze")
+    squeeze = Squeeze({"axes": [axis]}, 11)
+    importer.operation(replace(item, node=node), squeeze, [importer.values[part]], item.node.outputs, [x.dtype])
+    return True
+
+
 def _cast(importer: Importer, item: Item, operands: Operands) -> bool:
     """To the dtype that it is."""
     x = operands[0]
@@ -533,9 +584,10 @@ def _clip(importer: Importer, item: Item, operands: Operands) -> bool:
         layer = Identity()
     elif low == 0 and high == 6:
         layer = A.ReLU6()
-    elif low is None or high is None or not low <= high:
-        return False
     else:
+        low, high = -math.inf if low is None else low, math.inf if high is None else high
+        if not low <= high:
+            return False
         layer = A.Hardtanh(low, high)
     importer.emit(item, layer, [x])
     return True
@@ -626,6 +678,9 @@ BUILDERS: dict[str, Builder] = {
     "GroupNormalization": _group_norm,
     "LayerNormalization": _layer_norm,
     "Cast": _cast,
+    "Pow": _power,
+    **dict.fromkeys(("Max", "Min"), _extreme),
+    "Gather": _gather,
     "Clip": _clip,
     "PRelu": _prelu,
     "Identity": _identity,

@@ -19,7 +19,7 @@ from ..layers.container import Identity as IdentityLayer
 from ..layers.function import Add as AddLayer
 from ..layers.function import Mul as MulLayer
 from .model import DTYPES, Foreign
-from .moves import SpreadAdd, SpreadMul, SpreadSub
+from .moves import Abs, Affine, Exp, SpreadAdd, SpreadMul, SpreadSub
 from .operation import Again, Operator, Seen, summed_to
 
 __all__ = ["ACTIVATIONS", "OPERATORS", "activation", "erf"]
@@ -60,6 +60,11 @@ def _none(x: Array, y: Array) -> Array:
     return np.zeros_like(x)
 
 
+def Negative() -> Layer:
+    """Return the layer of the numbers with the other sign."""
+    return Affine(-1.0)
+
+
 #: operator -> (function, its slope from x and y)
 UNARY: dict[str, tuple[Callable[[Array], Array], Slope]] = {
     "Sqrt": (np.sqrt, lambda x, y: 0.5 / y),
@@ -89,6 +94,9 @@ class Unary(Operator):
 
     def work(self, given: Sequence[Shape], out: int) -> int:
         return 100 * out if type(self).function is erf else 2 * out  # which takes some hundred steps, in float64
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        return {"Abs": Abs, "Exp": Exp, "Neg": Negative}.get(type(self).__name__, lambda: None)()
 
     def forward(self, *xs: Array) -> Any:
         x, y = xs[0], self.compute(*xs)

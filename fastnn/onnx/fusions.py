@@ -1,4 +1,4 @@
-"""Operators that exporters write out in others, put together again before the import: GELU and layer normalisation.
+"""Operators that exporters write out in others, put together again before the import: GELU, SiLU, layer norm and so on.
 
 A pattern begins at an operator that is rare and follows what reads it; what is put in its place gives the last value of
 the pattern, and the rest is dropped where nothing else reads it.
@@ -7,7 +7,7 @@ the pattern, and the rest is dropped where nothing else reads it.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -65,7 +65,7 @@ def fuse(items: list[Item], tensors: Mapping[str, Any], outputs: list[str]) -> l
     for item in items:
         if item.node.domain:
             continue
-        found = {"Erf": _gelu, "Sqrt": _layer_norm}.get(item.node.op, _nothing)(item, wiring)
+        found = _PATTERNS.get(item.node.op, _nothing)(item, wiring)
         if found is not None:
             last, node, opset = found
             made[id(last)] = type(item)(node, opset, last.name)
@@ -111,6 +111,74 @@ def _gelu(erf: Item, wiring: _Wiring) -> _Found | None:
     else:
         return None
     return last, Node("Gelu", "", last.node.name, [x], [last.node.outputs[0]]), 20
+
+
+def _times_itself(item: Item, x: str, wiring: _Wiring) -> Item | None:
+    """What multiplies the result of an item, and reads it alone, by x."""
+    times = wiring.next(item, "Mul")
+    return times if times is not None and wiring.other(times, item.node.outputs[0]) == x else None
+
+
+def _made(op: str, last: Item, x: str, opset: int) -> _Found:
+    return last, Node(op, "", last.node.name, [x], [last.node.outputs[0]]), opset
+
+
+def _silu(sigmoid: Item, wiring: _Wiring) -> _Found | None:
+    """x sigmoid(x)."""
+    x = sigmoid.node.inputs[0]
+    last = _times_itself(sigmoid, x, wiring)
+    return None if last is None else _made("Swish", last, x, 24)
+
+
+def _mish(softplus: Item, wiring: _Wiring) -> _Found | None:
+    """x tanh(log(1 + exp(x)))."""
+    x, tanh = softplus.node.inputs[0], wiring.next(softplus, "Tanh")
+    last = None if tanh is None else _times_itself(tanh, x, wiring)
+    return None if last is None else _made("Mish", last, x, 18)
+
+
+def _hard_swish(gate: Item, wiring: _Wiring) -> _Found | None:
+    """x hardsigmoid(x), where that is max(0, min(1, x / 6 + 1 / 2))."""
+    slope, shift = gate.node.attributes.get("alpha", 0.2), gate.node.attributes.get("beta", 0.5)
+    x = gate.node.inputs[0]
+    last = _times_itself(gate, x, wiring)
+    usual = math.isclose(slope, 1 / 6, rel_tol=1e-6) and shift == 0.5
+    return _made("HardSwish", last, x, 14) if last is not None and usual else None
+
+
+def _clipped_swish(clip: Item, wiring: _Wiring) -> _Found | None:
+    """x min(max(x + 3, 0), 6) / 6, divided before or after the product."""
+    plus = wiring.makers.get(clip.node.inputs[0])
+    if plus is None or plus.node.op != "Add" or len(plus.node.inputs) != 2:
+        return None
+    x, three = plus.node.inputs
+    if wiring.constant(x) is not None:
+        x, three = three, x
+    low, high = clip.node.attributes.get("min"), clip.node.attributes.get("max")
+    limits = clip.node.inputs[1:]
+    if len(limits) == 2 and clip.opset >= 11:
+        fits = wiring.is_number(limits[0], 0.0) and wiring.is_number(limits[1], 6.0)
+    else:
+        fits = clip.opset < 11 and low == 0.0 and high == 6.0
+    if not fits or not wiring.is_number(three, 3.0):
+        return None
+    for scaled_first in (True, False):
+        at: Item | None = clip
+        for scales in (scaled_first, not scaled_first):
+            if at is not None:
+                at = _sixth(at, wiring) if scales else _times_itself(at, x, wiring)
+        if at is not None:
+            return _made("HardSwish", at, x, 14)
+    return None
+
+
+def _sixth(item: Item, wiring: _Wiring) -> Item | None:
+    """What divides the result of an item, and reads it alone, by 6."""
+    name = item.node.outputs[0]
+    over, times = wiring.next(item, "Div"), wiring.next(item, "Mul")
+    if over is not None and over.node.inputs[0] == name and wiring.is_number(over.node.inputs[1], 6.0):
+        return over
+    return times if times is not None and wiring.is_number(wiring.other(times, name), 1 / 6) else None
 
 
 def _layer_norm(root: Item, wiring: _Wiring) -> _Found | None:
@@ -163,3 +231,14 @@ def _over_last(item: Item, wiring: _Wiring) -> bool:
         array = wiring.constant(node.inputs[1])
         axes = None if array is None else array.reshape(-1).tolist()
     return node.op == "ReduceMean" and axes == [-1] and bool(node.attributes.get("keepdims", 1))
+
+
+#: the operator that a pattern begins at -> what finds the rest
+_PATTERNS: dict[str, Callable[[Item, _Wiring], _Found | None]] = {
+    "Erf": _gelu,
+    "Sigmoid": _silu,
+    "Softplus": _mish,
+    "HardSigmoid": _hard_swish,
+    "Clip": _clipped_swish,
+    "Sqrt": _layer_norm,
+}

@@ -68,6 +68,7 @@ _SHAPELY = frozenset(
             "Reshape",
             "Flatten",
             "Identity",
+            "Transpose",
             "Cast",
         ),
         *("Add", "Sub", "Mul", "Div", "Mod", "Pow", "Floor", "Ceil", "Round", "Sqrt", "Neg", "Abs", "Min", "Max"),

@@ -18,12 +18,17 @@ from .. import functional as F
 from ..errors import ShapeError
 from ..layers.base import Array, Backward, Shape
 from ..layers.function import _Function
+from ..layers.pool import GlobalMaxPool2d
 from ..random import RNG
 
 __all__ = [
+    "Abs",
     "Affine",
+    "Blocks",
     "Border",
     "Bound",
+    "Exp",
+    "Reduce",
     "Resize",
     "SameBorder",
     "Shaped",
@@ -135,6 +140,113 @@ class Affine(_Function):
 
     def label(self) -> str:
         return f"Affine {self.scale:g} {self.shift:+g}"
+
+
+class Exp(_Function):
+    """The exponential function."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return F.exp(x)
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        y = self(x)
+        return y, lambda dy: F.mul(dy, y)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+class Abs(_Function):
+    """The absolute value: leaky relu whose slope is -1 below 0."""
+
+    host_backward = True  # whose slope at 0 is 0
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return F.leaky_relu(x, -1.0)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+class Reduce(_Function):
+    """The mean, the largest or the sum along axes, by the kernels of global pooling.
+
+    Parameters
+    ----------
+    kind : str
+        "mean", "max" or "sum".
+    axes : sequence of int
+        Counted from the front, in order.
+    keep : bool
+        Whether they stay, of size 1.
+    """
+
+    host_backward = True
+
+    def __init__(self, kind: str, axes: Sequence[int], keep: bool) -> None:
+        self.kind, self.axes, self.keep = kind, tuple(axes), bool(keep)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        array = F._rowmajor("reduce", "x", x)
+        others = [i for i in range(array.ndim) if i not in self.axes]
+        shape, count = self.output_shape(array.shape), math.prod(array.shape[i] for i in self.axes)
+        if others and self.axes[0] < others[-1]:
+            array = F._contiguous(array.transpose(*others, *self.axes))
+        rows = array.reshape(math.prod(array.shape[: len(others)]), 1, 1, count)
+        y = GlobalMaxPool2d()(rows) if self.kind == "max" else F.global_avg_pool2d(rows)
+        return (Affine(count)(y) if self.kind == "sum" else y).reshape(shape)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if any(i >= len(shape) or not shape[i] for i in self.axes):
+            raise ShapeError(f"expected at least one number along axes {self.axes}, got {shape}")
+        return tuple(1 if i in self.axes else n for i, n in enumerate(shape) if self.keep or i not in self.axes)
+
+    def label(self) -> str:
+        return f"{self.kind.capitalize()} along {', '.join(map(str, self.axes))}"
+
+
+class Blocks(_Function):
+    """Blocks of channels to pixels, or pixels to blocks of channels.
+
+    Parameters
+    ----------
+    size : int
+        Of a block, in pixels, along both axes.
+    rows : bool
+        Whether the channels of a block lie one after the other ("CRD"), or its pixels do.
+    up : bool
+        From channels to pixels.
+    """
+
+    def __init__(self, size: int, rows: bool = False, up: bool = True) -> None:
+        self.size, self.rows, self.up = int(size), bool(rows), bool(up)
+
+    def _plan(self, shape: Shape) -> tuple[Shape, tuple[int, ...], Shape]:
+        """How the input is seen, the order of its axes in the output, and the output's shape."""
+        r = self.size
+        if len(shape) == 4 and r >= 1:
+            n, c, h, w = shape
+            if self.up and c % (r * r) == 0:
+                view = (n, c // r // r, r, r, h, w) if self.rows else (n, r, r, c // r // r, h, w)
+                return view, (0, 1, 4, 2, 5, 3) if self.rows else (0, 3, 4, 1, 5, 2), (n, c // r // r, h * r, w * r)
+            if not self.up and h % r == w % r == 0:
+                order = (0, 1, 3, 5, 2, 4) if self.rows else (0, 3, 5, 1, 2, 4)
+                return (n, c, h // r, r, w // r, r), order, (n, c * r * r, h // r, w // r)
+        raise ShapeError(f"expected (N, {f'C * {r} * {r}, H, W' if self.up else f'C, H * {r}, W * {r}'}), got {shape}")
+
+    def __call__(self, x: ArrayLike) -> Array:
+        array = F._rowmajor("blocks", "x", x)
+        view, order, shape = self._plan(array.shape)
+        return F._contiguous(array.reshape(view).transpose(order)).reshape(shape)
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        return self(x), lambda dy: Blocks(self.size, self.rows, not self.up)(dy)
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return self._plan(shape)[2]
+
+    def label(self) -> str:
+        return f"{'DepthToSpace' if self.up else 'SpaceToDepth'} {self.size}"
 
 
 class Transpose(_Function):

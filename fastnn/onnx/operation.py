@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from ..errors import ShapeError
 from ..layers.base import Array, Backward, Layer, Shape, shapes
+from ..layers.function import Constant
 from ..random import RNG
 from .moves import Bound, check_size
 
@@ -69,6 +70,8 @@ class Operator:
     arity: ClassVar[tuple[int, int]] = (1, 1)
     #: how many outputs it has at most
     most_outputs: ClassVar[int] = 1
+    #: the inputs that the layer of `lower` does not read, for it has their numbers
+    absorbed: ClassVar[tuple[int, ...]] = ()
     #: the inputs that are weights where they stand in the file
     weights: ClassVar[tuple[int, ...]] = ()
     #: whether the first size of a shape in the file is that of the batch, whatever it is
@@ -300,18 +303,40 @@ class Operation(Layer):
 
     def trace(self, builder: Any, *xs: Any) -> Any:
         """Be the layer that the operator knows for these shapes, or compute in NumPy between compiled pieces."""
-        layer = self._lowered([x.shape for x in xs], [x.twice for x in xs])
-        if layer is None:
+        shapes, twice = [x.shape for x in xs], [x.twice for x in xs]
+        inside = (*self.operator.settings, *self.operator.absorbed)
+        plain = [o for i, o in enumerate(self.operands) if i not in inside and o is not None]
+        if any(isinstance(o, Data) for i, o in enumerate(self.operands) if i in self.operator.absorbed):
+            return builder.add(self, *xs)
+        fixed = {id(o): self._fixed(o, shapes, twice) for o in plain if not isinstance(o, Data)}
+        if any(value is None for value in fixed.values()):
+            return builder.add(self, *xs)
+        if len(fixed) == len(plain) == len(self.operands) == self.operator.outputs == 1:
+            y = self.operator.compute(*fixed.values())  # type: ignore[arg-type]
+            return builder.trace("constant", Constant(y))
+        layer = self._lowered(shapes, twice)
+        if layer is None or (fixed and isinstance(layer, Bound)):
             return builder.add(self, *xs)
         if isinstance(layer, Bound):
             return layer.trace(builder, *xs)
-        return layer.trace(builder, *(xs[o.index] for o in self.operands if isinstance(o, Data)))
+        given = [
+            xs[o.index] if isinstance(o, Data) else builder.trace(f"constant{i}", Constant(fixed[id(o)]))  # type: ignore[arg-type]
+            for i, o in enumerate(plain)
+        ]
+        return layer.trace(builder, *given)
+
+    @staticmethod
+    def _fixed(operand: Any, shapes: list[Shape], twice: list[Shape | None]) -> Array | None:
+        """The numbers of an operand that are the same for any batch, where they are floating; None of others."""
+        value = operand
+        if isinstance(operand, Derived):
+            value = operand(shapes)
+            if None in twice or not np.array_equal(value, operand(twice)):  # type: ignore[arg-type]
+                return None
+        return value if isinstance(value, np.ndarray) and value.dtype.kind == "f" else None
 
     def _lowered(self, shapes: list[Shape], twice: list[Shape | None]) -> Layer | None:
         if not self.floating:
-            return None
-        plain = [o for i, o in enumerate(self.operands) if i not in self.operator.settings and o is not None]
-        if not all(isinstance(o, Data) for o in plain):
             return None
         try:
             seen = self._seen(shapes)

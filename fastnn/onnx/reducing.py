@@ -14,8 +14,9 @@ from ..layers.activation import LogSoftmax as LogSoftmaxLayer
 from ..layers.activation import Softmax as SoftmaxLayer
 from ..layers.base import Array, Layer, Shape
 from ..layers.container import Flatten, Sequential
-from ..layers.pool import GlobalAvgPool2d
+from ..layers.pool import GlobalAvgPool2d, GlobalMaxPool2d
 from .elementwise import broadcast
+from .moves import Reduce
 from .operation import Again, Operator, Seen, summed_to
 from .shaping import INT64, axes_of, axis_of, whole
 
@@ -27,6 +28,18 @@ class _Reduction(Operator):
 
     arity = (1, 2)
     settings = (1,)
+
+    #: what `Reduce` calls it, where it has it
+    kind = ""
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        shape, axes = seen[0], sorted(self._axes(seen))
+        if not self.kind or not axes or not all(shape):
+            return None
+        if axes == [2, 3] and len(shape) == 4 and self.kind != "sum":
+            pool: Any = GlobalAvgPool2d() if self.kind == "mean" else GlobalMaxPool2d()
+            return pool if self._keeps() else Sequential({self.kind: pool, "flatten": Flatten()})
+        return Reduce(self.kind, axes, self._keeps())
 
     def _axes(self, seen: Sequence[Seen]) -> tuple[int, ...]:
         rank = len(seen[0])
@@ -73,6 +86,8 @@ def _count(x: Array, axes: tuple[int, ...]) -> int:
 
 
 class ReduceSum(_Reduction):
+    kind = "sum"
+
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
         return x.sum(axes, keepdims=True, dtype=x.dtype)
 
@@ -81,6 +96,8 @@ class ReduceSum(_Reduction):
 
 
 class ReduceMean(_Reduction):
+    kind = "mean"
+
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
         if x.dtype.kind == "f":
             return x.mean(axes, keepdims=True)
@@ -88,12 +105,6 @@ class ReduceMean(_Reduction):
 
     def slope(self, x: Array, y: Array, axes: tuple[int, ...]) -> Array:
         return np.array(1 / max(_count(x, axes), 1), x.dtype)
-
-    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        shape, axes = seen[0], self._axes(seen)
-        if len(shape) != 4 or sorted(axes) != [2, 3]:
-            return None
-        return GlobalAvgPool2d() if self._keeps() else Sequential({"mean": GlobalAvgPool2d(), "flatten": Flatten()})
 
 
 class _ReduceExtreme(_Reduction):
@@ -103,6 +114,8 @@ class _ReduceExtreme(_Reduction):
 
 
 class ReduceMax(_ReduceExtreme):
+    kind = "max"
+
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
         low = False if x.dtype == bool else np.iinfo(x.dtype).min if x.dtype.kind in "iu" else -np.inf
         return x.max(axes, keepdims=True, initial=low)

@@ -18,7 +18,7 @@ from ..layers.function import Reshape as ReshapeLayer
 from ..layers.resample import CircularPad2d, ReflectionPad2d, ReplicationPad2d
 from ..layers.resample import Upsample as UpsampleLayer
 from .elementwise import broadcast
-from .moves import Border, Shaped, Spread, Transpose, Window, check_size
+from .moves import Blocks, Border, Shaped, Spread, Transpose, Window, check_size
 from .moves import Resize as ResizeLayer
 from .operation import Again, Operator, Seen, summed_to
 
@@ -211,55 +211,30 @@ class TransposeOperator(Operator):
 class DepthToSpace(Operator):
     """Blocks of channels to pixels."""
 
-    def _sizes(self, shape: Shape) -> tuple[int, int, int, int, int]:
-        r = int(self.attributes.get("blocksize", 0))
-        if len(shape) != 4 or r < 1 or shape[1] % (r * r):
-            raise ShapeError(f"expected (N, C * {r} * {r}, H, W), got {shape}")
-        n, c, h, w = shape
-        return n, c // (r * r), h, w, r
+    up = True
+
+    def _layer(self) -> Blocks:
+        return Blocks(int(self.attributes.get("blocksize", 0)), self.attributes.get("mode", "DCR") == "CRD", self.up)
 
     def shape(self, *seen: Seen) -> Shape:
-        n, c, h, w, r = self._sizes(seen[0])
-        return n, c, h * r, w * r
-
-    def _view(self, x: Array) -> tuple[Shape, tuple[int, ...]]:
-        n, c, h, w, r = self._sizes(x.shape)
-        if self.attributes.get("mode", "DCR") == "CRD":
-            return (n, c, r, r, h, w), (0, 1, 4, 2, 5, 3)
-        return (n, r, r, c, h, w), (0, 3, 4, 1, 5, 2)
+        return self._layer().output_shape(seen[0])
 
     def compute(self, *xs: Array) -> Array:
-        view, order = self._view(xs[0])
-        return xs[0].reshape(view).transpose(order).reshape(self.shape(xs[0].shape))
+        view, order, shape = self._layer()._plan(xs[0].shape)  # of any dtype
+        return xs[0].reshape(view).transpose(order).reshape(shape)
 
     def forward(self, *xs: Array) -> Any:
-        x = xs[0]
-        view, order = self._view(x)
-        between = tuple(view[i] for i in order)
-        return self.compute(x), lambda dy: (dy.reshape(between).transpose(np.argsort(order)).reshape(x.shape),)
+        y, backward = self._layer().forward(xs[0])
+        return y, lambda dy: (backward(dy),)
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        return self._layer()
 
 
-class SpaceToDepth(Operator):
+class SpaceToDepth(DepthToSpace):
     """Pixels to blocks of channels."""
 
-    def _sizes(self, shape: Shape) -> tuple[int, int, int, int, int]:
-        r = int(self.attributes.get("blocksize", 0))
-        if len(shape) != 4 or r < 1 or shape[2] % r or shape[3] % r:
-            raise ShapeError(f"expected (N, C, H * {r}, W * {r}), got {shape}")
-        n, c, h, w = shape
-        return n, c, h // r, w // r, r
-
-    def shape(self, *seen: Seen) -> Shape:
-        n, c, h, w, r = self._sizes(seen[0])
-        return n, c * r * r, h, w
-
-    def _view(self, x: Array) -> tuple[Shape, tuple[int, ...]]:
-        n, c, h, w, r = self._sizes(x.shape)
-        order = (0, 1, 3, 5, 2, 4) if self.attributes.get("mode", "DCR") == "CRD" else (0, 3, 5, 1, 2, 4)
-        return (n, c, h, r, w, r), order
-
-    compute = DepthToSpace.compute
-    forward = DepthToSpace.forward
+    up = False
 
 
 # ---- parts and wholes ----
@@ -594,6 +569,7 @@ class Pad(Operator):
 
     arity = (1, 4)
     settings = (1, 3)
+    absorbed = (2,)
 
     def _sizes(self, seen: Sequence[Seen]) -> list[tuple[int, int]]:
         rank = len(seen[0])
@@ -685,6 +661,9 @@ class Pad(Operator):
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         pairs = self._sizes(seen)
         flat = [n for pair in reversed(pairs) for n in pair]
+        twice = again.doubled()
+        if twice is not None and self._sizes(twice) != pairs:  # what is added depends on the batch
+            return None
         if self.value is not None and self._mode() == "constant":
             return Border(flat, self.value)
         layer = {"reflect": ReflectionPad2d, "edge": ReplicationPad2d, "wrap": CircularPad2d}.get(self._mode())

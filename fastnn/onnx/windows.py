@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import ShapeError
 from ..layers.base import Array, Layer, Shape
 from ..layers.pool import GlobalAvgPool2d, GlobalMaxPool2d
-from .moves import check_size
+from .moves import Reduce, check_size
 from .operation import Again, Operator, Seen
 
 __all__ = ["OPERATORS", "Geometry", "geometry"]
@@ -435,6 +435,9 @@ class _Global(Operator):
             raise ShapeError(f"expected (N, C, ...), got {seen[0]}")
         return (*seen[0][:2], *[1] * (len(seen[0]) - 2))
 
+    def _along(self, kind: str, seen: list[Seen]) -> Layer | None:
+        return Reduce(kind, range(2, len(seen[0])), True) if all(seen[0]) else None
+
 
 class GlobalAveragePool(_Global):
     def compute(self, *xs: Array) -> Array:
@@ -447,7 +450,7 @@ class GlobalAveragePool(_Global):
         )
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        return GlobalAvgPool2d() if len(seen[0]) == 4 else None
+        return GlobalAvgPool2d() if len(seen[0]) == 4 else self._along("mean", seen)
 
 
 class GlobalMaxPool(_Global):
@@ -461,7 +464,7 @@ class GlobalMaxPool(_Global):
         return y, lambda dy: ((dy * share).astype(dy.dtype, copy=False),)
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        return GlobalMaxPool2d() if len(seen[0]) == 4 else None
+        return GlobalMaxPool2d() if len(seen[0]) == 4 else self._along("max", seen)
 
 
 class GlobalLpPool(_Global):
