@@ -553,3 +553,22 @@ def test_names_from_files_do_not_reach_the_terminal_as_they_are(
     strange = tmp_path / os.fsdecode(b"not\xffutf8\x1b.onnx")
     strange.write_bytes(b"nothing")
     assert r"\udcff" in harmless("info", strange)
+
+
+def test_predict_with_a_network_on_bytes(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which takes pixels as they are in the file, without being told."""
+    nodes = [node("Cast", "x", "f", to=1), node("GlobalAveragePool", "f", "g"), node("Flatten", "g", "y")]
+    data = model(nodes, [port("x", np.uint8, (1, 3, 8, 8))], [port("y", np.float32, (1, 3))])
+    (tmp_path / "bytes.onnx").write_bytes(data)
+    assert cli.main(["predict", str(tmp_path / "bytes.onnx"), str(images), "--top", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert "white 255, mean 0, std 1" in out and "computed in NumPy" in err
+    assert [line.split()[1:] for line in out.splitlines()[4:]] == [[c, "100.00", "%"] for c in "120"]
+
+
+def test_a_network_without_input_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = model([node("Relu", "w", "y")], [], [port("y")], [tensor("w", np.ones(3, np.float32))])
+    (tmp_path / "net.onnx").write_bytes(data)
+    assert "the network has no input: what it gives is constant" in refused(
+        capsys, "convert", tmp_path / "net.onnx", "-o", tmp_path / "net.fnn"
+    )

@@ -147,6 +147,8 @@ def open_network(
     with warnings.catch_warnings(record=True) as notes:
         warnings.simplefilter("always")
         model = onnx.load(path)
+        if not model.inputs:
+            raise ValueError(f"{path}: the network has no input: what it gives is constant")
         program = compile(model, _input_shapes(path, model, given, batch))
     for note in dict.fromkeys(str(note.message) for note in notes):
         warn(command, f"{path}: {note}")

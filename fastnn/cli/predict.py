@@ -66,8 +66,9 @@ def add(commands: Commands) -> None:
         help="of each channel, where white is 1 (default: ImageNet's 0.229,0.224,0.225 for colours, else 1)",
     )  # fmt: skip
     prepared.add_argument(
-        "--white", type=_positive, default=1.0, metavar="X",
-        help="what white is: 255 for networks on raw bytes, and mean and std are meant for that (default: %(default)g)",
+        "--white", type=_positive, metavar="X",
+        help="what white is: 255 for networks on raw bytes, and mean and std are meant for that (default: 255 where "
+        "the network takes whole numbers, else 1)",
     )  # fmt: skip
     parser.set_defaults(run=_predict)
 
@@ -134,7 +135,8 @@ def _preparation(options: argparse.Namespace, program: Any) -> Preparation:
     _, c, h, w = input_shapes(program)[0]
     if c not in (1, 3):
         raise ValueError(f"{options.network}: expected a network that takes 1 or 3 channels; it takes {c}")
-    usual = _IMAGENET if c == 3 and options.white == 1 else ((0.0,), (1.0,))
+    white = options.white or (1.0 if program.input_dtypes()[0].kind == "f" else 255.0)
+    usual = _IMAGENET if c == 3 and white == 1 else ((0.0,), (1.0,))
     mean, std = options.mean or usual[0], options.std or usual[1]
     for name, numbers in (("--mean", mean), ("--std", std)):
         if len(numbers) not in (1, c):
@@ -146,7 +148,7 @@ def _preparation(options: argparse.Namespace, program: Any) -> Preparation:
     resize = options.resize or round(min(h, w) / 0.875)
     if resize < min(h, w):
         raise ValueError(f"--resize: expected at least the network's size, {min(h, w)}, got {resize}")
-    return Preparation(c, h, w, resize, np.array(mean, np.float32), np.array(std, np.float32), options.white)
+    return Preparation(c, h, w, resize, np.array(mean, np.float32), np.array(std, np.float32), white)
 
 
 def _files(given: Iterable[Path]) -> list[Path]:
