@@ -700,7 +700,7 @@ def batch_norm_train_forward(
     mean64, var64 = np.empty(c), np.empty(c)
     _parallel(_channel_moments, c, 4 * x.size, x.reshape(n, c, h * w), mean64, var64)
     mean[...], var[...] = mean64, var64
-    batch_norm_forward(x, mean, var, weight, bias, eps, None, y)
+    batch_norm_forward(x, mean64, var64, weight, bias, eps, None, y)  # rounded, var may be infinite
 
 
 @_jit

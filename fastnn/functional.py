@@ -432,6 +432,7 @@ def _out(
     if not isinstance(out, np.ndarray) or out.shape != shape or out.dtype != dtype:
         came = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ShapeError(f"{op}: expected out of shape {shape} and dtype {dtype}, got {came}")
+    out = np.asarray(out)  # of a subclass, whose reshape may do something else, the plain array
     layout = _K.layout(out)
     fits = layout == 1 or (layout == 0 and _is_channels_last(out)) if channels_last else layout == 0
     if not (fits and out.flags.writeable):
@@ -454,7 +455,8 @@ def _elementwise(op: str, x: ArrayLike, out: Array | None) -> tuple[Array, Array
     if not isinstance(out, np.ndarray) or out.shape != array.shape or out.dtype != array.dtype:
         came = f"{out.shape} {out.dtype}" if isinstance(out, np.ndarray) else type(out).__name__
         raise ShapeError(f"{op}: expected out of shape {array.shape} and dtype {array.dtype}, got {came}")
-    if not (out.flags.writeable and out.flags.aligned) or _K.layout(out) > 2:
+    out = np.asarray(out)  # of a subclass, whose reshape may do something else, the plain array
+    if not out.flags.writeable or not 0 <= _K.layout(out) < 3:
         raise ValueError(f"{op}: out must be writeable and without gaps")
     if _same_layout(array, out):
         if np.may_share_memory(array, out) and _address(array) != _address(out):
@@ -1494,7 +1496,7 @@ def _softmax_like(op: str, kernel: str, x: ArrayLike, axis: int, out: Array | No
     array = _array(op, "x", x)
     rows, axis = _to_rows(op, array, axis)
     if out is not None:
-        _out(op, out, array.shape, array.dtype, _prefers_channels_last(array), array)
+        out = _out(op, out, array.shape, array.dtype, _prefers_channels_last(array), array)
     direct = out is not None and axis == array.ndim - 1 and out.flags.c_contiguous
     y = out.reshape(rows.shape) if direct else _K.empty(rows.shape, rows.dtype)  # type: ignore[union-attr]
     getattr(_K, f"{kernel}_forward")(rows, y)
@@ -1568,18 +1570,19 @@ def _class_labels(op: str, labels: ArrayLike, rows: int, classes: int, ignore_in
     """Labels as int64 of shape (rows,), each a class or ignore_index."""
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):
         raise TypeError(f"{op}: ignore_index must be a whole number, got {ignore_index!r}")
+    if not -(2**63) <= ignore_index < 2**63:
+        raise ValueError(f"{op}: ignore_index must be a number of 64 bits, as labels are, got {ignore_index}")
     array = np.asarray(labels)
     if array.shape != (rows,):
         raise ShapeError(f"{op}: expected one label for each of the {rows} rows of scores, got labels {array.shape}")
     if array.dtype.kind not in "iu":
         hint = "labels.astype(int)" if array.dtype.kind in "fb" else "numpy.unique(labels, return_inverse=True)[1]"
         raise TypeError(f"{op}: labels have dtype {array.dtype}; classes are whole numbers, such as {hint}")
-    array = np.ascontiguousarray(array, _INT64)
-    bad = ((array < 0) | (array >= classes)) & (array != ignore_index)
+    bad = ((array < 0) | (array >= classes)) & (array != ignore_index)  # before uint64 beyond 2^63 becomes negative
     if bad.any():
         row = int(bad.argmax())
         raise ValueError(f"{op}: label {array[row]} of row {row} is out of range for scores with {classes} classes")
-    return array
+    return np.ascontiguousarray(array, _INT64)
 
 
 def cross_entropy(
@@ -2146,8 +2149,14 @@ def batch_norm(
     weights, biases = _affine(op, weight, bias, c)
     array, means, variances, weights, biases = _same_dtype(array, means, variances, weights, biases)
     channels_last = not array.flags.c_contiguous
-    target = None if out is None or out.shape != shape else out.reshape(array.shape)
-    y = _out(op, out if target is None else target, array.shape, array.dtype, channels_last)
+    target = out
+    if isinstance(out, np.ndarray) and out.shape == shape:
+        if out.ndim != 4 and not out.flags.c_contiguous:  # reshape would make another array of it
+            raise ValueError(f"{op}: out must be writeable and C-contiguous")
+        target = np.asarray(out).reshape(array.shape)
+    in_place = isinstance(target, np.ndarray) and _address(target) == _address(array)
+    inputs = means, variances, weights, biases, None if in_place else array
+    y = _out(op, target, array.shape, array.dtype, channels_last, *inputs)
     if y.size:
         _K.batch_norm_forward(array, means, variances, weights, biases, _epsilon(op, eps), then, y)
     return _restore(y, shape) if out is None else out

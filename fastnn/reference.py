@@ -689,7 +689,8 @@ def batch_norm_train_forward(
     mean64 = _channel_sum(x) / count
     var64 = _channel_sum(np.square(x - _per_channel(mean64))) / count
     mean, var = mean64.astype(x.dtype), var64.astype(x.dtype)
-    return batch_norm_forward(x, mean, var, weight, bias, eps, None), mean, var
+    # By the statistics in float64: rounded to float32, the variance of values beyond 1e19 is infinite.
+    return batch_norm_forward(x, mean64, var64, weight, bias, eps, None).astype(x.dtype), mean, var
 
 
 @_ieee

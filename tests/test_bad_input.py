@@ -4,6 +4,7 @@ nothing. These are the rules one by one; test_drawn.py draws what fits and what 
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -514,3 +515,65 @@ def test_gradients_are_added_in_another_dtype(engine: Engine) -> None:
                 for target, result, gradient in zip(targets, same, gradients, strict=True):
                     assert result is target
                     np.testing.assert_array_equal(target, (1 + gradient).astype(target.dtype))
+
+
+@engines
+def test_out_of_a_subclass(engine: Engine) -> None:
+    """A matrix stays of two dimensions when it is flattened: the kernels must not see it as one. A memmap is usual."""
+
+    class Own(np.ndarray):
+        pass
+
+    x = np.linspace(-3, 3, 40, dtype=np.float32).reshape(4, 10)
+    with engine.on(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        for kind in (np.matrix, Own):
+            for function in (F.relu, F.gelu, F.softmax, lambda x, out: F.batch_norm(x, ones(10), ones(10), out=out)):
+                out = np.zeros((4, 10), np.float32).view(kind)
+                want = function(x, out=np.zeros((4, 10), np.float32))
+                np.testing.assert_array_equal(function(x, out=out), want)
+                np.testing.assert_array_equal(np.asarray(out), want)
+
+
+@engines
+def test_batch_norm_writes_out_or_refuses(engine: Engine) -> None:
+    """Beyond four dimensions the array is seen in another shape: out must not become a copy of itself on the way."""
+    memory = ones(49)
+    x, gaps = memory[:48].reshape(2, 3, 2, 2, 2), np.full((2, 3, 2, 2, 4), 9, np.float32)
+    with engine.on():
+        with pytest.raises(ValueError, match="writeable and C-contiguous"):
+            F.batch_norm(x, ones(3), ones(3), out=gaps[..., ::2])
+        with pytest.raises(ValueError, match="overlaps an input"):
+            F.batch_norm(x, ones(3), ones(3), out=memory[1:].reshape(x.shape))
+        assert F.batch_norm(x, ones(3), ones(3), out=x) is x
+    assert (gaps == 9).all()
+    np.testing.assert_array_equal(memory, np.append(np.zeros(48, np.float32), 1))
+
+
+def test_what_equals_a_whole_number_is_none() -> None:
+    """Geometry is kept for the next call; what a call with 2 has left must not serve one with 2.0."""
+    w = ones(4, 4, 3, 3)
+    for good, bad in (((2, 2), (2, 2.0)), (2, 2.0)):
+        for call in (
+            lambda s: F.conv2d(X, w, None, s),
+            lambda s: F.conv_transpose2d(X, w, None, s),
+            lambda s: F.max_pool2d(X, s),
+            lambda s: F.pad(X, s if isinstance(s, tuple) else (s, s)),
+        ):
+            call(good)
+            with pytest.raises(TypeError):
+                call(bad)
+    F.interpolate(X, (2, 2))
+    with pytest.raises(TypeError):
+        F.interpolate(X, (2, 2.0))  # type: ignore[arg-type]
+
+
+@engines
+@pytest.mark.parametrize("function", [F.cross_entropy, F.hinge])
+def test_labels_beyond_64_bits(function: Any, engine: Engine) -> None:
+    """-100 is what 2^64 - 100 becomes in int64; it must not be ignored for that."""
+    with engine.on():
+        with pytest.raises(ValueError, match="out of range"):
+            function(ones(1, 3), np.array([2**64 - 100], np.uint64))
+        with pytest.raises(ValueError, match="64 bits"):
+            function(ones(1, 3), np.array([1]), ignore_index=2**70)

@@ -243,3 +243,14 @@ def test_convolution_between_the_memory_formats(engine: Engine, dtype: str, shap
             assert F.conv2d(given, weight, out=out, **options) is out
             # Partial sums below 64, rounded 216 times on either side: 2 * sqrt(216) * 32 eps
             np.testing.assert_allclose(out, want, rtol=0, atol=940 * np.finfo(dtype).eps)
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_batch_norm_of_large_values(engine: Engine) -> None:
+    """Beyond 1e19 the variance is infinite in float32; the values are normalised by what it was."""
+    x = np.random.default_rng(0).standard_normal((4, 3, 5, 6)).astype(np.float32)
+    with engine.on():
+        y, _, var = F.batch_norm_train(x * np.float32(1e25), eps=0.0)
+        want = F.batch_norm_train(x, eps=0.0)[0]
+    assert np.isinf(var).all()
+    np.testing.assert_allclose(y, want, rtol=0, atol=1e-5)  # x * 1e25 is rounded: 2^-24 of at most 4, and 30 sums

@@ -267,3 +267,15 @@ def test_tanh_is_odd(dtype: type[np.floating], engine: Engine) -> None:
     x = np.random.default_rng(0).normal(0, 3, 10000).astype(dtype)
     with engine.on():
         np.testing.assert_array_equal(F.tanh(-x), -F.tanh(x))
+
+
+@engines
+@functions
+def test_no_lane_depends_on_its_neighbours(name: str, engine: Engine) -> None:
+    """Where a table ends, the whole formula steps in, for the lanes beyond it alone."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 6, 4096).astype(np.float32)
+    x[::97] = np.nan
+    order = rng.permutation(x.size)
+    with engine.on():
+        np.testing.assert_array_equal(FUNCTIONS[name](x)[order], FUNCTIONS[name](x[order]))
