@@ -1354,3 +1354,14 @@ def test_grids_that_follow_from_shapes_are_compiled() -> None:
         x = draw(n, 4, 5, 6, dtype=np.float32)
         for run in (net, program):
             np.testing.assert_allclose(run(x), x + (n - 1), rtol=1e-6)
+
+
+def test_grids_of_networks_for_one_size_of_batch() -> None:
+    """Numbers that cannot be computed for a batch twice as large: they stay in NumPy, and the network compiles."""
+    nodes = [node("Shape", "x", "s"), node("Gather", "s zero", "n"), node("Gather", "table n", "row")]
+    nodes += [node("Reshape", "row one", "r"), node("Cast", "r", "number", to=1), node("Add", "x number", "y")]
+    tensors = [tensor("zero", np.array(0)), tensor("one", np.array([1])), tensor("table", np.array([5, 6, 7]))]
+    net, program = both(fnn.onnx.load(file_of(nodes, [port("x", np.float32, (2, 3))], Y, tensors)), (2, 3))
+    x = draw(2, 3, dtype=np.float32)
+    for run in (net, program):
+        np.testing.assert_allclose(run(x), x + 7)

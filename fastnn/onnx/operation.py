@@ -189,7 +189,17 @@ class Derived:
         key = tuple(tuple(shapes[i]) for i in self._sources.values())
         value = self._known.get(key)
         if value is None:
-            value = self._evaluate(key)
+            try:
+                value = self._evaluate(key)
+            except ShapeError:
+                raise
+            except (
+                ValueError,
+                IndexError,
+                TypeError,
+                OverflowError,
+            ) as error:
+                raise ShapeError(f"of {', '.join(map(str, key))} follow numbers that do not fit: {error}") from error
             if len(self._known) < 8 and value.size < 1 << 12:
                 self._known[key] = value
         return value
@@ -330,8 +340,13 @@ class Operation(Layer):
         """The numbers of an operand that are the same for any batch, where they are floating; None of others."""
         value = operand
         if isinstance(operand, Derived):
-            value = operand(shapes)
-            if None in twice or not np.array_equal(value, operand(twice)):  # type: ignore[arg-type]
+            if None in twice:
+                return None
+            try:
+                value, other = operand(shapes), operand(twice)  # type: ignore[arg-type]
+            except ShapeError:  # of a network that takes one size of batch only
+                return None
+            if not np.array_equal(value, other):
                 return None
         return value if isinstance(value, np.ndarray) and value.dtype.kind == "f" else None
 
