@@ -71,6 +71,11 @@ def _normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    """The same images with their channels last in memory."""
+    return np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+
+
 # ---- element-wise ----
 
 _TORCH_ACTIVATIONS: dict[str, Callable[[Any], Callable[[Any], Any]]] = {
@@ -211,7 +216,9 @@ def max_pool2d_train() -> dict[str, Call]:
 def adaptive_pool2d(op: str) -> dict[str, Call]:
     """To 7 x 7 from 32 x 32, windows of 5 or 6, 16.8 MB."""
     x = _normal(64, 64, 32, 32)
-    calls = everywhere(lambda: getattr(F, f"adaptive_{op}_pool2d")(x, 7))
+    pool, x_last = getattr(F, f"adaptive_{op}_pool2d"), _channels_last(x)
+    calls = everywhere(lambda: pool(x, 7))
+    calls["compiled, channels-last"] = lambda: pool(x_last, 7)
     if torch := _torch():
         peer = getattr(torch.nn.functional, f"adaptive_{op}_pool2d")
         calls |= _both_formats(x, lambda xm: peer(xm, 7))
@@ -257,7 +264,7 @@ def conv2d(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> dict[s
     conv.weight[...] = w
     norm.load_state({"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var})
     program = fnn.compile(L.Sequential(conv, norm, L.ReLU()), x.shape)
-    x_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    x_last = _channels_last(x)
     ours = {"compiled, program": lambda: program(x), "compiled, program channels-last": lambda: program(x_last)}
     calls = {**ours, **calls}
     if threads.config().get("isa") == "amx":  # splits and packs its weights at every call
@@ -332,6 +339,8 @@ def conv_transpose2d(n: int, c: int, size: int, o: int, k: int, stride: int) -> 
     x, w = _normal(n, c, size, size), _normal(c, o, k, k, seed=1) * np.float32(stride * math.sqrt(2 / (c * k * k)))
     b, padding = _normal(o, seed=2), (k - stride) // 2
     calls = everywhere(lambda: F.conv_transpose2d(x, w, b, stride, padding, activation="relu"))
+    x_last = _channels_last(x)
+    calls["compiled, channels-last"] = lambda: F.conv_transpose2d(x_last, w, b, stride, padding, activation="relu")
     if torch := _torch():
         for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
             xt, wt = (torch.from_numpy(a).contiguous(memory_format=memory) for a in (x, w))

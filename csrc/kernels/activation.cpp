@@ -9,15 +9,19 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-// Time per element and thread: memory traffic, or the arithmetic of an exponential.
+// Time per element and thread: memory traffic, or the arithmetic of an exponential; not where a table does most of it.
 constexpr int64_t picoseconds_of(Activation kind) { return is_exponential(kind) ? 1000 : 400; }
+template <class T>
+constexpr int64_t forward_picoseconds_of(Activation kind) {
+  return kHasLookup<T> && kind != k_mish ? 400 : picoseconds_of(kind);
+}
 
 template <Activation kind, class T>
 void forward(const UnaryArgs& a) {
   const Parameters<T> p = parameters_of<T>(a);
   map_array(
-      a.size, picoseconds_of(kind), static_cast<T*>(a.y), [=](Vec<T> x) FASTNN_INLINED { return activate<kind>(x, p); },
-      static_cast<const T*>(a.x));
+      a.size, forward_picoseconds_of<T>(kind), static_cast<T*>(a.y),
+      [=](Vec<T> x) FASTNN_INLINED { return activate<kind>(x, p); }, static_cast<const T*>(a.x));
 }
 
 template <Activation kind, class T>
