@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,12 +21,14 @@ import numpy as np
 
 from . import losses
 from ._gradcheck import WRONG, gradcheck
-from ._statistics import Statistics, statistics
+from ._statistics import LayerStatistics, Statistics, statistics
 from ._text import table
 from .errors import ShapeError
 from .layers.activation import Hardsigmoid, Hardtanh, Sigmoid, Softsign, Tanh
 from .layers.base import Array, Layer
+from .layers.container import Flatten, Identity
 from .layers.dropout import DropConnect, Dropout, StochasticDepth
+from .layers.preprocess import Normalize, Project
 from .optim import SGD, Adam, Optimizer
 from .random import draw_seed
 from .regularization import L2, MaxNorm, Penalty
@@ -426,12 +429,13 @@ def names() -> list[str]:
 def inputs(p: _Patient) -> Check:
     """Whether the input is finite, and of a size that weights are made for: standard deviation 0.01 to 10.
 
-    CS231n: zero-centre, and scale to unit variance. Input that is all of one sign passes, and is told.
+    CS231n: zero-centre, and scale to unit variance. Input that is all of one sign passes, and is told. Of a model that
+    begins with its preprocessing (`fastnn.preprocess`) what that gives is judged.
     """
     several = isinstance(p.x, tuple)
     found = []
     for i, (x, own, other) in enumerate(zip(*map(_parts, (p.train[0], p.x, p.validation[0])), strict=True)):
-        check = _input(x, {"x": own, "validation data": other}, f"input {i}: " if several else "")
+        check = _input(p, x, {"x": own, "validation data": other}, f"input {i}: " if several else "")
         if check.ok is False:
             return check
         found.append(check)
@@ -440,7 +444,16 @@ def inputs(p: _Patient) -> Check:
     return max(judged, key=lambda check: abs(math.log(check.value)) if check.value > 0 else 0.0)
 
 
-def _input(x: Array, parts: dict[str, Array], name: str) -> Check:
+def _prepared(p: _Patient) -> LayerStatistics | None:
+    """What the preprocessing gives that a model begins with: what its weights see."""
+    first = itertools.takewhile(
+        lambda pair: isinstance(pair[1], (Normalize, Project, Flatten, Identity)), p._model.leaves()
+    )
+    names = [name for name, layer in first if isinstance(layer, (Normalize, Project))]
+    return p.flow[names[-1]] if names and not isinstance(p.x, tuple) else None
+
+
+def _input(p: _Patient, x: Array, parts: dict[str, Array], name: str) -> Check:
     if x.dtype.kind not in "fiub":
         return Check("inputs", None, math.nan, f"{name}x has dtype {x.dtype}")
     for what, part in parts.items():
@@ -449,8 +462,12 @@ def _input(x: Array, parts: dict[str, Array], name: str) -> Check:
             told = f"{name}{bad} of {len(part)} rows of {what} hold NaN or infinite values"
             return Check("inputs", False, float(bad), told, "remove or fill them")
     mean, std = float(x.mean(dtype=np.float64)), float(x.std(dtype=np.float64))
-    numbers = {"mean": mean, "std": std, "lowest": float(x.min()), "highest": float(x.max())}
-    sized = f"mean {mean:.3g}, standard deviation {std:.3g}, from {x.min():.4g} to {x.max():.4g}"
+    low, high = float(x.min()), float(x.max())
+    if (given := _prepared(p)) is not None:
+        name = f"{name}behind layer {given.name!r} ({given.label}): "
+        mean, std, low, high = given.output.mean, given.output.std, given.output.low, given.output.high
+    numbers = {"mean": mean, "std": std, "lowest": low, "highest": high}
+    sized = f"mean {mean:.3g}, standard deviation {std:.3g}, from {low:.4g} to {high:.4g}"
     size = math.hypot(mean, std)
     if not 0.01 <= size <= 10:
         what = "large" if size > 10 else "small"
@@ -459,10 +476,10 @@ def _input(x: Array, parts: dict[str, Array], name: str) -> Check:
             False,
             size,
             f"{name}too {what}: {sized}",
-            "normalise: subtract the mean of the training data and divide by its standard deviation",
+            "normalise: subtract the mean of the training data and divide by its standard deviation (fastnn.preprocess)",
             numbers,
         )
-    centred = "" if abs(mean) < 2 * std and x.min() < 0 else "; not zero-centred, which slows training a little"
+    centred = "" if abs(mean) < 2 * std and low < 0 else "; not zero-centred, which slows training a little"
     return Check("inputs", True, size, f"{name}{sized}{centred}", numbers=numbers)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 import fastnn as fnn
-from fastnn import checks, init
+from fastnn import checks, init, preprocess
 from fastnn.errors import ShapeError
 from fastnn.layers import (
     BatchNorm1d,
@@ -449,3 +449,26 @@ def test_every_check_shows_the_parameters_of_the_doctor() -> None:
     assert list(wanted)[:4] == ["model", "x", "y", "validation"] and "rng" in wanted
     for name in checks.names():
         assert inspect.signature(getattr(checks, name)).parameters == wanted, name
+
+
+# ---- models that begin with their preprocessing ----
+
+
+@pytest.mark.parametrize(
+    "pre", [preprocess.Standardize(), preprocess.ChannelMeanStd(), preprocess.ZCA(eps=0.1)], ids=str
+)
+def test_of_a_model_with_its_preprocessing_what_that_gives_is_judged(pre: Any) -> None:
+    raw = (255 * IMAGES).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    rest = (Flatten(), Linear(64, 64, rng=rng), ReLU(), Linear(64, 10, rng=rng))
+    assert "too large" in checks.inputs(Sequential(*rest), raw, Y).verdict
+    model = Sequential(pre.fit(raw).as_layer(), *rest)
+    report = checks.doctor(model, raw, Y, optimizer=Adam(0.003), steps=60)
+    assert report.ok, str(report)
+    assert report["inputs"].verdict.startswith("behind layer '0")
+    # Fitted on other numbers it gives what no weights are made for, and NaN is found before it.
+    other = Sequential(pre.fit(raw / 255).as_layer(), *rest)
+    assert checks.inputs(other, raw, Y).verdict.partition(": ")[2].startswith("too large")
+    spoiled = IMAGES.copy()
+    spoiled[5] = np.nan
+    assert "hold NaN" in checks.inputs(model, spoiled, Y).verdict
