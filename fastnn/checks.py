@@ -276,10 +276,15 @@ class _Patient:
         if len(seen) < 5:
             return math.nan
         lowest = int(np.argmin(seen))
-        if lowest < 4 or seen[lowest] > 0.95 * seen[0]:
+        before = float(np.mean(seen[: max(1, min(10, lowest))]))
+        if lowest < 4 or seen[lowest] > 0.95 * before:
             return math.nan
+        # At rates too low to change anything batches differ by chance, and the first means, of few of them, most:
+        # what counts is the slope from where a tenth of the fall is done.
+        level = before - 0.1 * (before - seen[lowest])
+        start = max(i for i in range(lowest) if seen[i] > level) if any(v > level for v in seen[:lowest]) else 0
         slope = np.gradient(np.array(seen[: lowest + 1]), np.log(rates[: lowest + 1]))
-        return rates[int(np.argmin(slope))]
+        return rates[start + int(np.argmin(slope[start:]))]
 
 
 class _Until(Monitor):
@@ -476,7 +481,7 @@ def _input(p: _Patient, x: Array, parts: dict[str, Array], name: str) -> Check:
             False,
             size,
             f"{name}too {what}: {sized}",
-            "normalise: subtract the mean of the training data and divide by its standard deviation (fastnn.preprocess)",
+            "normalise: subtract the mean of the training data and divide by its deviation (fastnn.preprocess)",
             numbers,
         )
     centred = "" if abs(mean) < 2 * std and low < 0 else "; not zero-centred, which slows training a little"

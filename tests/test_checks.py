@@ -472,3 +472,10 @@ def test_of_a_model_with_its_preprocessing_what_that_gives_is_judged(pre: Any) -
     spoiled = IMAGES.copy()
     spoiled[5] = np.nan
     assert "hold NaN" in checks.inputs(model, spoiled, Y).verdict
+
+
+def test_the_range_test_is_not_taken_in_by_the_first_batches() -> None:
+    """Of twenty draws of batches none suggests a rate at which nothing changes: below 1e-5 the loss is flat here."""
+    for seed in range(20):
+        patient = checks._Patient(mlp(), X, Y, optimizer=Adam(0.003), rng=seed, batch_size=8)
+        assert 1e-4 < patient.suggestion < 0.3, (seed, patient.suggestion)
