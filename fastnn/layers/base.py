@@ -296,7 +296,8 @@ def _hints(
         shape = own[name].shape
         for how, like in (("", shape), (", transposed", shape[::-1])):
             fits = [other for other in left if arrays[other].shape == like]
-            alone = len(fits) == 1 and len(shape) > 1  # vectors of one length are many
+            kind = name.rpartition(".")[2]
+            alone = len(fits) == 1 and (len(shape) > 1 or fits[0].rpartition(".")[2] == kind)  # vectors are many
             best = fits if alone else difflib.get_close_matches(name, fits, 1)
             if best:
                 hints.append(f"{best[0]} may be {name}{how}")
