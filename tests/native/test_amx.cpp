@@ -303,6 +303,11 @@ void shapes_with_edges() {
       {1, 20, 12, 12, 20, 3, 3, 1, 1, 2, 2, 2, 2, 0},  // dilated
       {3, 24, 2, 3, 24, 2, 3, 1, 1, 1, 2, 1, 1, 0},    // the kernel as large as the image
       {1, 64, 14, 14, 64, 3, 3, 1, 1, 1, 1, 1, 1, 0},  // several tasks, shadow work in several steps
+      {1, 3, 20, 45, 33, 7, 7, 2, 2, 3, 3, 1, 1, 0},   // steps of rows of taps, a row of 21 elements each
+      {2, 3, 23, 40, 8, 11, 11, 4, 4, 2, 2, 1, 1, 0},  // two steps a row
+      {2, 1, 9, 70, 5, 3, 40, 1, 1, 1, 20, 2, 1, 0},   // one element wide, dilated rows
+      {1, 16, 9, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1, 0},   // two taps a step
+      {2, 12, 9, 8, 38, 2, 2, 1, 3, 1, 3, 1, 1, 0},    // whole pixels of padding that no other tap reaches
   };
   for (Shape shape : shapes)
     for (int64_t channels_last : {0, 1}) {
@@ -319,10 +324,11 @@ void shapes_with_edges() {
 void random_shapes() {
   const auto draw = [](int64_t low, int64_t high) { return test::random(low, high); };
   for (int i = 0; i < 60; ++i) {
-    Shape s = {draw(1, 2), draw(16, 72), draw(1, 12), draw(1, 40), draw(1, 70), draw(1, 4), draw(1, 4),
-               draw(1, 3), draw(1, 3),   draw(0, 3),  draw(0, 3),  draw(1, 3),  draw(1, 3), draw(0, 1)};
+    Shape s = {draw(1, 2), draw(4, 72), draw(1, 12), draw(1, 40), draw(1, 70), draw(1, 4), draw(1, 4),
+               draw(1, 3), draw(1, 3),  draw(0, 3),  draw(0, 3),  draw(1, 3),  draw(1, 3), draw(0, 1)};
     s.h = std::max(s.h, (s.kh - 1) * s.dilation_h + 1 - 2 * s.pad_h);
     s.w = std::max(s.w, (s.kw - 1) * s.dilation_w + 1 - 2 * s.pad_w);
+    if (s.dilation_w > 1 || s.kw * s.c < 12) s.c += 16;  // tiles do not take steps that are nearly empty
     Case q(s);
     q.bias = draw(0, 1), q.batch_norm = draw(0, 1), q.residual = draw(0, 1);
     check_case(q, i % 10 == 0);
@@ -349,20 +355,25 @@ void large_shapes() {
 
 // The promise of float32, as root mean square: no worse than a plain chain of fused multiply-adds.
 void no_worse_than_a_chain() {
-  for (int64_t c : {16, 32, 33, 64, 256})
-    for (int64_t k : {1, 3})
-      for (bool dense : {true, false}) {
-        Case q({1, c, 14, 14, 32, k, k, 1, 1, k / 2, k / 2, 1, 1, 0});
-        if (!dense)
-          for (float& v : q.x) v = std::max(v, 0.0f);
-        const Floats y = q.run(g_sets.back());  // all sets have the same bits
-        double six = 0.0, plain = 0.0;
-        q.each([&](int64_t at, int64_t, double sum, double, float chain) {
-          six += (y[static_cast<size_t>(at)] - sum) * (y[static_cast<size_t>(at)] - sum);
-          plain += (chain - sum) * (chain - sum);
-        });
-        CHECK(six > 0.0 && six <= plain, "%s: %.2f of the chain's error", q.name().c_str(), std::sqrt(six / plain));
-      }
+  struct Kind {
+    int64_t c, k, stride;
+  };
+  for (const Kind& kind : {Kind{16, 1, 1}, Kind{16, 3, 1}, Kind{32, 1, 1}, Kind{32, 3, 1}, Kind{33, 1, 1},
+                           Kind{33, 3, 1}, Kind{64, 1, 1}, Kind{64, 3, 1}, Kind{256, 1, 1}, Kind{256, 3, 1},
+                           Kind{3, 7, 2}, Kind{3, 5, 1}, Kind{3, 11, 4}, Kind{5, 3, 1}, Kind{8, 3, 1}, Kind{24, 3, 1}})
+    for (bool dense : {true, false}) {
+      const int64_t c = kind.c, k = kind.k;
+      Case q({1, c, 14 * kind.stride, 14 * kind.stride, 32, k, k, kind.stride, kind.stride, k / 2, k / 2, 1, 1, 0});
+      if (!dense)
+        for (float& v : q.x) v = std::max(v, 0.0f);
+      const Floats y = q.run(g_sets.back());  // all sets have the same bits
+      double six = 0.0, plain = 0.0;
+      q.each([&](int64_t at, int64_t, double sum, double, float chain) {
+        six += (y[static_cast<size_t>(at)] - sum) * (y[static_cast<size_t>(at)] - sum);
+        plain += (chain - sum) * (chain - sum);
+      });
+      CHECK(six > 0.0 && six <= plain, "%s: %.2f of the chain's error", q.name().c_str(), std::sqrt(six / plain));
+    }
 }
 
 // An image that has them is what im2col makes of it; the others of the batch do not notice.

@@ -70,7 +70,7 @@ FASTNN_INLINE Axis axis_of(int64_t size, int64_t pad, int64_t stride, int64_t di
 FASTNN_INLINE Axis row_axis_of(int64_t size, int64_t pad, int64_t stride, int64_t taps, int64_t out) {
   Axis r = {size, pad, stride, 1, 1, 1, blocks_of(taps, stride) - 1, 0, 0};
   r.count = out + r.reach;
-  r.pitch = r.count - most(0, least(pad / stride, r.count - blocks_of(pad + size, stride)));
+  r.pitch = r.count - most(0, least(least(r.reach, pad / stride), r.count - blocks_of(pad + size, stride)));
   return r;
 }
 
