@@ -456,7 +456,7 @@ def _conv_row(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> Wor
     label = f"conv2d+BN+ReLU {k}x{k}{f's{stride}' if stride > 1 else ''} {c}->{o} @{size} b{n}"
     return Workload(
         label, "conv2d", lambda: conv2d(n, c, size, o, k, stride), flops=2.0 * n * o * c * k * k * out * out,
-        kernels=("conv2d_forward", "conv2d_im2col_forward", "conv2d_amx_forward"),
+        kernels=("conv2d_forward", "conv2d_im2col_forward", "conv2d_amx_forward", "conv2d_winograd_forward"),
     )  # fmt: skip
 
 

@@ -117,6 +117,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 ALGORITHMS = {
     "conv2d_im2col_forward": "conv2d_forward",
     "conv2d_amx_forward": "conv2d_forward",
+    "conv2d_winograd_forward": "conv2d_forward",
     "conv2d_im2col_backward": "conv2d_backward",
     "conv2d_amx_backward": "conv2d_backward",
 }

@@ -400,6 +400,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_conv2d_forward
     int kKernel_conv2d_im2col_forward
     int kKernel_conv2d_amx_forward
+    int kKernel_conv2d_winograd_forward
     int kKernel_conv2d_backward
     int kKernel_conv2d_im2col_backward
     int kKernel_conv2d_amx_backward
@@ -1110,6 +1111,12 @@ def conv2d_im2col_forward(x, weight, bias, tuple stride, tuple padding, tuple di
 def conv2d_amx_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
                        residual, activation, y):
     conv2d(kKernel_conv2d_amx_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
+           activation, y)
+
+
+def conv2d_winograd_forward(x, weight, bias, tuple stride, tuple padding, tuple dilation, int64_t groups, batch_norm,
+                            residual, activation, y):
+    conv2d(kKernel_conv2d_winograd_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
            activation, y)
 
 

@@ -3250,15 +3250,20 @@ def global_avg_pool2d_backward(dy: ArrayLike, in_shape: tuple[int, ...], *, chan
 # ---- convolution ----------------------------------------------------------------------------------------------------
 
 #: algorithm= of conv2d and conv2d_backward, and the dtypes that it takes; conv2d_<algorithm>_<pass> runs it
-_ALGORITHMS: dict[str, tuple[np.dtype[Any], ...]] = {"im2col": (_FLOAT32, _FLOAT64), "amx": (_FLOAT32,)}
+_ALGORITHMS: dict[str, tuple[np.dtype[Any], ...]] = {
+    "im2col": (_FLOAT32, _FLOAT64),
+    "winograd": (_FLOAT32,),
+    "amx": (_FLOAT32,),
+}
 
 
 def _conv_kernel(op: str, pass_: str, algorithm: str | None, dtype: np.dtype[Any]) -> Any:
     """The kernel for ``algorithm``; None leaves the choice to the kernels."""
     if algorithm is None:
         return getattr(_K, f"conv2d_{pass_}")
-    if algorithm not in _ALGORITHMS:
-        raise ValueError(f"{op}: unknown algorithm {algorithm!r}; expected one of {', '.join(_ALGORITHMS)}")
+    names = [name for name in _ALGORITHMS if pass_ == "forward" or name != "winograd"]
+    if algorithm not in names:
+        raise ValueError(f"{op}: unknown algorithm {algorithm!r}; expected one of {', '.join(names)}")
     dtypes = _ALGORITHMS[algorithm]
     if dtype not in dtypes:
         raise ValueError(f"{op}: algorithm {algorithm!r} computes {dtypes[0]}, not {dtype}")
@@ -3352,7 +3357,8 @@ def conv2d(
         The name of an element-wise function, with its parameters if they are not the usual ones: "relu",
         ("leaky_relu", 0.1), ("hardtanh", 0.0, 6.0); "gelu_tanh" is gelu with ``approximate="tanh"``.
     algorithm : str, optional
-        None chooses; "im2col" or "amx" forces, or raises where it cannot run.
+        None chooses; "im2col", "winograd" or "amx" forces, or raises where it cannot run. "winograd" computes 3x3
+        kernels of stride 1 with 2.25 times fewer products, others as im2col does.
     out : ndarray (N, O, OH, OW), optional; in either memory format
         Must not overlap an input.
 

@@ -233,7 +233,7 @@ def test_the_algorithms_that_are_described_are_those_that_run(isa):
                 )
                 np.testing.assert_array_equal(program(x), forced)
         assert chosen["depthwise"] == "depthwise"
-        assert (chosen["wide"] == "amx") == (isa == "amx")
+        assert chosen["wide"] == ("amx" if isa == "amx" else "winograd")
 
 
 def test_a_profile_accounts_for_every_call():
@@ -392,7 +392,11 @@ def test_users_containers_and_subclasses_compile():
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 @pytest.mark.parametrize("layer", ["Conv2d", "Linear"])
 def test_precisions(engine: Engine, layer: str, tmp_path: Path) -> None:
-    """Where there are tiles each tier errs as much as its parts make it, of the output's rms; elsewhere all are one."""
+    """Where there are tiles each tier errs as much as its parts make it, of the output's rms.
+
+    Elsewhere the faster ones have 4 x 4 tiles of Winograd's for a convolution (8e-7 for 48 channels) and are otherwise
+    as float32.
+    """
     shape = (2, 48, 17, 13) if layer == "Conv2d" else (40, 300)
     model = L.Conv2d(48, 40, 3, padding=1, rng=0) if layer == "Conv2d" else L.Linear(300, 50, rng=0)
     x = np.random.default_rng(1).standard_normal(shape, np.float32)
@@ -414,8 +418,11 @@ def test_precisions(engine: Engine, layer: str, tmp_path: Path) -> None:
         assert 1e-6 < errors["float32-fast"] < 1e-5
         assert 5e-4 < errors["bfloat16"] < 4e-3
     else:
-        for precision in ("float32-fast", "bfloat16"):
-            np.testing.assert_array_equal(outputs[precision], outputs["float32"])
+        np.testing.assert_array_equal(outputs["bfloat16"], outputs["float32-fast"])
+        if layer == "Conv2d" and engine.isa is not None:
+            assert 3e-7 < errors["float32-fast"] < 1.6e-6
+        else:
+            np.testing.assert_array_equal(outputs["float32-fast"], outputs["float32"])
 
 
 def test_many_inputs_and_outputs():

@@ -438,6 +438,7 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(conv2d_forward, Conv2dArgs, 10)                            \
   X(conv2d_im2col_forward, Conv2dArgs, 10)                     \
   X(conv2d_amx_forward, Conv2dArgs, 10)                        \
+  X(conv2d_winograd_forward, Conv2dArgs, 10)                   \
   X(conv2d_backward, Conv2dBackwardArgs, 6)                    \
   X(conv2d_im2col_backward, Conv2dBackwardArgs, 6)             \
   X(conv2d_amx_backward, Conv2dBackwardArgs, 6)                \
@@ -460,18 +461,20 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
 // X(kernel, argument struct): kernels that lay their weight out anew at each call, and for which a program has it done
 // once. `<kernel>_pack` returns the bytes that it takes, 0 where this call packs nothing, and writes it unless packed
 // is null; the struct has the members weight and packed.
-#define FASTNN_PACKERS(X)              \
-  X(conv2d_forward, Conv2dArgs)        \
-  X(conv2d_im2col_forward, Conv2dArgs) \
-  X(conv2d_amx_forward, Conv2dArgs)    \
+#define FASTNN_PACKERS(X)                \
+  X(conv2d_forward, Conv2dArgs)          \
+  X(conv2d_im2col_forward, Conv2dArgs)   \
+  X(conv2d_amx_forward, Conv2dArgs)      \
+  X(conv2d_winograd_forward, Conv2dArgs) \
   X(linear_forward, LinearArgs)
 
 // X(kernel, argument struct): kernels that stand for several algorithms. `<kernel>_algorithm` names the one that
 // computes this call, from all of the struct but the pointers.
-#define FASTNN_CHOOSERS(X)             \
-  X(conv2d_forward, Conv2dArgs)        \
-  X(conv2d_im2col_forward, Conv2dArgs) \
-  X(conv2d_amx_forward, Conv2dArgs)    \
+#define FASTNN_CHOOSERS(X)               \
+  X(conv2d_forward, Conv2dArgs)          \
+  X(conv2d_im2col_forward, Conv2dArgs)   \
+  X(conv2d_amx_forward, Conv2dArgs)      \
+  X(conv2d_winograd_forward, Conv2dArgs) \
   X(linear_forward, LinearArgs)
 
 enum KernelId : int32_t {

@@ -56,12 +56,15 @@ def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: st
         (N, ...); a sequence of shapes for a model of several inputs, one that is a number among them: (). Other batch
         sizes are planned when they first come.
     precision : str
-        How products of convolutions and linear layers are computed where the processor has tiles (AMX). Arrays and sums
-        are of the model's dtype in any case; elsewhere, and for float64, all three are the same.
+        How products of convolutions and linear layers are computed. Arrays and sums are of the model's dtype in any
+        case; for float64 all three are the same.
 
         - "float32": as exact as a chain of multiply-adds.
-        - "float32-fast": factors of 16 bits; an error of about 4e-6 of a layer's scale (ResNet-50: 1.6 times as fast).
-        - "bfloat16": factors of 8 bits; 2e-3 (ResNet-50: 2.6 times as fast).
+        - "float32-fast": an error of about 4e-6 of a layer's scale. Where the processor has tiles (AMX), factors of 16
+          bits (ResNet-50: 1.6 times as fast); elsewhere Winograd's larger tiles for 3x3 convolutions (1.5e-6).
+        - "bfloat16": factors of 8 bits on tiles; 2e-3 (ResNet-50: 2.6 times as fast). Elsewhere as "float32-fast".
+
+        What is not finite is computed by multiply-adds, in all of them.
 
     Returns
     -------

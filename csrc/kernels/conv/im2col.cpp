@@ -3,9 +3,9 @@
 // are multiplied like any other element, so that an infinite weight there gives NaN as it does in NumPy.
 #include "kernels/conv/depthwise.hpp"
 #include "kernels/conv/epilogue.hpp"
+#include "kernels/conv/format.hpp"
 #include "kernels/conv/product.hpp"
 #include "runtime/fp_state.hpp"
-#include "runtime/pool.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -47,14 +47,6 @@ int64_t pack_bytes(const Conv2dArgs& q, void* packed) {
   return pack(q, forward_product<T>(q), static_cast<T*>(packed)) * static_cast<int64_t>(sizeof(T));
 }
 
-// (n, c, h, w) from one memory format into the other.
-void change_format(const void* from, bool from_last, void* to, int64_t n, int64_t c, int64_t h, int64_t w,
-                   int64_t dtype) {
-  const CopyArgs planar = {from, to, {n, c, h, w}, {c * h * w, h * w, w, 1}, {c * h * w, 1, w * c, c}, dtype, 0};
-  const CopyArgs last = {from, to, {n, c, h, w}, {c * h * w, 1, w * c, c}, {c * h * w, h * w, w, 1}, dtype, 0};
-  copy(from_last ? last : planar);
-}
-
 template <class T>
 void convolve(const Conv2dArgs& q) {
   const runtime::FlushDenormals flush;
@@ -84,23 +76,19 @@ void convolve(const Conv2dArgs& q) {
 void conv2d_im2col_forward(const Conv2dArgs& args) {
   const auto run = [](const Conv2dArgs& q) { q.dtype == kFloat32 ? convolve<float>(q) : convolve<double>(q); };
   if (args.x_last == args.y_last) return run(args);
-  const int64_t size = args.dtype == kFloat32 ? 4 : 8;
-  const bool copy_y = !args.y_last && computed_last(args);
-  const int64_t elements = copy_y ? args.n * args.o * args.oh * args.ow : args.n * args.c * args.h * args.w;
-  const size_t bytes = static_cast<size_t>(elements * size);
-  void* other = runtime::pool_allocate(bytes);
-  if (other == nullptr) runtime::out_of_memory(bytes);
+  // A copy of one of them takes the other's format.
   Conv2dArgs q = args;
-  if (copy_y) {
-    q.y = other, q.y_last = true;
+  if (!args.y_last && computed_last(args)) {
+    const Reformatted y(args.n, args.o, args.oh, args.ow, args.dtype);
+    q.y = y.memory, q.y_last = true;
     run(q);
-    change_format(other, true, args.y, q.n, q.o, q.oh, q.ow, q.dtype);
+    y.write(args.y, false);
   } else {
-    change_format(args.x, args.x_last, other, q.n, q.c, q.h, q.w, q.dtype);
-    q.x = other, q.x_last = args.y_last;
+    const Reformatted x(args.n, args.c, args.h, args.w, args.dtype);
+    x.read(args.x, args.x_last);
+    q.x = x.memory, q.x_last = args.y_last;
     run(q);
   }
-  runtime::pool_free(other, bytes);
 }
 
 int64_t conv2d_im2col_forward_pack(const Conv2dArgs& args, void* packed) {
