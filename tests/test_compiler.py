@@ -227,12 +227,13 @@ def test_the_algorithms_that_are_described_are_those_that_run(isa):
             program = fnn.compile(conv, x.shape)
             (timed,) = (t for t in program.profile(x, repeats=1).steps if t.step.number)
             (chosen[name],) = timed.step.kernels
-            if chosen[name] != "depthwise":  # which has no name of its own as an option
-                forced = F.conv2d(
-                    x, conv.weight, conv.bias, conv.stride, conv.padding, groups=conv.groups, algorithm=chosen[name]
-                )
-                np.testing.assert_array_equal(program(x), forced)
+            # Depthwise and grouped have no names of their own as options: they are what im2col leaves to them.
+            algorithm = "im2col" if chosen[name] in ("depthwise", "grouped") else chosen[name]
+            geometry = conv.stride, conv.padding, conv.dilation, conv.groups
+            forced = F.conv2d(x, conv.weight, conv.bias, *geometry, algorithm=algorithm)
+            np.testing.assert_array_equal(program(x), forced)
         assert chosen["depthwise"] == "depthwise"
+        assert chosen["grouped"] == "grouped"
         assert chosen["wide"] == ("amx" if isa == "amx" else "winograd")
 
 

@@ -4,6 +4,7 @@
 #include "kernels/conv/depthwise.hpp"
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/conv/format.hpp"
+#include "kernels/conv/grouped.hpp"
 #include "kernels/conv/product.hpp"
 #include "runtime/fp_state.hpp"
 
@@ -37,9 +38,16 @@ ConvProduct<T> forward_product(const Conv2dArgs& q) {
 template <class T>
 int64_t pack(const Conv2dArgs& q, const ConvProduct<T>& r, T* dst) {
   if (!computed_last(q)) return 0;
-  const bool depthwise = is_depthwise(r);
-  if (dst) depthwise ? pack_depthwise_weights(r, dst) : pack_weights(r, dst);
-  return depthwise ? depthwise_weights_size(r) : packed_weights_size(r);
+  if (is_depthwise(r)) {
+    if (dst) pack_depthwise_weights(r, dst);
+    return depthwise_weights_size(r);
+  }
+  if (is_grouped(r)) {
+    if (dst) pack_grouped_weights(r, dst);
+    return grouped_weights_size(r);
+  }
+  if (dst) pack_weights(r, dst);
+  return packed_weights_size(r);
 }
 
 template <class T>
@@ -67,6 +75,8 @@ void convolve(const Conv2dArgs& q) {
     product_rows(r, r.weights.w, rows);
   else if (is_depthwise(r))
     depthwise_pixels(r, weights, columns);
+  else if (is_grouped(r))
+    grouped_pixels(r, weights, columns);
   else
     product_columns(r, weights, columns);
 }
@@ -96,7 +106,9 @@ int64_t conv2d_im2col_forward_pack(const Conv2dArgs& args, void* packed) {
 }
 
 const char* conv2d_im2col_forward_algorithm(const Conv2dArgs& args) {
-  return computed_last(args) && is_depthwise(forward_product<float>(args)) ? "depthwise" : "im2col";
+  if (!computed_last(args)) return "im2col";
+  const auto name = [](const auto& r) { return is_depthwise(r) ? "depthwise" : is_grouped(r) ? "grouped" : "im2col"; };
+  return args.dtype == kFloat32 ? name(forward_product<float>(args)) : name(forward_product<double>(args));
 }
 
 }  // namespace fastnn::FASTNN_ISA
