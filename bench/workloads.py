@@ -7,6 +7,7 @@ starts (weights packed, batch norm folded, channels-last), and its result is che
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 from collections.abc import Callable
@@ -312,11 +313,12 @@ def conv2d_train(n: int, c: int, size: int, o: int, k: int) -> dict[str, Call]:
     b, dy = _normal(o, seed=2), _normal(n, o, size, size, seed=3)
     padding = k // 2
 
-    def ours() -> np.ndarray:
+    def ours(x: np.ndarray, dy: np.ndarray) -> np.ndarray:
         F.conv2d(x, w, b, 1, padding)
         return F.conv2d_backward(dy, x, w, 1, padding)[1]
 
-    calls = {"compiled": ours}
+    x_last, dy_last = (np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2) for a in (x, dy))
+    calls = {"compiled": partial(ours, x, dy), "compiled, channels-last": partial(ours, x_last, dy_last)}
     if torch := _torch():
         for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
             xt, dyt = (torch.from_numpy(a).contiguous(memory_format=memory) for a in (x, dy))
@@ -405,43 +407,72 @@ def conv1d(n: int, c: int, size: int, o: int, k: int) -> dict[str, Call]:
     return calls
 
 
-def small_cnn_step() -> dict[str, Call]:
-    """A training step of a small convolutional net at batch 64, 32 x 32."""
-    rng = np.random.default_rng(0)
-    x, y = _normal(64, 3, 32, 32), rng.integers(0, 10, 64)
-    model = L.Sequential(
-        L.Conv2d(3, 32, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(32), L.ReLU(),
-        L.Conv2d(32, 64, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(64), L.ReLU(), L.MaxPool2d(2),
-        L.Conv2d(64, 128, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(128), L.ReLU(),
-        L.GlobalAvgPool2d(), L.Flatten(), L.Linear(128, 10, rng=rng),
-    )  # fmt: skip
-    state = model.state()
+def _steps(model: L.Layer, x: np.ndarray, twin: Callable[[Any], Any]) -> dict[str, Call]:
+    """A training step with momentum on x and ten classes, which leaves the weights as they are; twin(torch's nn)."""
+    y = np.random.default_rng(0).integers(0, 10, len(x))
+    state = {k: v.copy() for k, v in model.state().items()}
     trainer = fnn.Trainer(model, optimizer=fnn.optim.SGD(lr=0.0, momentum=0.9), rng=0)
     calls: dict[str, Call] = {"compiled": lambda: trainer.step(x, y)}
+    if x.ndim == 4:
+        x_last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+        calls["compiled, channels-last"] = lambda: trainer.step(x_last, y)
     if torch := _torch():
-        nn = torch.nn
         for name, memory in (("torch", torch.contiguous_format), ("torch, channels-last", torch.channels_last)):
-            net = nn.Sequential(
-                nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
-                nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(64, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
-                nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
-            )  # fmt: skip
+            if x.ndim != 4 and memory is torch.channels_last:
+                continue
+            net = twin(torch.nn)
             own = net.state_dict()
-            net.load_state_dict({k: torch.from_numpy(state[k]) if k in state else v for k, v in own.items()})
-            net = net.to(memory_format=memory)
+            net.load_state_dict({k: torch.from_numpy(state[k].copy()) if k in state else v for k, v in own.items()})
+            net = net.to(memory_format=memory).train()
             optimizer = torch.optim.SGD(net.parameters(), lr=0.0, momentum=0.9)
             xt, yt = torch.from_numpy(x).contiguous(memory_format=memory), torch.from_numpy(y)
 
             def step(net: Any = net, optimizer: Any = optimizer, xt: Any = xt, yt: Any = yt) -> float:
                 optimizer.zero_grad()
-                loss = nn.functional.cross_entropy(net(xt), yt)
+                loss = torch.nn.functional.cross_entropy(net(xt), yt)
                 loss.backward()
                 optimizer.step()
                 return loss.item()
 
             calls[name] = step
     return calls
+
+
+def small_cnn_step() -> dict[str, Call]:
+    """A training step of a small convolutional net at batch 64, 32 x 32."""
+    rng = np.random.default_rng(0)
+    model = L.Sequential(
+        L.Conv2d(3, 32, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(32), L.ReLU(),
+        L.Conv2d(32, 64, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(64), L.ReLU(), L.MaxPool2d(2),
+        L.Conv2d(64, 128, 3, padding=1, bias=False, rng=rng), L.BatchNorm2d(128), L.ReLU(),
+        L.GlobalAvgPool2d(), L.Flatten(), L.Linear(128, 10, rng=rng),
+    )  # fmt: skip
+
+    def twin(nn: Any) -> Any:
+        return nn.Sequential(
+            nn.Conv2d(3, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.ReLU(),
+            nn.Conv2d(32, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(2),
+            nn.Conv2d(64, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10),
+        )  # fmt: skip
+
+    return _steps(model, _normal(64, 3, 32, 32), twin)
+
+
+def mlp_step() -> dict[str, Call]:
+    """A training step of a 784-100-10 network on one image."""
+    rng = np.random.default_rng(0)
+    model = L.Sequential(L.Linear(784, 100, rng=rng), L.ReLU(), L.Linear(100, 10, rng=rng))
+    return _steps(model, _normal(1, 784), lambda nn: nn.Sequential(nn.Linear(784, 100), nn.ReLU(), nn.Linear(100, 10)))
+
+
+def network_step(name: str, n: int) -> dict[str, Call]:
+    """A training step of a whole network."""
+    import models  # beside this file, for those who run it
+
+    model = models.build(name, 0)
+    twin = models.torch_twin(name, model) if _torch() else None
+    return _steps(model, _normal(n, *models.MODELS[name][1]), lambda nn: copy.deepcopy(twin))
 
 
 def _activation_row(name: str, kind: str) -> Workload:
@@ -643,6 +674,7 @@ WORKLOADS: tuple[Workload, ...] = (
     _conv_row(64, 64, 32, 64, 3),
     _conv_row(16, 256, 56, 64, 1),
     _train_row(64, 64, 32, 64, 3),
+    _train_row(16, 128, 28, 128, 3),
     _train_row(16, 256, 28, 64, 1),
     _transpose_row(8, 64, 28, 32, 2, 2),
     _transpose_row(8, 64, 28, 32, 4, 2),
@@ -672,6 +704,9 @@ WORKLOADS: tuple[Workload, ...] = (
     _network_row("vgg16_bn", 1, 15_470_264_320),
     _network_row("mobilenet_v2", 1, 300_774_272),
     Workload("training step, small CNN b64 @32", "training", small_cnn_step, tolerance=1e-4),
+    Workload("training step, ResNet-20 b128", "training", partial(network_step, "resnet20", 128), tolerance=1e-4),
+    Workload("training step, ResNet-18 b8", "training", partial(network_step, "resnet18", 8), tolerance=1e-4),
+    Workload("training step, 784-100-10 b1", "training", mlp_step, tolerance=1e-4),
     _linear_row(1024, 1024, 1024),
     _linear_row(256, 2048, 1000),
     _linear_row(1, 784, 100),

@@ -1,6 +1,6 @@
 // linear: y (rows, out) = activation(x (rows, in) weight^T + bias); backward dx = dy weight, dweight = dy^T x,
 // dbias = dy summed over rows. All are products of gemm.cpp, which reads x and dy where they lie; where there are tiles
-// the forward pass is a convolution of one row of pixels.
+// y, and dx of many rows, are those of a convolution of one row of pixels.
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/gemm.hpp"
 #include "runtime/fp_state.hpp"
@@ -23,8 +23,10 @@ struct LinearEnd {
 
 #if defined(FASTNN_ISA_AMX)
 bool by_tiles(const LinearArgs& q) { return q.dtype == kFloat32 && q.rows >= 16 && q.in >= 16 && q.out > 0; }
+bool by_tiles(const LinearBackwardArgs& q) { return q.dtype == kFloat32 && q.rows >= 32 && q.in >= 16 && q.out >= 16; }
 #else
 constexpr bool by_tiles(const LinearArgs&) { return false; }
+constexpr bool by_tiles(const LinearBackwardArgs&) { return false; }
 #endif
 
 Conv2dArgs as_convolution(const LinearArgs& q) {
@@ -47,13 +49,24 @@ void linear_forward_of(const LinearArgs& q) {
       Product<T>{x, weight, y, q.rows, q.out, q.in, q.in, q.in, q.out, false, true, false, LinearEnd<T>::finish, &end});
 }
 
+Conv2dBackwardArgs dx_as_convolution(const LinearBackwardArgs& q) {
+  Conv2dBackwardArgs r = {};
+  r.dy = q.dy, r.x = q.x, r.weight = q.weight, r.dx = q.dx;
+  r.n = r.h = r.kh = r.kw = r.oh = 1, r.c = q.in, r.w = r.ow = q.rows, r.o = q.out;
+  r.stride_h = r.stride_w = r.dilation_h = r.dilation_w = r.groups = 1;
+  r.channels_last = 1, r.dtype = q.dtype;
+  return r;
+}
+
 template <class T>
 void linear_backward_of(const LinearBackwardArgs& q) {
   const runtime::FlushDenormals flush;
   const T *dy = static_cast<const T*>(q.dy), *x = static_cast<const T*>(q.x);
   const T* weight = static_cast<const T*>(q.weight);
   const bool accumulate = q.accumulate;
-  if (q.dx)
+  if (q.dx && by_tiles(q))
+    conv2d_amx_backward(dx_as_convolution(q));
+  else if (q.dx)
     gemm(Product<T>{dy, weight, static_cast<T*>(q.dx), q.rows, q.in, q.out, q.out, q.in, q.in, false, false, false,
                     nullptr, nullptr});
   if (q.dweight)

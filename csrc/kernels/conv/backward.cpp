@@ -269,33 +269,35 @@ void conv2d_im2col_backward_of(const Conv2dBackwardArgs& q) {
 
 template <class T>
 void conv_transpose2d_forward_of(const ConvTranspose2dArgs& q) {
+  const Conv2dBackwardArgs r = {q.x,
+                                nullptr,
+                                q.weight,
+                                q.y,
+                                nullptr,
+                                nullptr,
+                                q.n,
+                                q.o,
+                                q.oh,
+                                q.ow,
+                                q.c,
+                                q.kh,
+                                q.kw,
+                                q.h,
+                                q.w,
+                                q.stride_h,
+                                q.stride_w,
+                                q.pad_h,
+                                q.pad_w,
+                                q.dilation_h,
+                                q.dilation_w,
+                                q.groups,
+                                q.channels_last,
+                                q.dtype,
+                                0};
+  if (tiles_chosen_for_data(r, q.bias != nullptr || q.then.activation != kIdentity))
+    return backward_data_by_tiles(r, q.bias, q.then);
   const runtime::FlushDenormals flush;
-  backward_data<T>({q.x,
-                    nullptr,
-                    q.weight,
-                    q.y,
-                    nullptr,
-                    nullptr,
-                    q.n,
-                    q.o,
-                    q.oh,
-                    q.ow,
-                    q.c,
-                    q.kh,
-                    q.kw,
-                    q.h,
-                    q.w,
-                    q.stride_h,
-                    q.stride_w,
-                    q.pad_h,
-                    q.pad_w,
-                    q.dilation_h,
-                    q.dilation_w,
-                    q.groups,
-                    q.channels_last,
-                    q.dtype,
-                    0},
-                   {nullptr, static_cast<const T*>(q.bias), nullptr, nullptr, q.then});
+  backward_data<T>(r, {nullptr, static_cast<const T*>(q.bias), nullptr, nullptr, q.then});
 }
 
 }  // namespace

@@ -5,8 +5,9 @@
 
 namespace fastnn::FASTNN_ISA {
 
-// dx of q with a bias (or null) and an activation by tiles, where `tiles_take_data`.
-bool tiles_take_data(const Conv2dBackwardArgs& q, bool ends);  // ends: bias or activation follow
+// dx of q with a bias (or null) and an activation by tiles, where these take it; ends: a bias or an activation follows.
+bool tiles_take_data(const Conv2dBackwardArgs& q, bool ends);
+bool tiles_chosen_for_data(const Conv2dBackwardArgs& q, bool ends);  // where it pays
 void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then then);
 
 namespace {

@@ -18,15 +18,6 @@ bool by_tiles(const Conv2dArgs& q) {
   const int64_t tiles = blocks * panels * 384 + 32 * blocks * (q.c % 32 == 0 ? 30 : 47) + panels * 500;
   return tiles < 32 * q.c * q.o / 30;
 }
-
-// dx is a forward pass, or one for each stride phase, of which the first stands for all.
-bool data_by_tiles(const Conv2dBackwardArgs& q) {
-  Conv2dArgs r = {};
-  r.c = q.o, r.o = q.c, r.oh = (q.h - 1) / q.stride_h + 1, r.ow = (q.w - 1) / q.stride_w + 1;
-  r.kh = (q.kh - 1) / q.stride_h + 1, r.kw = (q.kw - 1) / q.stride_w + 1;
-  r.stride_h = r.stride_w = 1, r.x_last = r.y_last = q.channels_last, r.parts = 3;
-  return tiles_take_data(q, false) && by_tiles(r);
-}
 #else
 constexpr bool by_tiles(const Conv2dArgs&) { return false; }
 #endif
@@ -59,14 +50,29 @@ const char* conv2d_forward_algorithm(const Conv2dArgs& args) {
 }
 
 #if defined(FASTNN_ISA_AMX)
+// dx is a forward pass, or one for each stride phase, of which the first stands for all.
+bool tiles_chosen_for_data(const Conv2dBackwardArgs& q, bool ends) {
+  Conv2dArgs r = {};
+  r.c = q.o, r.o = q.c, r.oh = (q.h - 1) / q.stride_h + 1, r.ow = (q.w - 1) / q.stride_w + 1;
+  r.kh = (q.kh - 1) / q.stride_h + 1, r.kw = (q.kw - 1) / q.stride_w + 1;
+  r.stride_h = r.stride_w = 1, r.x_last = r.y_last = q.channels_last, r.parts = 3;
+  return tiles_take_data(q, ends) && (q.c >= 16 || q.channels_last) && by_tiles(r);
+}
+
+// Tiles of few channels are mostly zeros (3->64 7x7s2 @224 b8: 25 ms, by columns 13), and what is packed for one tap is
+// used too seldom.
+bool tiles_chosen_for_weight(const Conv2dBackwardArgs& q) { return q.c >= 16 && q.o >= 16 && q.kh * q.kw >= 4; }
+
 void conv2d_backward(const Conv2dBackwardArgs& args) {
   Conv2dBackwardArgs by_columns = args, tiles = args;
-  (data_by_tiles(args) ? by_columns : tiles).dx = nullptr;
-  by_columns.dweight = by_columns.dbias = nullptr;
-  if (by_columns.dx) conv2d_im2col_backward(by_columns);
-  conv2d_amx_backward(tiles);
+  (tiles_chosen_for_data(args, false) ? by_columns : tiles).dx = nullptr;
+  (tiles_chosen_for_weight(args) ? by_columns : tiles).dweight = nullptr;
+  tiles.dbias = nullptr;
+  if (by_columns.dx || by_columns.dweight || by_columns.dbias) conv2d_im2col_backward(by_columns);
+  if (tiles.dx || tiles.dweight) conv2d_amx_backward(tiles);
 }
 #else
+bool tiles_chosen_for_data(const Conv2dBackwardArgs&, bool) { return false; }
 void conv2d_backward(const Conv2dBackwardArgs& args) { conv2d_im2col_backward(args); }
 #endif
 
