@@ -34,6 +34,11 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("scalar", r"^(?!.*::tile<)"): "16 registers without fused multiply-add hold no polynomial; tiles fit",
     ("avx2", r"::(sigmoid|tanh|elu|exp)_forward\("): "float64: 16 registers hold no two polynomials",
     ("avx2", r"::add_forward_of<"): "bound by exp: with a sum before them its activations are short of a few registers",
+    ("scalar", r"::GroupedRow<.*::tile<"): "lanes are permuted one by one",
+    ("avx2", r"::GroupedRow<\w+, true, 3.*::tile<8, true>"): "edges alone: at most 2 stores in 24 multiply-adds",
+    (r"avx512|amx", r"::(gelu_forward\(|add_forward_of<)|\(fastnn::Activation\)13\b"): (
+        "gelu: its tables take 8 of 32 registers; one store in 8 multiply-adds, and memory at the speed of relu"
+    ),
     (r"avx2|avx512|amx", r"::sgd_step\("): "bound by memory, 20 bytes an element; stores a segment's settings",
     (r"avx2|avx512|amx", r"::log_softmax_row<"): "bound by exp: one store for every 8 multiply-adds",
     (r"avx2|avx512|amx", r"::mean_loss<.*binary_cross"): "bound by exp: at most 3 stores in 14",
