@@ -1,8 +1,7 @@
 // conv2d_amx_backward: dx and dweight on bfloat16 tiles (simd/tile.hpp), in float32 from three parts and six products
 // as in amx.cpp; dbias is that of backward.cpp.
 //   dx       conv2d_amx_forward of dy with the flipped weights, one call for each stride phase. Phases are computed
-//   side
-//            by side in memory, some images at a time, and then put in their places.
+//            side by side in memory, some images at a time, and then put in their places.
 //   dweight  products with the pixels of all images as their inner length: A = rows of 16 channels of dy, pixel beside
 //            pixel, B = pairs of pixels of 16 channels of x, which a tap moves by whole rows
 //              half    16 channels of x at one tap; four halves of 16 x 16 sums are a block: two of dy by two of x, or
