@@ -23,7 +23,7 @@ namespace {
 
 // ---- dx ----
 
-constexpr int64_t kLeastOut = 16;  // channels of dy: below, conv2d_amx_forward has no tiles either
+constexpr int64_t kLeastOut = 16;  // channels of dy: below, steps of the forward pass are mostly empty
 constexpr int64_t kMostStride = 4;
 constexpr int64_t kPhaseElements = int64_t{1} << 19;  // of all phases at a time: 2 MB
 
