@@ -12,13 +12,13 @@
 // im2col, and all that has groups, float64 or too few channels is done there at once.
 #include "kernels/conv/amx_planes.hpp"
 #include "kernels/conv/epilogue.hpp"
+#include "kernels/conv/images.hpp"
 #include "runtime/fp_state.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
 
 constexpr int64_t kKeepAwake = 4;  // steps: a tile store that follows 2000 idle cycles costs 650-870
-constexpr int64_t kImages = 1024;  // at a time: one flag each on the stack
 // A step rounds the sum six times whatever it holds, a chain once per element: with half of x zero the rms error is 1.2
 // times the chain's at 8 elements of a step's 32, .97 at 12, .86 at 16 (the worst of 3x3 to 11x11).
 constexpr int64_t kLeastElements = 12;
@@ -434,16 +434,7 @@ void convolve_images(const Conv2dArgs& q) {
   }
   // An infinite or NaN element, one that rounds to infinity as a part, or a sum that overflows half way makes NaN or
   // infinity where a chain of multiply-adds may give a number or the other. All of them show in the sums.
-  for (int64_t i = 0; i < q.n; ++i) {
-    if (!not_finite[i]) continue;
-    Conv2dArgs again = q;
-    again.n = 1;
-    again.packed = nullptr;  // these are for the tiles
-    again.x = static_cast<const float*>(q.x) + i * q.c * q.h * q.w;
-    again.y = static_cast<float*>(q.y) + i * q.o * q.oh * q.ow;
-    if (q.residual) again.residual = static_cast<const float*>(q.residual) + i * q.o * q.oh * q.ow;
-    conv2d_im2col_forward(again);
-  }
+  again_by_im2col(q, not_finite);
 }
 
 template <class F>
@@ -478,14 +469,8 @@ const char* conv2d_amx_forward_algorithm(const Conv2dArgs& args) {
 
 void conv2d_amx_forward(const Conv2dArgs& args) {
   if (!takes_tiles(args)) return conv2d_im2col_forward(args);
-  for (int64_t i = 0; i < args.n; i += kImages) {
-    Conv2dArgs some = args;
-    some.n = least(kImages, args.n - i);
-    some.x = static_cast<const float*>(args.x) + i * args.c * args.h * args.w;
-    some.y = static_cast<float*>(args.y) + i * args.o * args.oh * args.ow;
-    if (args.residual) some.residual = static_cast<const float*>(args.residual) + i * args.o * args.oh * args.ow;
-    in_parts(args, [&](auto parts) { convolve_images<parts.value>(some); });
-  }
+  by_images(args,
+            [](const Conv2dArgs& some) { in_parts(some, [&](auto parts) { convolve_images<parts.value>(some); }); });
 }
 
 }  // namespace fastnn::FASTNN_ISA

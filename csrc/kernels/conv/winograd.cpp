@@ -12,6 +12,7 @@
 
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/conv/format.hpp"
+#include "kernels/conv/images.hpp"
 #include "kernels/conv/product.hpp"
 #include "runtime/fp_state.hpp"
 
@@ -20,7 +21,6 @@ namespace {
 
 using Lanes = Vec<float>;
 constexpr int64_t kLanes = Lanes::lanes;
-constexpr int64_t kImages = 1024;                  // at a time: one flag each on the stack
 constexpr int64_t kMemory = 1400 << 10;            // bytes of v and sums, of 2 MB of L2
 constexpr int64_t kWeightsBudget = 3 << 20;        // bytes of weights that may stay there beside them
 constexpr int64_t kPanel = kTileVectors * kLanes;  // outputs, at most
@@ -300,16 +300,7 @@ void convolve_images(const Conv2dArgs& q) {
       Task<m>(q, p, epilogue, weights, not_finite, scratch).run(task / p.parts, task % p.parts);
     });
   });
-  for (int64_t i = 0; i < q.n; ++i) {
-    if (!not_finite[i]) continue;
-    Conv2dArgs again = q;
-    again.n = 1;
-    again.packed = nullptr;  // these are not for im2col
-    again.x = static_cast<const float*>(q.x) + i * q.c * q.h * q.w;
-    again.y = static_cast<float*>(q.y) + i * q.o * q.oh * q.ow;
-    if (q.residual) again.residual = static_cast<const float*>(q.residual) + i * q.o * q.oh * q.ow;
-    conv2d_im2col_forward(again);
-  }
+  again_by_im2col(q, not_finite);
 }
 
 bool takes(const Conv2dArgs& q) {
@@ -333,16 +324,7 @@ const char* conv2d_winograd_forward_algorithm(const Conv2dArgs& args) {
 
 void conv2d_winograd_forward(const Conv2dArgs& args) {
   if (!takes(args)) return conv2d_im2col_forward(args);
-  in_channels_last(args, [](const Conv2dArgs& all) {
-    for (int64_t i = 0; i < all.n; i += kImages) {
-      Conv2dArgs some = all;
-      some.n = smaller(kImages, all.n - i);
-      some.x = static_cast<const float*>(all.x) + i * all.c * all.h * all.w;
-      some.y = static_cast<float*>(all.y) + i * all.o * all.oh * all.ow;
-      if (all.residual) some.residual = static_cast<const float*>(all.residual) + i * all.o * all.oh * all.ow;
-      convolve_images(some);
-    }
-  });
+  in_channels_last(args, [](const Conv2dArgs& all) { by_images(all, convolve_images); });
 }
 
 }  // namespace fastnn::FASTNN_ISA
