@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -257,7 +258,9 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
     names = list(dict.fromkeys(name for row in result.rows for name in row.params))
     numeric = [n for n in names if all(isinstance(row.ranges[n], tuple) for row in result.rows if n in row.ranges)]
     logs = {name for row in result.rows for name in row.logs}
-    pair = sorted(numeric, key=lambda n: n not in logs)[:2] if len(numeric) > 1 else []
+    pairs = itertools.combinations(sorted(numeric, key=lambda n: n not in logs), 2)
+    # One name may be asked for only where another is not.
+    pair = next((p for p in pairs if any(set(p) <= row.params.keys() for row in done)), ())
     count = len(names) + bool(pair)
     columns = min(3, max(count, 1))
     lines = -(-max(count, 1) // columns)
@@ -323,9 +326,11 @@ def _log_axis(panel: Any, axis: str, values: list[float]) -> None:
     """A logarithmic axis, labelled at 1, 2 and 5 where a decade or two alone would leave it bare."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+    if not any(value > 0 for value in values):
+        return  # such an axis has no place for them
     getattr(panel, f"set_{axis}scale")("log")
     line = getattr(panel, f"{axis}axis")
-    if values and max(values) < 100 * min(values):
+    if max(values) < 100 * min(values):
         line.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         line.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     line.set_minor_formatter(NullFormatter())

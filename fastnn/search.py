@@ -11,22 +11,28 @@ that calls `_search` with its stages.
 from __future__ import annotations
 
 import contextlib
+import difflib
+import hashlib
 import itertools
 import math
+import numbers
 import os
 import pickle
+import secrets
 import socket
 import tempfile
 import time
 import traceback
+import warnings
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ._text import plain
 from .errors import ShapeError, need
 from .threads import get_num_threads, num_threads
 from .training import Trainer
@@ -80,7 +86,10 @@ class Trial:
         ``within`` says how far the range may move when the best value lies at its border. A range in log space moves
         anywhere without it, another one stays.
         """
-        low, high = self._range(name, low, high, log, within)
+        for what, value in (("low", low), ("high", high), *([] if step is None else [("step", step)])):
+            if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+                raise ValueError(f"suggest_float: {what} of {name!r} must be a finite number, got {value!r}")
+        low, high = self._range("suggest_float", name, low, high, log, step, within)
         return float(self._source.suggest_float(name, low, high, log=log, step=step))
 
     def suggest_int(
@@ -94,14 +103,35 @@ class Trial:
         within: tuple[int, int] | None = None,
     ) -> int:
         """Return a whole number from low to high, both included; the rest as for `suggest_float`."""
-        low, high = self._range(name, low, high, log, within)
-        return int(self._source.suggest_int(name, int(low), int(high), log=log, step=step))
+        for what, value in (("low", low), ("high", high), ("step", step)):
+            if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+                hint = "; numbers with a fraction are asked for by suggest_float" if isinstance(value, float) else ""
+                raise ValueError(f"suggest_int: {what} of {name!r} must be a whole number, got {value!r}{hint}")
+        low, high = self._range("suggest_int", name, low, high, log, step, within)
+        return int(self._source.suggest_int(name, int(low), int(high), log=log, step=int(step)))
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         """Return one of the choices: numbers, texts, booleans or None."""
-        return self._source.suggest_categorical(name, list(choices))
+        choices = [choice.item() if isinstance(choice, np.generic) else choice for choice in choices]
+        for choice in choices:
+            if not isinstance(choice, (str, int, float, bool, type(None))):  # what every storage holds
+                raise TypeError(
+                    f"suggest_categorical: choices of {name!r} must be numbers, texts, booleans or None, got "
+                    f"{choice!r}; ask for a name, and look up what it stands for"
+                )
+        if not choices:
+            raise ValueError(f"suggest_categorical: {name!r} has no choices")
+        return self._source.suggest_categorical(name, choices)
 
-    def _range(self, name: str, low: Any, high: Any, log: bool, within: Any) -> tuple[Any, Any]:
+    def _range(self, op: str, name: str, low: Any, high: Any, log: bool, step: Any, within: Any) -> tuple[Any, Any]:
+        if low > high or (log and low <= 0):
+            rule = "in log space, from above 0 up" if log else "from low up to high"
+            raise ValueError(f"{op}: {name!r} is drawn {rule}, got {low!r} to {high!r}")
+        if step is not None and (step <= 0 or (log and step != 1)):
+            rule = "be left out in log space" if log else "be above 0"
+            raise ValueError(f"{op}: step of {name!r} must {rule}, got {step!r}")
+        if within is not None and (len(within) != 2 or not within[0] <= low <= high <= within[1]):
+            raise ValueError(f"{op}: within={within!r} of {name!r} must hold its range, {low!r} to {high!r}")
         self.within[name] = list(within) if within else [0.0, math.inf] if log else [low, high]
         return tuple(self._ranges.get(name, (low, high)))
 
@@ -113,19 +143,58 @@ class _Chosen:
         self.values = values
 
     def suggest_float(self, name: str, low: float, high: float, **options: Any) -> Any:
-        return self.values[name]
+        return self._value(name)
 
     suggest_int = suggest_float
 
     def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._value(name)
+
+    def _value(self, name: str) -> Any:
+        if name not in self.values:
+            raise KeyError(f"build asks for {name!r}, which this trial did not draw: it drew {', '.join(self.values)}")
         return self.values[name]
 
 
-class _Probe:
-    """Notes what is asked for, to lay a grid; answers with the middle."""
+class _Differs(Exception):
+    """What build asks for is not what a trial in the storage was drawn from."""
 
-    def __init__(self, points: int | Mapping[str, int | Sequence[Any]], moved: Mapping[str, Any]) -> None:
-        self.points, self.moved = points, moved
+
+class _Retold(_Chosen):
+    """Answers with what a trial in the storage drew, and raises where that was asked for in another way."""
+
+    def __init__(self, trial: Any) -> None:
+        super().__init__(trial.params)
+        self.distributions = trial.distributions
+        self.asked: set[str] = set()
+
+    def suggest_float(self, name: str, low: float, high: float, **options: Any) -> Any:
+        return self._checked(name, _optuna().distributions.FloatDistribution(low, high, **options))
+
+    def suggest_int(self, name: str, low: Any, high: Any, **options: Any) -> Any:
+        return self._checked(name, _optuna().distributions.IntDistribution(low, high, **options))
+
+    def suggest_categorical(self, name: str, choices: Any) -> Any:
+        return self._checked(name, _optuna().distributions.CategoricalDistribution(choices))
+
+    def _checked(self, name: str, wanted: Any) -> Any:
+        self.asked.add(name)
+        if name not in self.distributions:
+            raise _Differs(f"build asks for {name!r}, which was not drawn")
+        if self.distributions[name] != wanted:
+            raise _Differs(f"{name!r} was drawn from {_drawn(self.distributions[name])} and is now {_drawn(wanted)}")
+        return self.values[name]
+
+
+class _BadPoints(ValueError):
+    """The points of a grid are wrong, whatever build does with them."""
+
+
+class _Probe:
+    """Notes what is asked for, to lay a grid; answers with a point, the middle one unless ``at`` says otherwise."""
+
+    def __init__(self, points: int | Mapping[str, int | Sequence[Any]], moved: Mapping[str, Any], at: float) -> None:
+        self.points, self.moved, self.at = points, moved, at
         self.axes: dict[str, list[Any]] = {}
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool, step: float | None) -> float:
@@ -137,7 +206,7 @@ class _Probe:
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         given = self.points.get(name) if isinstance(self.points, Mapping) else None
         self.axes[name] = list(choices) if given is None or isinstance(given, int) else list(given)
-        return self.axes[name][0]
+        return self.axes[name][-1 if self.at == 1.0 else 0]
 
     def _numbers(self, name: str, low: Any, high: Any, log: bool, step: Any, kind: type) -> Any:
         given = self.points.get(name, 3) if isinstance(self.points, Mapping) else self.points
@@ -146,10 +215,10 @@ class _Probe:
             # As far off as a rounding they are taken for the ends.
             outside = [v for v in values if not low - 1e-9 * abs(low) <= v <= high + 1e-9 * abs(high)]
             if outside and name not in self.moved:
-                raise ValueError(f"search.grid: points of {name!r} lie from {low:g} to {high:g}, got {outside[0]:g}")
+                raise _BadPoints(f"search.grid: points of {name!r} lie from {low:g} to {high:g}, got {outside[0]:g}")
         else:
             if given < 1:
-                raise ValueError(f"search.grid: points of {name!r} must be at least 1, got {given}")
+                raise _BadPoints(f"search.grid: points of {name!r} must be at least 1, got {given}")
             middle = math.sqrt(low * high) if log else (low + high) / 2
             line = [middle] if given == 1 else np.geomspace(low, high, given) if log else np.linspace(low, high, given)
             values = [kind(round(v)) if kind is int else kind(v) for v in line]
@@ -157,7 +226,8 @@ class _Probe:
                 values = [kind(low + step * round((v - low) / step)) for v in values]
         # geomspace's ends are off by a rounding, and a value outside of its range is refused.
         self.axes[name] = list(dict.fromkeys(min(max(v, low), high) for v in values))
-        return self.axes[name][len(self.axes[name]) // 2]
+        line = self.axes[name]
+        return line[min(int(self.at * len(line)), len(line) - 1)]
 
 
 @dataclass(frozen=True)
@@ -220,18 +290,17 @@ class Result:
     study : optuna.Study
     """
 
-    def __init__(self, study: Any, build: Callable[[Trial], Any], metric: str, seed: int, moved: list[str]) -> None:
-        self.study, self.metric, self.moved = study, metric, moved
-        self._build, self._seed = build, seed
-        self.rows = [_row(trial) for trial in _own(study)]
+    def __init__(self, study: Any, trials: list[Any], task: _Task, moved: list[str]) -> None:
+        self.study, self.metric, self.moved = study, task.metric, moved
+        self._build, self._seed = task.build, task.seed
+        self.rows = [_row(trial) for trial in trials]
 
     @property
     def best(self) -> Row:
         """The best trial of the last stage."""
         done = [row for row in self.rows if row.state == "done"]
         if not done:
-            reasons = {row.reason for row in self.rows}
-            raise RuntimeError(f"search: no trial came to an end: {'; '.join(sorted(reasons)[:3])}")
+            raise RuntimeError(self._none_done())
         kinds = [_kind(row.stage) for row in done]
         last = [row for row, kind in zip(done, kinds, strict=True) if kind == kinds[-1]]
         return self._sorted(last)[0]
@@ -245,6 +314,11 @@ class Result:
         """Return what ``build`` returns for the best trial's values: a fresh trainer, to train on all of the data."""
         return self._build(Trial(_Chosen(self.best_params), {}, self._seed, fold))
 
+    def _none_done(self) -> str:
+        reasons = list(dict.fromkeys(row.reason for row in self.rows))
+        more = f"; and {len(reasons) - 3} more reasons" if len(reasons) > 3 else ""
+        return f"search: no trial came to an end: {'; '.join(reasons[:3])}{more}"
+
     def _sorted(self, rows: list[Row]) -> list[Row]:
         sign = -1.0 if self.metric == "accuracy" else 1.0
         return sorted(rows, key=lambda row: (math.isnan(row.value), sign * row.value, row.number))
@@ -257,10 +331,13 @@ class Result:
         spread = any(len(row.folds) > 1 for row in ordered)
         header = ["trial", "stage", *names, self.metric, *(["spread"] if spread else []), "epochs", "seconds", ""]
         cells = [header]
+        told: dict[str, int] = {}  # a reason is written once: what is wrong with the data is wrong in every trial
         for row in ordered[:rows]:
             value = "" if math.isnan(row.value) else _score(row.value, self.metric)
             std = _score(float(np.std(row.folds)), self.metric) if len(row.folds) > 1 else ""
-            note = "" if row.state == "done" else f"{row.state}: {row.reason}"
+            first = told.setdefault(row.reason, row.number)
+            reason = plain(row.reason.partition("\n")[0]) if first == row.number else f"as trial {first}"
+            note = "" if row.state == "done" else f"{row.state}: {reason}"
             params = [_short(row.params.get(name, "")) for name in names]
             numbers = [value, *([std] if spread else []), str(row.epochs), f"{row.seconds:.1f}"]
             cells.append([str(row.number), row.stage, *params, *numbers, note])
@@ -276,7 +353,18 @@ class Result:
         return plot.search(self, path, title=title)
 
     def __str__(self) -> str:
-        return "\n".join([self.table(), *self.moved])
+        done = any(row.state == "done" for row in self.rows)
+        return "\n".join([self.table(), *self.moved, *([] if done else [self._none_done()])])
+
+
+def _drawn(distribution: Any) -> str:
+    """From what a parameter is drawn, in words."""
+    if not hasattr(distribution, "low"):
+        return ", ".join(map(repr, distribution.choices))
+    log = " in log space" if distribution.log else ""
+    step = "" if distribution.step in (None, 1) else f" in steps of {distribution.step:g}"
+    whole = "whole numbers " if "Int" in type(distribution).__name__ else ""
+    return f"{whole}{distribution.low:g} to {distribution.high:g}{log}{step}"
 
 
 def _kind(stage: str) -> str:
@@ -362,7 +450,7 @@ def random(
     >>> len(found.rows), found.best.value > 0.8
     (4, True)
     """
-    return _search("random", build, data, [_Stage("random", trials, epochs, moves)], **options)
+    return _search("random", build, data, [_Stage("random", trials, epochs, moves)], options)
 
 
 def grid(
@@ -383,7 +471,7 @@ def grid(
     build, data, epochs, moves and others
         As for `random`. ``build`` is called once to see what it asks for, which may not depend on the answers.
     """
-    return _search("grid", build, data, [_Stage("grid", 0, epochs, moves)], points=points, **options)
+    return _search("grid", build, data, [_Stage("grid", None, epochs, moves)], options, points)
 
 
 def coarse_to_fine(
@@ -416,7 +504,7 @@ def coarse_to_fine(
     middle = [f"middle {i}" if len(trials) > 3 else "middle" for i in range(1, len(trials) - 1)]
     names = ["coarse", *middle, "fine"] if len(trials) > 1 else ["coarse"]
     stages = [_Stage(n, t, e, moves) for n, t, e in zip(names, trials, epochs, strict=True)]
-    return _search("coarse to fine", build, data, stages, **options)
+    return _search("coarse to fine", build, data, stages, options)
 
 
 # ---- the plan ----
@@ -424,10 +512,28 @@ def coarse_to_fine(
 
 @dataclass(frozen=True)
 class _Stage:
+    """trials: None on a grid, whose points are counted."""
+
     name: str
-    trials: int
+    trials: int | None
     epochs: int
     moves: int
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What every way to search takes; see `random`."""
+
+    validation: tuple[Any, Any] | None = None
+    folds: int | None = None
+    metric: str = "accuracy"
+    seed: int = 0
+    jobs: int = 1
+    storage: str | Path | None = None
+    name: str = "search"
+    pruner: Any = None
+    sampler: Any = None
+    progress: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -449,68 +555,107 @@ def _search(
     build: Callable[[Trial], Any],
     data: tuple[Any, Any],
     stages: list[_Stage],
-    *,
-    points: int | Mapping[str, int | Sequence[Any]] = 3,
-    validation: tuple[Any, Any] | None = None,
-    folds: int | None = None,
-    metric: str = "accuracy",
-    seed: int = 0,
-    jobs: int = 1,
-    storage: str | Path | None = None,
-    name: str = "search",
-    pruner: Any = None,
-    sampler: Any = None,
-    progress: bool | None = None,
+    options: Mapping[str, Any],
+    points: Any = None,
 ) -> Result:
     optuna = _optuna()
     op = f"search.{kind.replace(' ', '_')}"
-    if (validation is None) == (folds is None):
-        raise ValueError(f"{op}: give either validation=(x, y) or folds=k")
-    if metric not in ("accuracy", "loss"):
-        raise ValueError(f"{op}: metric must be 'accuracy' or 'loss', got {metric!r}")
-    whole = {"jobs": jobs, **({} if folds is None else {"folds": folds - 1})}
-    whole |= {f"{what} of the {s.name} stage": getattr(s, what) for s in stages for what in ("epochs", "trials")}
-    for what, value in whole.items():
-        if value < (0 if what == "trials of the grid stage" else 1):
-            raise ValueError(f"{op}: {what.replace('folds', 'folds, less one,')} must be at least 1, got {value}")
+    known = [each.name for each in fields(_Options)]
+    if unknown := [name for name in options if name not in known]:
+        near = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f"; did you mean {near[0]}?" if near else f"; there are {', '.join(known)}"
+        raise TypeError(f"{op}: no option {unknown[0]!r}{hint}")
+    given = _Options(**options)
+    _check_options(op, given, stages)
     rows = _check_rows(op, "data", data)
-    if validation is not None:
-        _check_rows(op, "validation", validation)
-    if folds is not None:
-        if folds > rows:
-            raise ValueError(f"{op}: folds must be at most the {rows} rows, got {folds}")
-        _splits(data, folds, seed)
+    if given.validation is not None:
+        _check_rows(op, "validation", given.validation)
+    if given.folds is not None:
+        if given.folds > rows:
+            raise ValueError(f"{op}: folds must be at most the {rows} rows, got {given.folds}")
+        _check_classes(op, data[1], given.folds)
+        _splits(data, given.folds, given.seed)
     if not callable(build):
         raise TypeError(f"{op}: build must be a function of a trial that returns a Trainer, got {build!r}")
-    task = _Task(build, data, validation, folds or 0, metric, seed, pruner, sampler)
+    folds, metric, seed, storage = given.folds or 0, given.metric, given.seed, given.storage
+    task = _Task(build, data, given.validation, folds, metric, seed, given.pruner, given.sampler)
     with _quiet(optuna), tempfile.TemporaryDirectory() as folder:
-        if storage is None and jobs > 1:
+        if storage is None and given.jobs > 1:
             storage = Path(folder) / "search.journal"
-        study = _opened(op, storage, name, task)
-        _agree(op, study, {"kind": kind, "seed": seed, "metric": metric, "folds": folds or 0})
+        study = _opened(op, storage, given.name, task)
+        epochs = [stage.epochs for stage in stages]
+        names = {k: v and type(v).__name__ for k, v in (("pruner", given.pruner), ("sampler", given.sampler))}
+        settings = {"kind": kind, "seed": seed, "metric": metric, "folds": folds, "epochs": epochs, **names}
+        if given.storage is not None:
+            settings |= {"data": _fingerprint(data), "validation": _fingerprint(given.validation)}
+        _agree(op, study, settings, task)
         ranges: dict[str, Any] = {}
         moved: list[str] = []
-        with _bar(progress) as bar:
+        jobs: list[_Job] = []
+        with _bar(given.progress) as bar:
             for i, stage in enumerate(stages):
                 for move in range(stage.moves + 1):
                     label = stage.name + (f", moved {move}x" if move else "")
-                    plan = _plan(op, task, stage, ranges, points if kind == "grid" else None)
-                    _run(study, storage, name, task, _Job(label, stage.epochs, ranges, plan), jobs, bar)
-                    here = [row for row in map(_row, _own(study)) if row.stage == label and row.state == "done"]
+                    jobs.append(_Job(label, stage.epochs, ranges, _plan(op, task, stage, ranges, points)))
+                    _continues(op, study, jobs[-1])
+                    _run(study, storage, given.name, task, jobs[-1], given.jobs, bar)
+                    here = [row for row in map(_row, _wanted(study, jobs[-1:])) if row.state == "done"]
                     if not here:
-                        return Result(study, build, metric, seed, moved)
+                        break
                     wanted, words = _moved(study, here, metric, ends=kind == "grid")
                     if not words or move == stage.moves:
                         break
                     ranges = {**ranges, **wanted}
                     moved += [f"after {label}: {text}" for text in words]
+                if not here:
+                    break
                 if i + 1 < len(stages):
-                    same = [r for r in map(_row, _own(study)) if _kind(r.stage) == stage.name and r.state == "done"]
-                    ranges = _narrowed(study, same, metric)
-        result = Result(study, build, metric, seed, moved)
-        if storage is not None and Path(folder) in Path(str(storage)).parents:
+                    same = [job for job in jobs if _kind(job.stage) == stage.name]
+                    done = [row for row in map(_row, _wanted(study, same)) if row.state == "done"]
+                    ranges = _narrowed(study, done, metric)
+        result = Result(study, _wanted(study, jobs), task, moved)
+        if given.storage is None and storage is not None:
             result.study = _in_memory(study)  # the file goes
         return result
+
+
+def _check_options(op: str, given: _Options, stages: list[_Stage]) -> None:
+    if (given.validation is None) == (given.folds is None):
+        raise ValueError(f"{op}: give either validation=(x, y) or folds=k")
+    if given.metric not in ("accuracy", "loss"):
+        raise ValueError(f"{op}: metric must be 'accuracy' or 'loss', got {given.metric!r}")
+    whole: list[tuple[str, Any, int]] = [("jobs", given.jobs, 1), ("seed", given.seed, 0)]
+    whole += [] if given.folds is None else [("folds", given.folds, 2)]
+    for s in stages:
+        whole += [(f"epochs of the {s.name} stage", s.epochs, 1), ("moves", s.moves, 0)]
+        whole += [] if s.trials is None else [(f"trials of the {s.name} stage", s.trials, 1)]
+    for what, value, least in whole:
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(f"{op}: {what} must be a whole number of at least {least}, got {value!r}")
+    optuna = _optuna()
+    for what, value, kind in (
+        ("pruner", given.pruner, optuna.pruners.BasePruner),
+        ("sampler", given.sampler, optuna.samplers.BaseSampler),
+    ):
+        if not isinstance(value, (kind, type(None))):
+            raise TypeError(f"{op}: {what} must be one of optuna.{what}s, got {value!r}")
+    if given.progress not in (True, False, None):
+        raise TypeError(f"{op}: progress must be True, False or None, got {given.progress!r}")
+    if not isinstance(given.name, str) or not given.name:
+        raise ValueError(f"{op}: name must be a text, got {given.name!r}")
+
+
+def _fingerprint(data: tuple[Any, Any] | None) -> str | None:
+    """A few letters that are others for other data."""
+    if data is None:
+        return None
+    found = hashlib.blake2b(digest_size=8)
+    for part in (*(data[0] if isinstance(data[0], tuple) else (data[0],)), data[1]):
+        array = np.asarray(part)
+        found.update(f"{array.shape} {array.dtype.str}".encode())
+        # The elements of an array of objects are addresses, others at every start.
+        found.update(repr(array.tolist()).encode() if array.dtype.hasobject else np.ascontiguousarray(array).data)
+    return found.hexdigest()
 
 
 def _optuna() -> Any:
@@ -538,10 +683,7 @@ def _study(storage: str | Path | None, name: str, task: _Task) -> Any:
     if "://" in str(storage):
         where = _database(optuna, str(storage))
     elif storage is not None:
-        from optuna.storages import JournalStorage
-        from optuna.storages.journal import JournalFileBackend
-
-        where = JournalStorage(JournalFileBackend(str(storage)))
+        where = optuna.storages.JournalStorage(_journal(str(storage)))
     return optuna.create_study(
         study_name=name,
         storage=where,
@@ -550,6 +692,71 @@ def _study(storage: str | Path | None, name: str, task: _Task) -> Any:
         sampler=task.sampler or _sampler(task.seed),
         pruner=task.pruner or optuna.pruners.NopPruner(),
     )
+
+
+#: how every line of a journal begins
+_LINE = b'{"op_code":'
+
+
+def _journal(path: str) -> Any:
+    """The file of a journal, whose errors name it, and that a process may leave at any time.
+
+    One that is killed, or whose disk is full, leaves half a line; the next one would be glued to it, and the file
+    could not be read again. Who has the lock is alone with the file, so that a last line without an end is no longer
+    being written: it is cut off.
+    """
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+
+    class Whole(JournalFileSymlinkLock):
+        def acquire(self) -> bool:
+            taken: bool = super().acquire()
+            try:
+                _cut_half_line(path)
+            except BaseException:
+                self.release()
+                raise
+            return taken
+
+    class Named(JournalFileBackend):
+        def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+            with _naming(path):
+                yield from super().read_logs(log_number_from)
+
+        def append_logs(self, logs: list[dict[str, Any]]) -> None:
+            with _naming(path):
+                super().append_logs(logs)
+
+    with _naming(path):
+        return Named(path, Whole(path))
+
+
+@contextlib.contextmanager
+def _naming(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        why = error.strerror or "cannot be used"
+        raise OSError(error.errno, f"the storage of the search: {why}", path) from error
+
+
+def _cut_half_line(path: str) -> None:
+    with open(path, "rb+") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        half = b""
+        while end and b"\n" not in half:
+            start = max(0, end - 65536)
+            file.seek(start)
+            half = file.read(end - start) + half
+            end = start
+        half = half[half.rfind(b"\n") + 1 :]
+        written = half.rstrip(b"\0")  # as a machine that went down may leave behind
+        if not half:
+            return
+        if not (written.startswith(_LINE) or _LINE.startswith(written)):
+            raise ValueError(f"it ends in {written[:40]!r}, which is no line of a journal")
+        file.truncate(size - len(half))
 
 
 def _opened(op: str, storage: str | Path | None, name: str, task: _Task) -> Any:
@@ -561,17 +768,23 @@ def _opened(op: str, storage: str | Path | None, name: str, task: _Task) -> Any:
         raise IsADirectoryError(f"{op}: storage: {file} is a folder; give a file in it")
     try:
         return _study(storage, name, task)
-    except PermissionError as error:
-        raise PermissionError(f"{op}: storage {str(storage)!r} cannot be written: {error}") from error
+    except OSError as error:
+        raise OSError(error.errno, f"{op}: {error.strerror}", error.filename) from error
     except Exception as error:
         # Of Optuna, of SQLAlchemy and its drivers, of JSON: each has its own for a file that is no storage.
         if storage is None:
             raise
         told = f"{type(error).__name__}: {error}".partition("\n")[0]
-        raise ValueError(
-            f"{op}: storage {str(storage)!r} cannot be opened ({told}); it is damaged, or not that of a search: "
-            "move it away and start anew"
-        ) from error
+        kind = {cls.__name__ for cls in type(error).__mro__}
+        if kind & {"NoSuchModuleError", "ArgumentError"}:
+            why = "no URL of a database that SQLAlchemy knows, such as sqlite:///search.db"
+        elif "ImportError" in kind:
+            why = "its database needs a package that is not installed"
+        elif "OperationalError" in kind or "OperationalError" in told:
+            why = "the database cannot be reached, or written to"
+        else:
+            why = "it is damaged, or not that of a search: move it away and start anew"
+        raise ValueError(f"{op}: storage {str(storage)!r} cannot be opened ({told}); {why}") from error
 
 
 def _database(optuna: Any, url: str) -> Any:
@@ -595,16 +808,50 @@ def _in_memory(study: Any) -> Any:
     return copied
 
 
-def _agree(op: str, study: Any, settings: dict[str, Any]) -> None:
-    """Raise where the storage holds a search of another kind under this name."""
+def _agree(op: str, study: Any, settings: dict[str, Any], task: _Task) -> None:
+    """Raise where the storage holds another search under this name: its trials would be returned for this one's."""
     before = study.user_attrs.get("fastnn")
     if before is None:
         study.set_user_attr("fastnn", settings)
-    elif before != settings:
-        differing = ", ".join(
-            f"{k} was {before.get(k)!r} and is {v!r}" for k, v in settings.items() if before.get(k) != v
+        return
+    differing = [
+        f"{k} are others" if k in ("data", "validation") else f"{k} was {before.get(k)!r} and is {v!r}"
+        for k, v in settings.items()
+        if before.get(k) != v
+    ]
+    done = next((t for t in _own(study) if t.state.name == "COMPLETE"), None)
+    if done is not None and not differing:
+        retold = _Retold(done)
+        try:
+            task.build(Trial(retold, _place(done)["ranges"], task.seed))
+            # Another fold than the first may ask for more.
+            if not task.folds and (left := [name for name in done.params if name not in retold.asked]):
+                differing = [f"{left[0]!r} was drawn, and build does not ask for it"]
+        except _Differs as found:
+            differing = [str(found)]
+        except Exception:  # as each of the trials that are left will say
+            pass
+    if differing:
+        raise ValueError(
+            f"{op}: the storage holds another search named {study.study_name!r}: {', '.join(differing)}; use name="
         )
-        raise ValueError(f"{op}: the storage holds another search named {study.study_name!r}: {differing}; use name=")
+
+
+def _continues(op: str, study: Any, job: _Job) -> None:
+    """Raise where a stage in the storage was drawn from other ranges or points than this search would."""
+    for trial in study.get_trials(deepcopy=False):
+        place = _place(trial)
+        if place.get("stage") != job.stage or place["slot"] >= len(job.plan):
+            continue
+        for what, before, now in (
+            ("ranges", place["ranges"], job.ranges),
+            ("points", place["point"], job.plan[place["slot"]]),
+        ):
+            if before != now:
+                raise ValueError(
+                    f"{op}: the storage holds another search named {study.study_name!r}: the {what} of its stage "
+                    f"{job.stage!r} were {before} and are {now}; use name="
+                )
 
 
 def _sampler(seed: int) -> Any:
@@ -644,10 +891,24 @@ def _sampler(seed: int) -> Any:
 
 def _plan(op: str, task: _Task, stage: _Stage, ranges: dict[str, Any], points: Any) -> list[dict[str, Any]]:
     """For each trial of a stage the values that are fixed beforehand: those of a grid, or none."""
-    if points is None:
+    if stage.trials is not None:
         return [{}] * stage.trials
-    probe = _Probe(points, ranges)
-    task.build(Trial(probe, ranges, task.seed))
+    # What build cannot make of the middle of all ranges it may make of their ends.
+    for at in (0.5, 0.0, 1.0):
+        probe = _Probe(points, ranges, at)
+        try:
+            task.build(Trial(probe, ranges, task.seed))
+        except _BadPoints:
+            raise
+        except Exception as error:
+            failed = error
+        else:
+            break
+    else:
+        raise RuntimeError(
+            f"{op}: what build asks for is not known, for it fails in the middle and at both ends of all ranges: "
+            f"{type(failed).__name__}: {failed}"
+        ) from failed
     if unknown := set(points if isinstance(points, Mapping) else ()) - set(probe.axes):
         known = ", ".join(probe.axes) or "nothing"
         raise ValueError(f"{op}: points of {', '.join(map(repr, sorted(unknown)))}, but build asks for {known}")
@@ -729,8 +990,14 @@ def _top(rows: list[Row], metric: str) -> list[Row]:
 # ---- running it ----
 
 
+#: what this process has in hand: a trial that it could not close, for want of a storage, is not among them
+_IN_HAND: set[str] = set()
+
+
 def _me() -> list[Any]:
-    return [socket.gethostname(), os.getpid(), _started(os.getpid())]
+    token = secrets.token_hex(8)
+    _IN_HAND.add(token)
+    return [socket.gethostname(), os.getpid(), _started(os.getpid()), token]
 
 
 def _started(pid: int) -> str:
@@ -747,11 +1014,11 @@ def _dead(trial: Any) -> bool:
     owner = _place(trial).get("owner")
     if owner is None:
         return trial.datetime_start is not None and time.time() - trial.datetime_start.timestamp() > _ORPHAN_SECONDS
-    host, pid, started = owner
+    host, pid, started, token = owner
     if host != socket.gethostname():
         return False
     if pid == os.getpid():
-        return bool(started != _started(pid))
+        return bool(started != _started(pid)) or token not in _IN_HAND
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -772,6 +1039,12 @@ def _own(study: Any) -> list[Any]:
     return [
         t for t in trials if t.state.is_finished() and _place(t) and (t.state.name != "FAIL" or "error" in t.user_attrs)
     ]
+
+
+def _wanted(study: Any, jobs: list[_Job]) -> list[Any]:
+    """The finished trials of these stages: a storage may hold more, of a search that had more trials."""
+    slots = {job.stage: len(job.plan) for job in jobs}
+    return [t for t in _own(study) if _place(t)["slot"] < slots.get(_place(t)["stage"], 0)]
 
 
 @dataclass(frozen=True)
@@ -812,8 +1085,8 @@ def _open(study: Any, job: _Job) -> tuple[list[int], int]:
     return left, len(taken - done)
 
 
-def _claim(study: Any, job: _Job) -> Any:
-    """Take a slot: a running trial that holds it, or None when none is open.
+def _claim(study: Any, job: _Job, owner: list[Any]) -> Any:
+    """Take a slot for an owner: a running trial that holds it, or None when none is open.
 
     What Optuna promises on every storage is that numbers of trials are unique; that a waiting trial is handed out once
     it does not (on SQLite it is not). So everyone makes a trial, writes a slot on it, and looks: of several that took
@@ -826,7 +1099,7 @@ def _claim(study: Any, job: _Job) -> Any:
         if not left:
             return None
         trial = study.ask()
-        place = {"stage": job.stage, "slot": left[0], "epochs": job.epochs, "ranges": job.ranges, "owner": _me()}
+        place = {"stage": job.stage, "slot": left[0], "epochs": job.epochs, "ranges": job.ranges, "owner": owner}
         trial.set_user_attr("fastnn", {**place, "point": job.plan[left[0]]})
         while True:
             before = [t for t in study.get_trials(deepcopy=False) if t.number < trial.number]
@@ -885,31 +1158,40 @@ def _process(storage: Any, name: str, task: _Task, job: _Job, threads: int) -> N
 
 def _work(study: Any, task: _Task, job: _Job, bar: Any = None) -> None:
     """Do trials of a stage until all are done or in other hands."""
+    owner = _me()
+    try:
+        while (trial := _claim(study, job, owner)) is not None:
+            _try(study, task, trial)
+            if bar is not None:
+                bar("", 1)
+    finally:
+        _IN_HAND.discard(owner[-1])
+
+
+def _try(study: Any, task: _Task, trial: Any) -> None:
+    """Do one trial, and write down what came of it."""
     from optuna.trial import TrialState
 
-    while (trial := _claim(study, job)) is not None:
-        began = time.perf_counter()
-        try:
-            value = _score_of(trial, task)
-        except _optuna().TrialPruned as stop:
-            trial.set_user_attr("reason", str(stop))
-            trial.set_user_attr("seconds", time.perf_counter() - began)
-            study.tell(trial, state=TrialState.PRUNED)
-        except Exception as error:
-            # What one build gets wrong says nothing about the others.
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            trial.set_user_attr("traceback", traceback.format_exc())
-            trial.set_user_attr("seconds", time.perf_counter() - began)
-            study.tell(trial, state=TrialState.FAIL)
-        except BaseException:
-            trial.set_user_attr("stopped", True)  # by hand: done again when the search goes on
-            study.tell(trial, state=TrialState.FAIL)
-            raise
-        else:
-            trial.set_user_attr("seconds", time.perf_counter() - began)
-            study.tell(trial, value)
-        if bar is not None:
-            bar("", 1)
+    began = time.perf_counter()
+    try:
+        value = _score_of(trial, task)
+    except _optuna().TrialPruned as stop:
+        trial.set_user_attr("reason", str(stop))
+        trial.set_user_attr("seconds", time.perf_counter() - began)
+        study.tell(trial, state=TrialState.PRUNED)
+    except Exception as error:
+        # What one build gets wrong says nothing about the others.
+        trial.set_user_attr("error", f"{type(error).__name__}: {error}")
+        trial.set_user_attr("traceback", traceback.format_exc())
+        trial.set_user_attr("seconds", time.perf_counter() - began)
+        study.tell(trial, state=TrialState.FAIL)
+    except BaseException:
+        trial.set_user_attr("stopped", True)  # by hand: done again when the search goes on
+        study.tell(trial, state=TrialState.FAIL)
+        raise
+    else:
+        trial.set_user_attr("seconds", time.perf_counter() - began)
+        study.tell(trial, value)
 
 
 def _check_rows(op: str, name: str, data: Any) -> int:
@@ -926,6 +1208,15 @@ def _check_rows(op: str, name: str, data: Any) -> int:
     return len(y)
 
 
+def _check_classes(op: str, y: Any, folds: int) -> None:
+    """Raise where no class has a row for each part; scikit-learn says so of the labels, in words of its own."""
+    y = np.asarray(y)
+    if y.ndim == 1 and y.dtype.kind in "iub":
+        most = int(np.unique(y, return_counts=True)[1].max())
+        if most < folds:
+            raise ValueError(f"{op}: folds must be at most {most}, the rows of the largest class, got {folds}")
+
+
 def _splits(data: tuple[Any, Any], folds: int, seed: int) -> list[tuple[Any, Any]]:
     try:
         from sklearn.model_selection import KFold, StratifiedKFold
@@ -933,7 +1224,10 @@ def _splits(data: tuple[Any, Any], folds: int, seed: int) -> list[tuple[Any, Any
         raise need("scikit-learn", "train", "cross-validation") from None
     y = np.asarray(data[1])
     kind = StratifiedKFold if y.ndim == 1 and y.dtype.kind in "iub" else KFold
-    return list(kind(folds, shuffle=True, random_state=seed % 2**32).split(np.zeros(len(y)), y))
+    with warnings.catch_warnings():
+        # A class of fewer rows than parts is missing in some, which does not keep the others from being scored.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        return list(kind(folds, shuffle=True, random_state=seed % 2**32).split(np.zeros(len(y)), y))
 
 
 def _score_of(source: Any, task: _Task) -> float:
@@ -950,10 +1244,12 @@ def _score_of(source: Any, task: _Task) -> float:
         splits = [((x, y), task.validation)]
     scores: list[float] = []
     curves: list[list[float]] = []
+    within: dict[str, list[float]] = {}
     for fold, (train, test) in enumerate(splits):
         trial = Trial(source, given["ranges"], task.seed, fold)
         built = task.build(trial)
-        source.set_user_attr("within", trial.within)
+        within |= trial.within  # a fold may ask for what the others do not
+        source.set_user_attr("within", within)
         trainer, options = built if isinstance(built, tuple) else (built, {})
         if not isinstance(trainer, Trainer):
             raise TypeError(f"search: build must return a Trainer or (Trainer, options of fit), got {built!r}")

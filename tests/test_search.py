@@ -408,3 +408,252 @@ def test_what_cannot_be_sent_to_other_processes() -> None:
     assert len(one_trial(build).rows) == 1  # here it can
     with pytest.raises(TypeError, match=r"cannot be sent to other processes.*jobs=1"):
         one_trial(build, jobs=2)
+
+
+# ---- a storage that was cut, is full, or is that of another search ----
+
+
+def stored(path: Any, build: Any = build, data: Any = DATA, **options: Any) -> search.Result:
+    return search.random(build, data, storage=path, **{"trials": 3, **SHORT, **options})
+
+
+def test_a_journal_that_was_cut_anywhere_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "s.journal"
+    whole = told(stored(path))
+    content = path.read_bytes()
+    ends = [i + 1 for i, byte in enumerate(content) if byte == ord("\n")]
+    places = {1, 12, 20, len(content) - 1, *(end + k for end in ends[::12] for k in (-1, 0, 1, 30))}
+    for place in sorted(places):
+        if place >= len(content):
+            continue
+        path.write_bytes(content[:place])
+        assert told(stored(path)) == whole
+        assert told(stored(path)) == whole  # and the file is whole again
+        assert path.read_bytes().endswith(b"\n")
+    path.write_bytes(content + b"\0" * 700)  # as after a loss of power
+    assert told(stored(path, trials=4))[:3] and path.read_bytes().count(b"\0") == 0
+
+
+def test_what_is_no_journal_is_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    for content in (b"my notes, without an end", b"one line\nand another", b'{"a": 1}', b"{"):
+        path.write_bytes(content)
+        if content == b"{":  # how a journal of one byte looks
+            stored(path)
+            continue
+        with pytest.raises(ValueError, match=r"notes.txt' cannot be opened.*move it away"):
+            stored(path)
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 2}, r"epochs was \[1\] and is \[2\]"),
+        ({"data": (X[:200] + 1, Y[:200])}, "data are others"),
+        ({"validation": (X[200:], 1 - Y[200:])}, "validation are others"),
+        ({"pruner": optuna.pruners.MedianPruner()}, "pruner was None and is 'MedianPruner'"),
+    ],
+)
+def test_a_storage_of_another_search(options: dict[str, Any], message: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.journal"
+    before = told(stored(path))
+    with pytest.raises(ValueError, match=f"holds another search named 'search': {message}; use name="):
+        stored(path, **options)
+    assert len(stored(path, name="another", **options).rows) == 3
+    assert told(stored(path)) == before
+
+
+def test_a_build_that_asks_for_something_else(tmp_path: Path) -> None:
+    def wider(trial: search.Trial) -> fnn.Trainer:
+        trial.suggest_int("hidden", 2, 32, log=True)
+        return linear(trial, trial.suggest_float("lr", 1e-4, 10.0, log=True))
+
+    def renamed(trial: search.Trial) -> fnn.Trainer:
+        return linear(trial, trial.suggest_float("rate", 1e-4, 1.0, log=True))
+
+    def fewer(trial: search.Trial) -> fnn.Trainer:
+        return linear(trial, trial.suggest_float("lr", 1e-4, 1.0, log=True))
+
+    path = tmp_path / "s.journal"
+    stored(path)
+    with pytest.raises(
+        ValueError, match=r"'lr' was drawn from 0\.0001 to 1 in log space and is now 0\.0001 to 10 in log"
+    ):
+        stored(path, wider)
+    with pytest.raises(ValueError, match="build asks for 'rate', which was not drawn"):
+        stored(path, renamed)
+    with pytest.raises(ValueError, match="'hidden' was drawn, and build does not ask for it"):
+        stored(path, fewer)
+
+
+def test_more_trials_and_fewer(tmp_path: Path) -> None:
+    path = tmp_path / "s.journal"
+    stored(path)
+    assert told(stored(path, trials=5)) == told(search.random(build, DATA, trials=5, **SHORT))
+    assert told(stored(path, trials=2)) == told(search.random(build, DATA, trials=2, **SHORT))
+    staged: dict[str, Any] = {"validation": VALIDATION, "epochs": (1, 2), "progress": False, "storage": path}
+    search.coarse_to_fine(build, DATA, trials=(4, 2), moves=0, name="staged", **staged)
+    with pytest.raises(ValueError, match="the ranges of its stage 'fine' were"):
+        search.coarse_to_fine(build, DATA, trials=(9, 2), moves=0, name="staged", **staged)
+    grid: dict[str, Any] = {"storage": path, "name": "grid", **SHORT}
+    search.grid(build, DATA, points={"lr": [0.1, 1.0], "hidden": [8]}, **grid)
+    with pytest.raises(ValueError, match="the points of its stage 'grid' were"):
+        search.grid(build, DATA, points={"lr": [0.2, 1.0], "hidden": [8]}, **grid)
+
+
+def test_a_full_disk_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from optuna.storages.journal import JournalFileBackend
+
+    path = tmp_path / "s.journal"
+    append, left = JournalFileBackend.append_logs, [25]
+
+    def full(self: Any, logs: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            with open(path, "ab") as file:  # as much of the line as there was room for
+                file.write(b'{"op_code":8,"wor')
+            raise OSError(28, "No space left on device")
+        append(self, logs)
+
+    monkeypatch.setattr(JournalFileBackend, "append_logs", full)
+    with pytest.raises(OSError, match=r"the storage of the search: No space left on device: .*s\.journal"):
+        stored(path)
+    with pytest.raises(OSError, match=r"search\.random: the storage of the search: No space left"):
+        stored(path, name="another")
+    monkeypatch.undo()
+    assert told(stored(path)) == told(search.random(build, DATA, trials=3, **SHORT))
+
+
+def test_what_keeps_a_database_from_being_opened_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("sqlalchemy")
+    for url, why in (
+        ("bogus://search", "no URL of a database that SQLAlchemy knows"),
+        ("sqlite://", "no URL|cannot be"),
+        ("postgresql+pg8000://host/search", "needs a package that is not installed"),
+    ):
+        if url == "sqlite://":  # a database in memory is one
+            assert len(one_trial(storage=url).rows) == 1
+            continue
+        with pytest.raises(ValueError, match=why) as caught:
+            one_trial(storage=url)
+        assert "damaged" not in str(caught.value)
+
+
+# ---- names that vary, and what is asked for in a wrong way ----
+
+
+def varying(trial: search.Trial) -> fnn.Trainer:
+    if trial.suggest_categorical("kind", ["sgd", "adam"]) == "sgd":
+        return linear(trial, trial.suggest_float("sgd lr", 1e-3, 1.0, log=True))
+    if trial.fold == 1:
+        trial.suggest_float("only in fold 1", 1.0, 2.0, within=(0.0, 9.0))
+    return linear(trial, trial.suggest_float("adam lr", 1e-4, 0.1, log=True))
+
+
+def test_names_may_vary_from_trial_to_trial(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    options: dict[str, Any] = {"folds": 2, "moves": 2, "progress": False}
+    found = search.coarse_to_fine(varying, DATA, trials=(6, 3), epochs=(1, 1), **options)
+    assert {"sgd lr", "adam lr"} <= {name for row in found.rows for name in row.params}
+    assert found.plot(tmp_path / "all.png").stat().st_size > 10_000
+    one = search.random(varying, DATA, trials=1, epochs=1, **options)  # names without a single score
+    assert one.plot(tmp_path / "one.png").stat().st_size > 5_000
+    assert isinstance(found.build(fold=0)[0] if isinstance(found.build(), tuple) else found.build(), fnn.Trainer)
+
+
+@pytest.mark.parametrize(
+    ("ask", "reason"),
+    [
+        (
+            lambda t: t.suggest_float("a", 0.0, math.inf),
+            "ValueError: suggest_float: high of 'a' must be a finite number",
+        ),
+        (lambda t: t.suggest_float("a", math.nan, 1.0), "low of 'a' must be a finite number, got nan"),
+        (lambda t: t.suggest_float("a", "0", 1.0), "low of 'a' must be a finite number, got '0'"),
+        (
+            lambda t: t.suggest_float("a", 0.0, 1.0, log=True),
+            "'a' is drawn in log space, from above 0 up, got 0.0 to 1.0",
+        ),
+        (lambda t: t.suggest_float("a", 2.0, 1.0), "'a' is drawn from low up to high, got 2.0 to 1.0"),
+        (lambda t: t.suggest_float("a", 0.0, 1.0, step=0), "step of 'a' must be above 0, got 0"),
+        (lambda t: t.suggest_float("a", 0.0, 1.0, within=(0.5, 2.0)), "must hold its range"),
+        (lambda t: t.suggest_int("a", 1, 2.5), "high of 'a' must be a whole number, got 2.5; numbers with a fraction"),
+        (lambda t: t.suggest_int("a", True, 2), "low of 'a' must be a whole number, got True"),
+        (
+            lambda t: t.suggest_categorical("a", [(1, 2), (3, 4)]),
+            "choices of 'a' must be numbers, texts, booleans or None",
+        ),
+        (lambda t: t.suggest_categorical("a", []), "'a' has no choices"),
+    ],
+)
+def test_what_is_asked_for_in_a_wrong_way(ask: Any, reason: str) -> None:
+    def asking(trial: search.Trial) -> fnn.Trainer:
+        ask(trial)
+        return linear(trial)
+
+    found = search.random(asking, DATA, trials=2, **SHORT)
+    assert [row.state for row in found.rows] == ["failed"] * 2 and reason in found.rows[0].reason
+    assert str(found).count(reason) == 2 and "failed: as trial 0" in str(found)  # in the table, and at its end
+
+
+def test_numbers_of_numpy_may_be_asked_for() -> None:
+    def asking(trial: search.Trial) -> fnn.Trainer:
+        assert trial.suggest_int("n", np.int64(1), np.int64(3)) in (1, 2, 3)
+        assert type(trial.suggest_categorical("c", np.array([16, 32]))) is int
+        return linear(trial, trial.suggest_float("lr", np.float32(0.1), np.float64(0.2)))
+
+    assert search.random(asking, DATA, trials=1, **SHORT).rows[0].state == "done"
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: one_trial(fold=3), TypeError, "search.random: no option 'fold'; did you mean folds"),
+        (lambda: one_trial(points=3), TypeError, "search.random: no option 'points'; there are validation, folds"),
+        (lambda: one_trial(validation=None, folds=1), ValueError, "folds must be a whole number of at least 2, got 1"),
+        (
+            lambda: one_trial(validation=None, folds=2.5),
+            ValueError,
+            "folds must be a whole number of at least 2, got 2.5",
+        ),
+        (lambda: one_trial(validation=None, folds=11), ValueError, "folds must be at most 10, the rows of the largest"),
+        (lambda: one_trial(trials=2.5), ValueError, "trials of the random stage must be a whole number of at least 1"),
+        (lambda: one_trial(epochs="3"), ValueError, "epochs of the random stage must be a whole number"),
+        (lambda: one_trial(moves=-1), ValueError, "moves must be a whole number of at least 0"),
+        (lambda: one_trial(seed=-1), ValueError, "seed must be a whole number of at least 0"),
+        (lambda: one_trial(pruner="median"), TypeError, "pruner must be one of optuna.pruners, got 'median'"),
+        (lambda: one_trial(progress=7), TypeError, "progress must be True, False or None, got 7"),
+        (lambda: one_trial(name=""), ValueError, "name must be a text"),
+    ],
+)
+def test_options_that_do_not_fit(call: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        call()
+
+
+def test_a_class_of_fewer_rows_than_folds_is_scored_where_it_is() -> None:
+    y = np.zeros(30, int)
+    y[:2] = 1
+    assert one_trial(data=(ROWS[0], y), validation=None, folds=5).rows[0].state == "done"
+
+
+def test_a_grid_goes_on_where_build_fails() -> None:
+    def sometimes(trial: search.Trial) -> fnn.Trainer:
+        width = trial.suggest_int("width", 1, 3)
+        if width == 2:
+            raise MemoryError("too wide\nby far")
+        return linear(trial, trial.suggest_float("lr", 0.1, 0.2))
+
+    found = search.grid(sometimes, DATA, points={"width": 3, "lr": 2}, **SHORT)
+    assert [(row.params["width"], row.state) for row in found.rows if row.state == "done"] == [
+        (width, "done") for width in (1, 1, 3, 3)
+    ]
+    assert sum("MemoryError: too wide" in row.reason for row in found.rows) == 2
+    assert all("by far" not in line or "too wide" in line for line in found.table().splitlines())
+
+    def never(trial: search.Trial) -> fnn.Trainer:
+        raise KeyError("width")
+
+    with pytest.raises(RuntimeError, match=r"search\.grid: what build asks for is not known.*KeyError: 'width'"):
+        search.grid(never, DATA, **SHORT)
