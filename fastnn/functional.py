@@ -1566,6 +1566,12 @@ def log_softmax_backward(dy: ArrayLike, y: ArrayLike, axis: int = -1) -> Array:
     return _softmax_like_backward("log_softmax_backward", "log_softmax", dy, y, axis)
 
 
+def _same_shape(op: str, name: str, shape: tuple[int, ...], scores: tuple[int, ...]) -> None:
+    if shape != scores:
+        hint = "; of classes give labels.ravel()" if name == "probabilities" and shape == (scores[0], 1) else ""
+        raise ShapeError(f"{op}: {name} must have the shape of scores {scores}, got {shape}{hint}")
+
+
 def _class_labels(op: str, labels: ArrayLike, rows: int, classes: int, ignore_index: int) -> Array:
     """Labels as int64 of shape (rows,), each a class or ignore_index."""
     if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):
@@ -1649,9 +1655,7 @@ def _cross_entropy(
     given = np.asarray(labels)
     if given.ndim == 2:
         soft = _rowmajor(op, "labels", given)
-        if soft.shape != array.shape:
-            hint = "; of classes give labels.ravel()" if soft.shape == (n, 1) else ""
-            raise ShapeError(f"{op}: probabilities must have the shape of scores {array.shape}, got {soft.shape}{hint}")
+        _same_shape(op, "probabilities", soft.shape, array.shape)
     else:
         hard = _class_labels(op, given, n, c, ignore_index)
     weights = _vector(op, "weight", weight, c, "class")
@@ -1754,8 +1758,7 @@ def _element_loss(
         raise ShapeError(f"{op}: expected scores of shape (N, ...), got ()")
     if target.shape != array.shape and array.shape == (*target.shape, 1):
         target = target[..., np.newaxis]
-    if target.shape != array.shape:
-        raise ShapeError(f"{op}: targets must have the shape of scores {array.shape}, got {target.shape}")
+    _same_shape(op, "targets", target.shape, array.shape)
     n, cols = array.shape[0], int(np.prod(array.shape[1:]))
     samples = _vector(op, "sample_weight", sample_weight, n, "row")
     column, positive = (_vector(op, k, v, cols, "column") for k, v in (("weight", weight), ("pos_weight", pos_weight)))

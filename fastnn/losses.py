@@ -117,20 +117,25 @@ class Known:
         """Return the loss, an array of one float64, and dscores."""
         return self.entry.recorded(scores, labels, sample_weight=sample_weight, **self.options)
 
-    def prepare(self, labels: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-        """Labels in the form in which the kernel reads them."""
+    def prepare(self, labels: np.ndarray, dtype: np.dtype[Any], op: str = "Trainer.step") -> np.ndarray:
+        """Labels in the form in which the kernel reads them; ``op`` is what a message names."""
         soft = self.entry.labels in ("yes or no", "values") or (self.entry.labels != "classes" and labels.ndim == 2)
         if soft:
-            return F._rowmajor("Trainer.step", "y", labels).astype(dtype, copy=False)
+            return F._rowmajor(op, "y", labels).astype(dtype, copy=False)
         return np.ascontiguousarray(labels, np.int64) if labels.dtype.kind in "iu" else labels
 
-    def check(self, labels: np.ndarray, scores_shape: tuple[int, ...]) -> None:
-        """Raise for label values that the loss refuses; a program, once recorded, does not look at values."""
+    def check(self, labels: np.ndarray, scores_shape: tuple[int, ...], op: str = "Trainer.step") -> None:
+        """Raise for labels that the loss refuses; a program, once recorded, does not look at values."""
+        if self.entry.labels in ("yes or no", "values"):
+            if scores_shape != (*labels.shape, 1):
+                F._same_shape(op, "targets", labels.shape, scores_shape)
+        elif self.entry.labels != "classes" and labels.ndim == 2:
+            F._same_shape(op, "probabilities", labels.shape, scores_shape)
         if self.entry.labels == "yes or no":
-            F._probabilities("Trainer.step", labels)
-        elif self.entry.labels != "values" and labels.ndim == 1:
+            F._probabilities(op, labels)
+        elif self.entry.labels != "values" and (labels.ndim != 2 or self.entry.labels == "classes"):
             ignored = self.options.get("ignore_index", -100)
-            F._class_labels("Trainer.step", labels, len(labels), scores_shape[-1], ignored)
+            F._class_labels(op, labels, len(labels), scores_shape[-1], ignored)
 
     def right(self, scores: np.ndarray, labels: np.ndarray) -> tuple[float, int] | None:
         """How many rows are right, parts of rows where a row has several answers, and how many count; None where none

@@ -12,6 +12,7 @@ import numpy as np
 
 from ._statistics import LayerStatistics, Statistics
 from .errors import ShapeError, need
+from .io.atomic import replacing
 from .random import as_generator
 from .training.compare import Comparison, curves
 from .training.history import History, Series
@@ -164,8 +165,17 @@ def _tidy(axes: Any) -> None:
 def _saved(figure: Any, path: Any, title: str) -> Any:
     if title:
         figure.suptitle(title)
-    target = path if hasattr(path, "write") else Path(path)
-    figure.savefig(target, dpi=120)
+    if hasattr(path, "write"):
+        figure.savefig(path, dpi=120)
+        return path
+    target = Path(path)
+    kind = target.suffix.lower().removeprefix(".") or "png"
+    if kind not in (known := figure.canvas.get_supported_filetypes()):
+        raise ValueError(f"plot: expected a path that ends in .png (or {', '.join(sorted(known))}), got {str(path)!r}")
+    picture = io.BytesIO()
+    figure.savefig(picture, dpi=120, format=kind)
+    with replacing(target) as file:
+        file.write(picture.getbuffer())
     return target
 
 

@@ -1297,7 +1297,7 @@ def _fit(
     run = trainer.fit(train, validation=test, **options)
     curves[-1].extend(run.loss)
     # What is not a number stops without the monitor, and leaves the epoch unfinished.
-    if told.pruned or divergence.diverged:
+    if told.pruned or divergence.diverged or not math.isfinite(run.val_loss[-1]):
         raise _optuna().TrialPruned(run.stopped)
     if run.stopped:
         return trainer.evaluate(*test)[metric]  # a monitor of the user's may have put other weights back

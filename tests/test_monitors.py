@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import struct
 import sys
 import types
@@ -505,7 +506,8 @@ def test_compare_chooses_metric_and_target():
     [
         ([run([1.0])], {}, TypeError, "expected names"),
         ({"a": []}, {}, TypeError, "'a' needs a History"),
-        ({"a": History()}, {}, ValueError, "a run of 'a' has no finished epoch"),
+        ({"a": History()}, {}, ValueError, "no run has a finished epoch"),
+        ({"a": run([math.nan, math.inf])}, {}, ValueError, "'val_accuracy' is a number in no run"),
         ({"a": History(loss=[1.0, 2.0], seconds=[1.0])}, {}, ValueError, "seconds for every epoch"),
         ({"a": run([1.0])}, {"metric": "val_loss"}, ValueError, "all have loss, val_accuracy, seconds"),
     ],
@@ -537,3 +539,142 @@ def test_relu_is_faster_than_sigmoid():
 
     found = fnn.compare({"sigmoid": histories(L.Sigmoid), "relu": histories(L.ReLU)}, target=0.6, metric="loss")
     assert found.ratio("sigmoid", "relu") > 1.5
+
+
+# ---- what went wrong is told, and spoils nothing ----
+
+
+@pytest.mark.parametrize(("reason", "told"), [((), "a monitor ended it"), (("",), "a monitor ended it"), ((7,), "7")])
+def test_a_run_stops_whatever_the_reason(reason, told):
+    _, history = fit(lambda run: run.stop(*reason))
+    assert len(history) == 1 and history.stopped == told
+
+
+def test_what_is_recorded_has_a_name_of_its_own_and_is_a_number(tmp_path):
+    history = History()
+    for name in (*History.EPOCHS, "epoch", "step", "rate"):
+        with pytest.raises(ValueError, match=f"record: '{name}' is a name of the history's own"):
+            history.record(name, 1, 0.5)
+    for value in ("b", None, [1, 2], np.zeros(2), 1j):
+        with pytest.raises(TypeError, match="record: 'a' takes a number"):
+            history.record("a", 1, value)
+    with pytest.raises(TypeError, match="a text for a name"):
+        history.record(3, 1, 0.5)
+    assert not history.series  # a call that failed has left nothing
+    for value in (1, True, 0.5, np.float32(2), np.array([3.0])):
+        history.record("a", 1, value)
+    assert history.series["a"].values == [1.0, 1.0, 0.5, 2.0, 3.0]
+    with pytest.raises(ValueError, match="'val_loss' is a name"):
+        fit(lambda run: run.record("val_loss", 0.0), monitors.CSVLog(tmp_path / "run.csv"))
+
+
+def ill_rows(what):
+    x, y = VALIDATION[0].copy(), VALIDATION[1]
+    if what == "x":
+        x[7, 2] = np.nan
+        return x, y
+    y = np.eye(3, dtype=np.float32)[y]
+    y[7, 2] = np.nan
+    return x, y
+
+
+@pytest.mark.parametrize("what", ["x", "y"])
+def test_validation_that_is_no_number_ends_the_run_and_names_the_row(what, tmp_path):
+    loss = "cross_entropy" if what == "x" else "mse"
+    data = TRAIN if what == "x" else (TRAIN[0], np.eye(3, dtype=np.float32)[TRAIN[1]])
+    checkpoint, stopping = monitors.Checkpoint(tmp_path / "best.npz", best="val_loss"), monitors.EarlyStopping(3)
+    _, history = fit(checkpoint, stopping, data=data, validation=ill_rows(what), loss=loss)
+    assert (
+        history.stopped
+        == f"the validation loss is nan after epoch 1: validation {what} has NaN or infinite values there, in row 7"
+    )
+    assert len(history) == 1 and checkpoint.saved is None
+
+
+def test_targets_that_are_no_numbers_are_not_blamed_on_the_rate():
+    y = np.eye(3, dtype=np.float32)[TRAIN[1]]
+    y[:] = np.nan
+    _, history = fit(data=(TRAIN[0], y), validation=None, loss="mse")
+    assert history.stopped == "the loss is nan at step 1: y has NaN or infinite values there"
+
+
+def test_a_metric_that_never_was_a_number_is_told():
+    def never(run):
+        run.record("odd", math.nan)
+
+    _, history = fit(never, monitors.EarlyStopping(2, "odd"))
+    assert history.stopped == "odd has not improved for 3 epochs; it was never a number"
+
+
+def test_the_history_of_a_run_that_was_interrupted():
+    def interrupt(run):
+        if run.epoch == 2:
+            raise KeyboardInterrupt
+
+    trainer = Trainer(net(), rng=0)
+    assert trainer.history is None
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit(TRAIN, epochs=5, monitors=[interrupt], progress=False)
+    assert len(trainer.history.loss) == len(trainer.history.seconds) == 2
+    assert trainer.fit(TRAIN, epochs=1, progress=False) is trainer.history
+
+
+def test_compare_takes_runs_that_diverged(tmp_path):
+    def run(loss):
+        return History(loss=loss, seconds=[1.0] * len(loss))
+
+    good, late = run([1.0, 0.5, 0.2]), run([math.nan, 0.4, math.inf])
+    found = compare({"a": [good, late, History(stopped="the loss is nan")], "b": run([0.9, 0.3])}, metric="loss")
+    assert found.target == 0.4 and [one.reached for one in found] == [2, 1]
+    assert found["a"].best[:2] == (0.2, 0.4) and math.isnan(found["a"].best[2])
+    assert found["a"].epochs == (3.0, 2.0) and math.isnan(found.ratio("a", "b"))
+    assert "2 of 3" in str(found) and "nan" not in str(found)
+    alone = compare({"a": good, "b": History()})
+    assert alone.target == 0.2 and "0 of 1" in str(alone) and "never" in str(alone)
+    pytest.importorskip("matplotlib")
+    assert found.plot(tmp_path / "compare.png").stat().st_size > 10_000
+
+
+class Full:
+    """A file on a disk with no room."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+    def write(self, data):
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("what", ["npz", "safetensors", "csv", "png", "program", "html", "plot"])
+def test_a_full_disk_names_the_file(what, tmp_path, monkeypatch):
+    if what in ("png", "html", "plot"):
+        pytest.importorskip("matplotlib")
+    if what == "safetensors":
+        pytest.importorskip("safetensors")
+    from fastnn.io import atomic
+
+    path = tmp_path / f"file.{what}"
+    report = fnn.checks.doctor(net(), X, Y, steps=2) if what == "html" else None
+    monkeypatch.setattr(atomic, "open", lambda *arguments: Full(os.fdopen(*arguments)), raising=False)
+    path = path.with_suffix(".png") if what == "plot" else path
+    calls = {
+        "npz": lambda: fit(monitors.Checkpoint(path)),
+        "safetensors": lambda: fnn.save_state(path, net().state()),
+        "csv": lambda: fit(monitors.CSVLog(path)),
+        "png": lambda: fit(monitors.Live(path)),
+        "program": lambda: fnn.compile(net(), (1, 4)).save(path),
+        "html": lambda: report.save(path),
+        "plot": lambda: fnn.plot.history(History(loss=[1.0], step_loss=[1.0], seconds=[1.0], steps_per_epoch=1), path),
+    }
+    with pytest.raises(OSError, match=f"No space left on device: .*{path.name}'"):
+        calls[what]()
+    assert not list(tmp_path.iterdir())  # and nothing is left half written

@@ -119,6 +119,26 @@ def test_an_interrupted_run_leaves_a_trainer_that_goes_on(tmp_path: Any) -> None
     assert np.isfinite(fit()(one).loss).all()
 
 
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"validation": (X, Y + 5)}, ValueError, "Trainer.fit: validation: label .* is out of range for scores with"),
+        ({"validation": (X[:, :5], Y)}, ShapeError, r"Trainer.fit: validation: layer .* got \(100, 5\)"),
+        ({"validation": (X, np.eye(5)[Y])}, ShapeError, r"validation: probabilities must have the shape of scores"),
+        ({"validation": (X, Y.astype(float))}, TypeError, "Trainer.fit: validation: labels have dtype float64"),
+        ({"shuffle": "no"}, TypeError, "shuffle must be True or False, got 'no'"),
+        ({"progress": 7}, TypeError, "progress must be True, False, None or a text, got 7"),
+    ],
+)
+def test_validation_that_does_not_fit_is_named_before_any_step(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    one = trainer()
+    with pytest.raises(error, match=message):
+        one.fit((X, Y), **{"progress": False, **options})
+    assert one.steps == 0
+
+
 OTHERS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "statistics of no rows": (lambda: fnn.statistics(net(), X[:0]), ShapeError, r"no rows, its shape is \(0, 6\)"),
     "statistics of words": (lambda: fnn.statistics(net(), X.astype(str)), TypeError, "statistics: x has dtype <U32"),

@@ -45,9 +45,12 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 os.fchmod(descriptor, mode)
             os.fsync(descriptor)
         os.replace(beside, target)
-    except BaseException:
+    except BaseException as error:
         with suppress(FileNotFoundError):
             os.unlink(beside)
+        if isinstance(error, OSError) and error.errno is not None and error.filename in (None, beside):
+            # Of a full disk: which file was not written is what one has to know.
+            raise type(error)(error.errno, error.strerror, os.fspath(path)) from error
         raise
     _sync_folder(folder)
 

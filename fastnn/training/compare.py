@@ -28,7 +28,7 @@ class Contestant:
     epochs, seconds : tuple of float
         Until the target was reached, of the runs that reached it.
     best : tuple of float
-        The best value of each run.
+        The best value of each run; NaN where it never was a number.
     """
 
     name: str
@@ -98,6 +98,7 @@ class Comparison:
 
 
 def _spread(values: Sequence[float], form: str) -> str:
+    values = [value for value in values if math.isfinite(value)]
     if not values:
         return "never"
     mean = format(float(np.mean(values)), form)
@@ -118,7 +119,8 @@ def compare(
     histories : mapping of str to History, or to a sequence of them
         A name for each way to train, and its runs, one for each seed.
     target : float, optional
-        When absent, the best value of the run that came least far: the hardest target that all reach.
+        When absent, the best value of the run that came least far: the hardest target that all reach. A run without
+        any number, as one that diverged in its first epoch, counts as one that did not reach it.
     metric : str, optional
         One of the history's lists. What has "accuracy" in its name is better when higher, all else when lower. When
         absent, the first of "val_accuracy", "val_loss", "accuracy" and "loss" that all runs have.
@@ -153,23 +155,26 @@ def compare(
         several = (given,) if isinstance(given, History) else tuple(given) if isinstance(given, Sequence) else ()
         if not several or not all(isinstance(run, History) for run in several):
             raise TypeError(f"compare: {name!r} needs a History, or a sequence of at least one, got {given!r}")
-        if not all(len(run) for run in several):
-            raise ValueError(f"compare: a run of {name!r} has no finished epoch")
         if not all(len(run.seconds) == len(run) for run in several):
             raise ValueError(f"compare: a run of {name!r} does not have its seconds for every epoch")
         runs[str(name)] = several
-    every = [run for several in runs.values() for run in several]
+    every = [run for several in runs.values() for run in several if len(run)]
+    if not every:
+        raise ValueError("compare: no run has a finished epoch")
     if metric is None:
         metric = next(m for m in ("val_accuracy", "val_loss", "accuracy", "loss") if all(getattr(r, m) for r in every))
     elif metric not in History.EPOCHS or not all(getattr(run, metric) for run in every):
         known = [m for m in History.EPOCHS if all(getattr(run, m) for run in every)]
         raise ValueError(f"compare: not every run has {metric!r}; all have {', '.join(known)}")
     sign = -1 if _higher(metric) else 1
-    bests = {name: tuple(sign * min(sign * v for v in getattr(r, metric)) for r in rs) for name, rs in runs.items()}
+    bests = {name: tuple(_best(getattr(run, metric), sign) for run in rs) for name, rs in runs.items()}
     if target is not None and not math.isfinite(target):
         raise ValueError(f"compare: target must be a number, got {target!r}")
     if target is None:
-        target = sign * max(sign * value for values in bests.values() for value in values)
+        found = [sign * value for values in bests.values() for value in values if math.isfinite(value)]
+        if not found:
+            raise ValueError(f"compare: {metric!r} is a number in no run")
+        target = sign * max(found)
     contestants = []
     for name, several in runs.items():
         reached = [
@@ -182,8 +187,12 @@ def compare(
     return Comparison(tuple(contestants), metric, float(target))
 
 
+def _best(values: Sequence[float], sign: int) -> float:
+    return sign * min((sign * value for value in values if math.isfinite(value)), default=math.nan)
+
+
 def _first(values: Sequence[float], sign: int, target: float) -> int | None:
-    return next((i for i, value in enumerate(values) if sign * value <= sign * target), None)
+    return next((i for i, value in enumerate(values) if math.isfinite(value) and sign * value <= sign * target), None)
 
 
 def curves(run: History, metric: str) -> tuple[list[int], list[float], Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import numpy as np
+
 __all__ = ["History", "Series"]
 
 
@@ -61,10 +63,25 @@ class History:
         return len(self.loss)
 
     def record(self, name: str, step: int, value: float) -> None:
-        """Add a number to the series of that name."""
+        """Add a number to the series of that name, which may not be that of one of the lists.
+
+        Raises
+        ------
+        ValueError, TypeError
+            For a name that is taken, and for what is no number.
+        """
+        if not isinstance(name, str) or not name:
+            raise TypeError(f"record: a series has a text for a name, got {name!r}")
+        if name in (taken := (*self.EPOCHS, "epoch", "step", "rate", "step_loss")):
+            raise ValueError(
+                f"record: {name!r} is a name of the history's own, as are {', '.join(taken)}; choose another"
+            )
+        number = np.asarray(value)
+        if number.size != 1 or number.dtype.kind not in "biuf":
+            raise TypeError(f"record: {name!r} takes a number, got {value!r}")
         series = self.series.setdefault(name, Series())
         series.steps.append(int(step))
-        series.values.append(float(value))
+        series.values.append(float(number.reshape(())))
 
     def __str__(self) -> str:
         columns = {

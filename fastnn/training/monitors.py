@@ -101,9 +101,9 @@ class Run:
         """Add a number to ``history.series[name]``, for the step that was done last."""
         self.history.record(name, self.step, value)
 
-    def stop(self, reason: str) -> None:
-        """End the training after this step or epoch; the first reason stays."""
-        self.history.stopped = self.history.stopped or reason
+    def stop(self, reason: str = "") -> None:
+        """End the training after this step or epoch; the first reason stays, where none is given a few words."""
+        self.history.stopped = self.history.stopped or str(reason) or "a monitor ended it"
 
     def latest(self, name: str) -> float:
         """Return the last number of one of the history's lists ("val_loss"), or of a series.
@@ -278,6 +278,8 @@ class EarlyStopping(Monitor):
         self._bad = 0 if better else self._bad + 1
         if self._bad > self.patience:
             whose = f"; the weights are those of epoch {self.best_epoch}, with {self.best:.4g}" if self.restore else ""
+            if not self.best_epoch:
+                whose = "; it was never a number"
             run.stop(f"{self.metric} has not improved for {self._bad} epoch{'s' * (self._bad > 1)}{whose}")
 
     def end(self, run: Run) -> None:

@@ -98,6 +98,8 @@ class Trainer:
         self.seed = draw_seed(np.random.default_rng() if rng is None else rng)
         #: optimisation steps done
         self.steps = 0
+        #: of the last run of `fit`, or of one that goes on: also where an exception ended it
+        self.history: History | None = None
         #: steps that the optimizer's slots have seen: fewer after they were put back
         self._seen = 0
         regularizers = _regularizers(regularization)
@@ -327,14 +329,19 @@ class Trainer:
         Returns
         -------
         History
-            Training stops early, and ``history.stopped`` says why, when the loss is no longer a finite number or a
-            monitor stops it.
+            Training stops early, and ``history.stopped`` says why, when the loss of a step or of the validation data is
+            no longer a finite number or a monitor stops it. Where it is interrupted (Ctrl-C), or an exception ends it,
+            monitors are ended as usual, and what was recorded is in ``trainer.history``.
         """
         x, y = _pair("data", data)
         xs, ys = self._inputs(x), _parts(y)
         for name, value in (("epochs", epochs), ("batch_size", batch_size)):
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"Trainer.fit: {name} must be a whole number of at least 1, got {value!r}")
+        if not isinstance(shuffle, (bool, np.bool_)):
+            raise TypeError(f"Trainer.fit: shuffle must be True or False, got {shuffle!r}")
+        if not isinstance(progress, (bool, str, type(None))):
+            raise TypeError(f"Trainer.fit: progress must be True, False, None or a text, got {progress!r}")
         n = _rows("Trainer.fit", xs, ys)
         if not n:
             raise ShapeError("Trainer.fit: there are no rows to train on")
@@ -350,7 +357,7 @@ class Trainer:
         if getattr(schedule, "needs_validation", False) and validation is None:
             raise ValueError(f"Trainer.fit: the schedule {schedule!r} needs validation=(x, y), whose loss drives it")
         starts = range(0, n, batch_size)
-        history = History(steps_per_epoch=len(starts))
+        history = self.history = History(steps_per_epoch=len(starts))
         run = Run(self, history, (xs, ys), validation, int(epochs), int(batch_size))
         watching, watched = monitoring(() if monitors is None else monitors), 0.0
 
@@ -384,8 +391,7 @@ class Trainer:
                     history.step_loss.append(loss)
                     run.loss, run.penalty, run.rate = loss, penalty, self.optimizer.lr * factor
                     if not math.isfinite(loss + penalty):
-                        given = all(np.isfinite(x[rows]).all() for x in xs)
-                        hint = "try a lower learning rate" if given else "x has NaN or infinite values there"
+                        hint = _ill("", [x[rows] for x in xs], [y[rows] for y in ys]) or "try a lower learning rate"
                         run.stop(f"the loss is {loss + penalty} at step {self.steps}: {hint}")
                     tell("after_step")
                     if history.stopped:
@@ -403,6 +409,10 @@ class Trainer:
                 if validation is not None:
                     result = self.evaluate(*validation, batch_size=batch_size)
                     history.val_loss.append(result["loss"])
+                    if not math.isfinite(result["loss"]):
+                        found = _ill("validation ", self._inputs(validation[0]), _parts(validation[1]))
+                        hint = found or "try a lower learning rate"
+                        run.stop(f"the validation loss is {result['loss']} after epoch {epoch + 1}: {hint}")
                     if (observe := getattr(schedule, "observe", None)) is not None:
                         observe(result["loss"])
                     if "accuracy" in result:
@@ -420,9 +430,19 @@ class Trainer:
         if not n:
             raise ShapeError(f"{op}: there are no rows")
         model: Any = self.model
-        row = model(*(part[:1] for part in xs))
+        try:
+            row = model(*(part[:1] for part in xs))
+        except ShapeError as error:
+            told: Exception = error
+            try:
+                model.output_shape(*(part.shape for part in xs))  # which speaks of all rows, and not of one
+            except ShapeError as whole:
+                told = whole
+            except Exception:  # of a layer of the user's, which need not tell
+                pass
+            raise ShapeError(f"{op}: {told}") from None
         if self._known is not None and not isinstance(row, tuple) and len(ys) == 1:
-            self._known.check(self._known.prepare(ys[0], self._dtype), (n, *row.shape[1:]))
+            self._known.check(self._known.prepare(ys[0], self._dtype, op), (n, *row.shape[1:]), op)
 
     def _order(self, n: int) -> Array:
         """The order of the rows in the epoch that begins now: a function of the seed and of the steps done."""
@@ -504,6 +524,16 @@ def _factor(schedule: Callable[[float], float], share: float) -> float:
     if not isinstance(factor, (int, float, np.number)) or not 0 <= factor < math.inf:
         raise ValueError(f"Trainer.fit: the schedule must give a number of at least 0, got {factor!r} at {share:.3g}")
     return float(factor)
+
+
+def _ill(whose: str, xs: Sequence[Array], ys: Sequence[Array]) -> str:
+    """Where inputs or targets hold what is no finite number; empty where they do not."""
+    for name, parts in (("x", xs), ("y", ys)):
+        for part in parts:
+            ill = ~np.isfinite(part).reshape(len(part), -1).all(1) if part.dtype.kind == "f" else np.zeros(1)
+            if ill.any():
+                return f"{whose}{name} has NaN or infinite values there" + f", in row {ill.argmax()}" * bool(whose)
+    return ""
 
 
 def _alone(parts: Sequence[Array]) -> Any:
