@@ -594,8 +594,11 @@ _SMALL: dict[str, Callable[[], Call]] = {
     "gelu_tanh_forward": lambda: partial(F.gelu, _flat(0), "tanh"),
     "gelu_tanh_backward": lambda: partial(F.gelu_backward, _flat(0), _flat(1), "tanh"),
     "exp_forward": lambda: partial(F.exp, _flat(0)),
+    "sqrt_forward": lambda: partial(F.sqrt, np.abs(_flat(0))),
+    "div_forward": lambda: partial(F.div, _flat(0), _flat(1)),
     "add_forward": lambda: partial(F.add, _flat(0), _flat(1), activation="relu"),
     "mul_forward": lambda: partial(F.mul, _flat(0), _flat(1)),
+    "matmul_forward": lambda: partial(F.matmul, _normal(96, 197, 64), _normal(96, 64, 197)),  # attention, 8 images
     "scale_add": lambda: partial(_in_place, "scale_add", _flat(0), 0.5, 0.0, last=_flat(1)),
     "fill": lambda: partial(_in_place, "fill", 1.5, last=_flat(0)),
     "copy": lambda: partial(_in_place, "copy", _images(0).transpose(0, 2, 3, 1), False, last=_normal(16, 32, 32, 64)),

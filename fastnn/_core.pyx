@@ -76,6 +76,11 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void *b
         void *y
         int64_t size, dtype
+    ctypedef struct MatmulArgs:
+        const void *a
+        const void *b
+        void *y
+        int64_t count, m, n, k, dtype, transpose_a, transpose_b
     ctypedef struct ScaleAddArgs:
         const void* x
         void* y
@@ -362,8 +367,10 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_maxout_forward
     int kKernel_maxout_backward
     int kKernel_exp_forward
+    int kKernel_sqrt_forward
     int kKernel_add_forward
     int kKernel_mul_forward
+    int kKernel_div_forward
     int kKernel_scale_add
     int kKernel_fill
     int kKernel_copy
@@ -408,6 +415,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_im2col_forward
     int kKernel_col2im_forward
     int kKernel_resample
+    int kKernel_matmul_forward
     int kKernel_linear_forward
     int kKernel_linear_backward
     int kKernel_sgd_step
@@ -744,6 +752,10 @@ def exp_forward(x, y):
     unary(kKernel_exp_forward, x, y)
 
 
+def sqrt_forward(x, y):
+    unary(kKernel_sqrt_forward, x, y)
+
+
 def prelu_forward(x, weight, y):
     """x of shape (n, c, s), in memory C-contiguous."""
     cdef PreluArgs a
@@ -784,6 +796,12 @@ def mul_forward(a, b, y):
     cdef MulArgs args
     args.a, args.b, args.y, args.size, args.dtype = data(a), data(b), data(y), size(y), code(y)
     call(kKernel_mul_forward, &args)
+
+
+def div_forward(a, b, y):
+    cdef MulArgs args
+    args.a, args.b, args.y, args.size, args.dtype = data(a), data(b), data(y), size(y), code(y)
+    call(kKernel_div_forward, &args)
 
 
 def scale_add(x, double scale_x, double scale_y, y):
@@ -1204,6 +1222,14 @@ def resample(x, tuple rows, tuple columns, double value, y):
     a.oh, a.ow, a.dtype, a.value = dims(y)[1], dims(y)[2], code(x), value
     a.column_first, a.column_last = columns[3:] or (0, a.ow)
     call(kKernel_resample, &a)
+
+
+def matmul_forward(a, b, bint transpose_a, bint transpose_b, y):
+    """a, b and y of three axes."""
+    cdef MatmulArgs q
+    q.a, q.b, q.y, q.dtype, q.transpose_a, q.transpose_b = data(a), data(b), data(y), code(y), transpose_a, transpose_b
+    q.count, q.m, q.n, q.k = dims(y)[0], dims(y)[1], dims(y)[2], dims(a)[1 if transpose_a else 2]
+    call(kKernel_matmul_forward, &q)
 
 
 def linear_forward(x, weight, bias, activation, y):

@@ -25,6 +25,10 @@ class ShapeError(ValueError):
         return ShapeError(self.message, (name, *self.path), self.label or label, self.hint or hint)
 
 
+class TooLargeError(ShapeError):
+    """What an operator of a file would make is larger than it may; a `ShapeError` to everybody else."""
+
+
 class FileFormatError(ValueError):
     """A file is cut, forged, or not of the format that its name says; the message names the file and the reason."""
 

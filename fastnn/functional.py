@@ -64,6 +64,8 @@ __all__ = [
     "conv_transpose2d",
     "conv_transpose2d_backward",
     "cross_entropy",
+    "div",
+    "div_backward",
     "dropout",
     "dropout_backward",
     "elu",
@@ -97,6 +99,8 @@ __all__ = [
     "linear_backward",
     "log_softmax",
     "log_softmax_backward",
+    "matmul",
+    "matmul_backward",
     "max_norm",
     "max_pool1d",
     "max_pool1d_backward",
@@ -135,6 +139,7 @@ __all__ = [
     "softsign",
     "softsign_backward",
     "split",
+    "sqrt",
     "square_sum",
     "stochastic_depth",
     "stochastic_depth_backward",
@@ -183,6 +188,8 @@ def _array(op: str, name: str, x: ArrayLike) -> Array:
     """x as a float32 or float64 ndarray, native and aligned, of any strides."""
     if _K.layout(x) >= 0:
         return x  # type: ignore[return-value]
+    if np.ma.is_masked(x):
+        raise TypeError(f"{op}: {name} is masked in places; fill those, by {name}.filled(0) say")
     array = np.asarray(x)
     kind = array.dtype.kind
     if kind in "biu" or array.dtype == np.float16:
@@ -1210,6 +1217,19 @@ def exp(x: ArrayLike, *, out: Array | None = None) -> Array:
     return y
 
 
+def sqrt(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """Square root; any shape. NaN for what is below 0.
+
+    Examples
+    --------
+    >>> sqrt(np.float32([4, 0]))
+    array([2., 0.], dtype=float32)
+    """
+    x, y = _elementwise("sqrt", x, out)
+    _K.sqrt_forward(x, y)
+    return y
+
+
 def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array | None = None) -> Array:
     """Sum of two arrays of one shape, activation(a + b): the end of a residual block.
 
@@ -1276,6 +1296,48 @@ def mul_backward(dy: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[Array, Arra
             mean = global_avg_pool2d(mul(gradient, first))
             _K.scale_add(mean, float(first.shape[2] * first.shape[3]), 0.0, db)
     return mul(gradient, second), db
+
+
+def div(a: ArrayLike, b: ArrayLike, *, out: Array | None = None) -> Array:
+    """Quotient of two arrays of one shape, a / b.
+
+    Examples
+    --------
+    >>> div(np.float32([1, -6]), np.float32([2, 3]))
+    array([ 0.5, -2. ], dtype=float32)
+    """
+    first, second = _dense("div", "a", a), _dense("div", "b", b)
+    if first.shape != second.shape:
+        raise ShapeError(f"div: a and b must have the same shape, got {first.shape} and {second.shape}")
+    first, second = _same_dtype(first, second)
+    first, y = _elementwise("div", first, out)
+    if not _same_layout(second, first):
+        second = _laid_out_as(second, first)
+    if out is not None and np.may_share_memory(y, second) and _address(y) != _address(second):
+        raise ValueError("div: out overlaps b without being b")
+    _K.div_forward(first, second, y)
+    return y
+
+
+def div_backward(dy: ArrayLike, a: ArrayLike, b: ArrayLike) -> tuple[Array, Array]:
+    """Gradients of `div`: da = dy / b and db = -dy a / b^2.
+
+    Examples
+    --------
+    >>> div_backward(np.float32([1, 1]), np.float32([1, -6]), np.float32([2, 2]))
+    (array([0.5, 0.5], dtype=float32), array([-0.25,  1.5 ], dtype=float32))
+    """
+    op = "div_backward"
+    gradient, first, second = _dense(op, "dy", dy), _dense(op, "a", a), _dense(op, "b", b)
+    if not gradient.shape == first.shape == second.shape:
+        raise ShapeError(
+            f"{op}: dy, a and b must have the same shape, got {gradient.shape}, {first.shape} and {second.shape}"
+        )
+    da = div(gradient, second)
+    minus = mul(da, div(first, second))
+    db = _K.empty_like(minus)
+    _K.scale_add(minus, -1.0, 0.0, db)
+    return da, db
 
 
 def _mul_shape(op: str, a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...]:
@@ -4296,6 +4358,87 @@ def pad_backward(dy: ArrayLike, in_shape: tuple[int, ...], pad: Sequence[int], m
 
 
 # ---- linear ---------------------------------------------------------------------------------------------------------
+
+
+def _matmul_shape(
+    op: str, a: tuple[int, ...], b: tuple[int, ...], transpose_a: bool = False, transpose_b: bool = False
+) -> tuple[int, ...]:
+    """The shape of a product of matrices; ``op`` is how an error begins."""
+    if len(a) < 2 or len(a) != len(b) or a[:-2] != b[:-2]:
+        raise ShapeError(f"{op}expected a (..., m, k) and b (..., k, n), equal but for these axes, got {a} and {b}")
+    (m, k), (inner, n) = (a[-2:][::-1] if transpose_a else a[-2:]), (b[-2:][::-1] if transpose_b else b[-2:])
+    if k != inner:
+        flipped = ", ".join(name for name, flag in (("a", transpose_a), ("b", transpose_b)) if flag)
+        how = f", {flipped} transposed" * bool(flipped)
+        raise ShapeError(f"{op}{k} columns of a do not meet {inner} rows of b, of shapes {a} and {b}{how}")
+    return (*a[:-2], m, n)
+
+
+def matmul(
+    a: ArrayLike, b: ArrayLike, *, transpose_a: bool = False, transpose_b: bool = False, out: Array | None = None
+) -> Array:
+    """Products of matrices that lie side by side: a @ b, as in attention.
+
+    Parameters
+    ----------
+    a : array_like, (..., m, k), or (..., k, m) with ``transpose_a``
+    b : array_like, (..., k, n), or (..., n, k) with ``transpose_b``
+        The leading axes are a's.
+    transpose_a, transpose_b : bool
+    out : ndarray (..., m, n), optional
+
+    Returns
+    -------
+    ndarray (..., m, n)
+
+    Examples
+    --------
+    >>> matmul(np.float32([[[1, 2]]]), np.float32([[[3, 4]]]), transpose_b=True)
+    array([[[11.]]], dtype=float32)
+    """
+    op = "matmul"
+    first, second = _rowmajor(op, "a", a), _rowmajor(op, "b", b)
+    ta, tb = bool(transpose_a), bool(transpose_b)
+    shape = _matmul_shape(f"{op}: ", first.shape, second.shape, ta, tb)
+    first, second = _same_dtype(first, second)
+    y = _out(op, out, shape, first.dtype, False, first, second)
+    if not y.size:
+        return y
+    count = math.prod(shape[:-2])
+    if not first.size:  # sums of nothing
+        _K.fill(0.0, y)
+        return y
+    views = (array.reshape(count, *array.shape[-2:]) for array in (first, second))
+    _K.matmul_forward(*views, ta, tb, y.reshape(count, *shape[-2:]))
+    return y
+
+
+def matmul_backward(
+    dy: ArrayLike, a: ArrayLike, b: ArrayLike, *, transpose_a: bool = False, transpose_b: bool = False
+) -> tuple[Array, Array]:
+    """Gradients of `matmul`: da = dy b^T and db = a^T dy; of what was transposed, transposed.
+
+    Examples
+    --------
+    >>> matmul_backward(np.float32([[1]]), np.float32([[2, 3]]), np.float32([[4], [5]]))
+    (array([[4., 5.]], dtype=float32), array([[2.],
+           [3.]], dtype=float32))
+    """
+    op = "matmul_backward"
+    gradient, first, second = (_rowmajor(op, name, x) for name, x in (("dy", dy), ("a", a), ("b", b)))
+    ta, tb = bool(transpose_a), bool(transpose_b)
+    shape = _matmul_shape(f"{op}: ", first.shape, second.shape, ta, tb)
+    if gradient.shape != shape:
+        raise ShapeError(f"{op}: expected dy of shape {shape}, got {gradient.shape}")
+    da = (
+        matmul(second, gradient, transpose_a=tb, transpose_b=True)
+        if ta
+        else matmul(gradient, second, transpose_b=not tb)
+    )
+    db = (
+        matmul(gradient, first, transpose_a=True, transpose_b=ta) if tb else matmul(first, gradient, transpose_a=not ta)
+    )
+    return da, db
 
 
 def _linear_arrays(op: str, x: ArrayLike, weight: ArrayLike) -> tuple[Array, Array]:

@@ -302,6 +302,12 @@ def exp_forward(x: Array) -> Array:
     return np.exp(x)
 
 
+@_ieee
+def sqrt_forward(x: Array) -> Array:
+    """y = sqrt(x), NaN below 0."""
+    return np.sqrt(x)
+
+
 def _activate(x: Array, activation: Activation) -> Array:
     """The end of a fused op: the activation of that name and parameters, or x itself."""
     if activation is None:
@@ -323,6 +329,12 @@ def add_forward(a: Array, b: Array, activation: Activation) -> Array:
 def mul_forward(a: Array, b: Array) -> Array:
     """y = a b, both of one shape."""
     return a * b
+
+
+@_ieee
+def div_forward(a: Array, b: Array) -> Array:
+    """y = a / b, both of one shape."""
+    return a / b
 
 
 @_ieee
@@ -1155,6 +1167,12 @@ def _sparse_product(table: Table, x: Array, axis: int, value: float) -> Array:
 
 
 # --- Linear -----------------------------------------------------------------------------------------------------------
+
+
+@_ieee
+def matmul_forward(a: Array, b: Array, transpose_a: bool, transpose_b: bool) -> Array:
+    """y[i] (m, n) = a[i] (m, k) @ b[i] (k, n) for every i; what is transposed comes as (k, m), (n, k)."""
+    return (a.swapaxes(1, 2) if transpose_a else a) @ (b.swapaxes(1, 2) if transpose_b else b)
 
 
 @_ieee

@@ -663,6 +663,12 @@ def pad_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     return (_resampled(a["dy"], [m and m.transposed for m in matrices]),)
 
 
+def matmul(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    with np.errstate(all="ignore"), NUMPY.on():
+        size = F.matmul(**_magnitudes(a), **o)
+    return (chain(a["a"].shape[-2 if o.get("transpose_a") else -1]) * size,)
+
+
 def linear(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     with np.errstate(all="ignore"), NUMPY.on():
         z, size = F.linear(**a), F.linear(**_magnitudes(a))

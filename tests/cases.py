@@ -480,6 +480,13 @@ def _arithmetic() -> list[Op]:
     mul: list[Spec] = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
     mul += [("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {})]
     mul += [(_word(s), {"a": s, "b": (*s[:2], 1, 1)}, {}) for s in ((2, 3, 4, 5), (1, 17, 3, 3), (2, 0, 3, 3))]
+    roots: list[Spec] = [(f"n{n}", {"x": positive(n)}, {}) for n in SIZES]
+    roots += [("special", {"x": SPECIAL}, {}), ("below", {"x": (40,)}, {})]
+    div: list[Spec] = [(f"n{n}", {"a": (n,), "b": (n,)}, {}) for n in SIZES]
+    div += [
+        ("special", {"a": SPECIAL, "b": SPECIAL[::-1].copy()}, {}),
+        ("zeros", {"a": [1, 0, -1], "b": [0, 0, 0]}, {}),
+    ]
     scales = [(1.0, 1.0), (-0.5, 0.9), (2.0, 0.0), (0.0, 1.0)]
     scaled: list[Spec] = [(f"n{n}", {"x": (n,), "y": (n,)}, {"scale_x": 0.1, "scale_y": 0.9}) for n in SIZES]
     scaled += [
@@ -501,8 +508,10 @@ def _arithmetic() -> list[Op]:
     big = (1 << 18,)
     return [
         Op("exp_forward", F.exp, bounds.exp, exp, ({"x": big}, {})),
+        Op("sqrt_forward", F.sqrt, bounds.mul, roots, ({"x": positive(1 << 18)}, {})),
         Op("add_forward", F.add, bounds.add, add, ({"a": big, "b": big}, {"activation": "relu"})),
         Op("mul_forward", F.mul, bounds.mul, mul, ({"a": big, "b": big}, {})),
+        Op("div_forward", F.div, bounds.mul, div, ({"a": big, "b": big}, {})),
         Op("scale_add", scale_add, bounds.scale_add, scaled, ({"x": big, "y": big}, scaled[0][2]), strided=False),
         Op("fill", fill, bounds.exact, filled, ({"y": big}, {"value": 1.5}), strided=False),
         Op("copy", copy, bounds.copy, copies,
@@ -1271,6 +1280,34 @@ def _moves() -> list[Op]:
     ]
 
 
+def _matmul_arrays(
+    lead: tuple[int, ...], m: int, n: int, k: int, transpose_a: bool = False, transpose_b: bool = False
+) -> dict[str, Any]:
+    return {
+        "a": (*lead, k, m) if transpose_a else (*lead, m, k),
+        "b": (*lead, n, k) if transpose_b else (*lead, k, n),
+    }
+
+
+def _matmul() -> list[Op]:
+    """Sizes around those of tiles; single matrices, few and many; each transposed or not."""
+    sizes = [(1, 1, 1), (2, 3, 4), (17, 33, 5), (16, 64, 70), (5, 9, 130), (50, 50, 16), (3, 19, 1), (33, 1, 40)]
+    empty = [(0, 3, 4), (3, 0, 4), (3, 4, 0)]
+    specs: list[Spec] = []
+    for lead in ((), (3,), (2, 5), (0,)):
+        for ta in (False, True):
+            for tb in (False, True):
+                for i, size in enumerate(sizes + empty):
+                    if lead in ((2, 5), (0,)) and i % 4 != ta + 2 * tb:  # fewer: another number of the same products
+                        continue
+                    label = f"{_word(lead) or 'one'}_{_word(size)}{'_ta' * ta}{'_tb' * tb}"
+                    specs.append((label, _matmul_arrays(lead, *size, ta, tb), {"transpose_a": ta, "transpose_b": tb}))
+    nan = {**_matmul_arrays((2,), 6, 4, 5), "a": with_values([np.nan, np.inf, -np.inf], 2, 6, 5)}
+    specs += [("nan", nan, {}), ("four_axes", _matmul_arrays((2, 3), 7, 5, 9), {})]
+    large: Any = (_matmul_arrays((24,), 65, 65, 64), {})
+    return [Op("matmul_forward", F.matmul, bounds.matmul, specs, large)]
+
+
 def _linear() -> list[Op]:
     sizes = [(1, 1, 1), (2, 3, 4), (1, 17, 33), (7, 64, 16), (5, 130, 9), (33, 31, 15), (16, 16, 129), (65, 8, 5)]
     empty = [(0, 3, 4), (3, 0, 4), (3, 4, 0), (0, 0, 0)]
@@ -1426,7 +1463,7 @@ OPS: dict[str, Op] = {
     op.kernel: op
     for family in (
         _activations, _pieces, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _group_norm, _pools,
-        _convolutions, _conv1d, _transposed, _resampling, _moves, _linear, _optimizers, _regularization,
+        _convolutions, _conv1d, _transposed, _resampling, _moves, _matmul, _linear, _optimizers, _regularization,
     )
     for op in family()
 }  # fmt: skip
@@ -1643,6 +1680,13 @@ def _draw_resized(draw: st.DrawFn, op: Op) -> Drawn:
     return ({"dy": out}, {"in_shape": shape, **options}) if op.kernel.endswith("backward") else ({"x": shape}, options)
 
 
+def _draw_matmul(draw: st.DrawFn, op: Op) -> Drawn:
+    lead = tuple(draw(st.lists(st.integers(0, 4), max_size=3)))
+    m, n, k = (draw(st.integers(0, 20)) for _ in range(3))
+    ta, tb = draw(st.booleans()), draw(st.booleans())
+    return _matmul_arrays(lead, m, n, k, ta, tb), {"transpose_a": ta, "transpose_b": tb}
+
+
 def _draw_linear(draw: st.DrawFn, op: Op) -> Drawn:
     rows = tuple(draw(st.lists(st.integers(0, 5), max_size=3)))
     inputs, outputs = draw(st.integers(0, 20)), draw(st.integers(0, 20))
@@ -1737,6 +1781,7 @@ DRAWS: dict[str, Callable[[st.DrawFn, Op], Drawn]] = {
     **dict.fromkeys((f"{f}_{d}" for f in ("prelu", "maxout") for d in ("forward", "backward")), _draw_pieces),
     **dict.fromkeys(("conv1d", "conv1d_backward"), _draw_conv1d),
     **dict.fromkeys(("concat", "split"), _draw_parts),
+    "matmul_forward": _draw_matmul,
     **dict.fromkeys(("linear_forward", "linear_backward"), _draw_linear),
 }
 

@@ -55,7 +55,7 @@ def kind(words: str, op: str, *args: Any, **kwargs: Any) -> Bad:
 
 
 X, W, ONE = ones(2, 4, 6, 6), ones(8, 4, 3, 3), np.ones(1)
-POINTWISE = (*(name for name in ACTIVATIONS if name not in ("threshold", "gelu_tanh")), "relu6", "exp")
+POINTWISE = (*(name for name in ACTIVATIONS if name not in ("threshold", "gelu_tanh")), "relu6", "exp", "sqrt")
 HYPER, ADAM, SEGMENTS = np.array([0.1, 0.9, 0, 1]), np.array([1e-3, 0.9, 0.999, 1e-8, 1, 0]), np.array([[0.0, 4, 1, 0]])
 
 BAD = [
@@ -110,7 +110,7 @@ BAD = [
     shape("expected dy of shape (2, 4), got (2, 5)", "linear_backward", ones(2, 5), ones(2, 3), ones(4, 3)),
     *(
         shape("dy and x must have the same shape, got (3,) and (4,)", f"{op}_backward", ones(3), ones(4))
-        for op in POINTWISE[:-1]
+        for op in POINTWISE[:-2]
     ),
     *(
         shape("dy and y must have the same shape", f"{op}_backward", ones(1, 3), ones(3, 1))
@@ -118,6 +118,15 @@ BAD = [
     ),
     shape("a and b must have the same shape, got (3,) and (1,)", "add", ones(3), ones(1)),
     shape("expected b of a's shape, or (N, C, 1, 1) for a (N, C, H, W); got (3,) and (1,)", "mul", ones(3), ones(1)),
+    shape("a and b must have the same shape, got (3,) and (1,)", "div", ones(3), ones(1)),
+    shape("dy, a and b must have the same shape", "div_backward", ones(3), ones(3), ones(1)),
+    shape("5 columns of a do not meet 4 rows of b", "matmul", ones(2, 3, 5), ones(2, 4, 3)),
+    shape("of shapes (2, 3, 5) and (2, 5, 3), b transposed", "matmul", ones(2, 3, 5), ones(2, 5, 3), transpose_b=True),
+    shape("equal but for these axes, got (2, 3, 5) and (5, 4)", "matmul", ones(2, 3, 5), ones(5, 4)),
+    shape("expected a (..., m, k) and b (..., k, n)", "matmul", ones(5), ones(5)),
+    shape(
+        "expected dy of shape (2, 3, 4), got (2, 3, 3)", "matmul_backward", ones(2, 3, 3), ones(2, 3, 5), ones(2, 5, 4)
+    ),
     shape("expected b of a's shape", "mul_backward", X, X, ones(2, 3, 1, 1)),
     shape("dy and a must have the same shape", "mul_backward", ones(2, 4, 1, 1), X, ones(2, 4, 1, 1)),
     shape("expected mean of shape (4,), one for each channel, got (3,)", "batch_norm", X, ones(3), ones(4)),

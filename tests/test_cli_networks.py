@@ -572,3 +572,26 @@ def test_a_network_without_input_is_told(tmp_path: Path, capsys: pytest.CaptureF
     assert "the network has no input: what it gives is constant" in refused(
         capsys, "convert", tmp_path / "net.onnx", "-o", tmp_path / "net.fnn"
     )
+
+
+def test_what_a_network_was_trained_on_is_asked_where_no_file_tells(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A network on bytes takes numbers as any other; the page says how to say so, until it is said."""
+    nodes = [node("GlobalAveragePool", "x", "g"), node("Flatten", "g", "y")]
+    data = model(nodes, [port("x", np.float32, (1, 3, 8, 8))], [port("y", np.float32, (1, 3))])
+    (tmp_path / "net.onnx").write_bytes(data)
+    for options, asks in (([], True), (["--white", "255"], False), (["--mean", "0"], False)):
+        assert cli.main(["predict", str(tmp_path / "net.onnx"), str(images), "--top", "1", *options]) == 0
+        out = capsys.readouterr().out
+        assert ("--white 255" in out) == asks
+        assert "colour 8 x 8 (others resized to a shorter side of 9, and cut)" in out
+
+
+def test_one_row_is_printed_once_and_its_profile_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "linear 8 4", "--seconds", "0.05", "--profile"]) == 0
+    out = capsys.readouterr().out
+    assert sum(line.startswith("linear 8 4, batch 1 ") for line in out.splitlines()) == 1
+    assert "a call takes" in out and "what it takes to call them from Python" in out and "measured after it" in out
+    assert cli.main(["bench", "linear 8 4", "linear 4 8", "--seconds", "0.05"]) == 0
+    assert sum(line.startswith("linear 8 4, batch 1 ") for line in capsys.readouterr().out.splitlines()) == 2

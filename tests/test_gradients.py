@@ -236,6 +236,20 @@ def _resampled(
     ]
 
 
+def _matmul() -> list[Gradient]:
+    found = []
+    for ta in (False, True):
+        for tb in (False, True):
+            options = {"transpose_a": ta, "transpose_b": tb}
+
+            def gradients(dy: Array, y: Array, a: Array, b: Array, **options: bool) -> dict[str, Array]:
+                return dict(zip("ab", F.matmul_backward(dy, a, b, **options), strict=True))
+
+            arrays = {"a": (2, 5, 3) if ta else (2, 3, 5), "b": (2, 4, 5) if tb else (2, 5, 4)}
+            found.append(Gradient(partial(F.matmul, **options), partial(gradients, **options), arrays))
+    return found
+
+
 def _linear() -> list[Gradient]:
     def gradients(dy: Array, y: Array, x: Array, weight: Array, bias: Array) -> dict[str, Array]:
         dx, dweight, dbias = F.linear_backward(dy, x, weight)
@@ -327,6 +341,13 @@ GRADIENTS: dict[str, list[Gradient]] = {
         Gradient(F.mul, lambda dy, y, a, b: dict(zip("ab", F.mul_backward(dy, a, b), strict=True)), {"a": x, "b": b})
         for x, b in (((3, 5), (3, 5)), ((2, 3, 4, 2), (2, 3, 1, 1)))
     ],
+    "div_backward": [
+        Gradient(
+            F.div,
+            lambda dy, y, a, b: dict(zip("ab", F.div_backward(dy, a, b), strict=True)),
+            {"a": (3, 5), "b": positive(3, 5)},
+        )
+    ],
     "conv1d_backward": _conv1d(),
     "conv_transpose2d_backward": _conv_transpose2d(),
     "interpolate_backward": _resampled(
@@ -386,6 +407,7 @@ GRADIENTS: dict[str, list[Gradient]] = {
             _COLUMNS,
         )
     ],
+    "matmul_backward": _matmul(),
     "linear_backward": _linear(),
 }
 

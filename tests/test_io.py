@@ -656,3 +656,25 @@ def test_a_state_by_other_names_is_told_which_they_may_be():
     many = {f"{i}" * 100: np.zeros(9) for i in range(2000)} | {"x" * 100_000: np.zeros(2)}
     with pytest.raises(ValueError, match="and 1991 more"):  # and soon
         model.load_state({**many, **{n: a for n, a in state.items() if n != "head.bias"}})
+
+
+def test_numbers_that_the_model_s_dtype_does_not_have_are_refused():
+    layer = L.Linear(2, 1, rng=0)
+    before = layer.weight.copy()
+    for value, reason in ((1e39, r"weight holds 1e\+39, which float32 does not have"), (-1e300, r"holds -1e\+300")):
+        with pytest.raises(ValueError, match=reason):
+            layer.load_state({"weight": np.array([[1.0, value]]), "bias": np.zeros(1)})
+        np.testing.assert_array_equal(layer.weight, before)
+    layer.load_state({"weight": np.array([[np.inf, np.nan]]), "bias": np.array([1e-300])})  # what it has
+    assert np.isinf(layer.weight[0, 0]) and np.isnan(layer.weight[0, 1]) and layer.bias[0] == 0
+
+
+def test_masks_are_not_dropped_in_silence():
+    masked = np.ma.masked_array(np.ones((1, 2)), mask=[[False, True]])
+    layer = L.Linear(2, 1, rng=0)
+    with pytest.raises(ValueError, match="load_state: weight is masked in places"):
+        layer.load_state({"weight": masked, "bias": np.zeros(1)})
+    with pytest.raises(TypeError, match="linear: x is masked in places"):
+        layer(masked)
+    layer.load_state({"weight": np.ma.masked_array(np.ones((1, 2))), "bias": np.zeros(1)})  # nothing is masked
+    assert layer(np.ma.masked_array(np.ones((1, 2), np.float32))).tolist() == [[2.0]]

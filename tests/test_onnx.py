@@ -113,6 +113,14 @@ OPERATORS: list[tuple[str, list[Any], dict[str, Any]]] = [
     ("Unsqueeze", [draw(2, 3), np.array([-1, 0])], {"constants": (1,)}),
     ("Gather", [X4, np.array([[0, -1], [2, 2]])], {"axis": 1, "constants": (1,)}),
     ("GatherElements", [draw(2, 3), np.array([[0, 1, 1]])], {"axis": 0, "constants": (1,)}),
+    *(
+        ("CumSum", [draw(2, 3, 4), np.array(axis)], {"constants": (1,), "exclusive": e, "reverse": r})
+        for axis, e, r in ((0, 0, 0), (-1, 1, 0), (1, 0, 1), (2, 1, 1))
+    ),
+    ("MatMul", [draw(2, 3, 4, 5), draw(2, 3, 5, 6)], {}),
+    ("MatMul", [draw(3, 4, 5), draw(2, 1, 5, 2)], {}),
+    ("MatMul", [draw(3, 4, 5), draw(3, 5, 2)], {"constants": (1,)}),
+    ("Div", [draw(2, 3, low=0.5), draw(2, 3, low=0.5)], {}),
     ("Expand", [draw(3, 1), np.array([2, 1, 4])], {"constants": (1,)}),
     ("Expand", [draw(3, 1), np.array([3, 4])], {"constants": (1,)}),
     ("Expand", [draw(3, 1), np.array([1, 4])], {"constants": (1,)}),
@@ -608,7 +616,9 @@ def test_wiring() -> None:
     damaged(file_of([node("Relu", "x", "y z", name="a")], X, [port("z")]), "node 'a' .* gives 1 outputs, and 2")
     damaged(file_of([relu], [*X, *X], Y), "two inputs are called 'x'")
     w = tensor("w", np.ones((2, 3, 3), np.float32))
-    damaged(file_of([node("Conv", "x w", "y", group=5, name="c")], X, Y, [w]), "node 'c' .* do not fit")
+    damaged(
+        file_of([node("Conv", "x w", "y", group=5, name="c")], X, Y, [w]), "node 'c' .*5 groups do not divide the 2 "
+    )
     damaged(file_of([relu], X, Y, [w, w]), "two initializers are called 'w'")
     nodes = [node("Tanh", "r", "y"), node("Relu", "x", "r"), node("Relu", "x", "unused")]  # in another order
     np.testing.assert_allclose(fnn.onnx.load(file_of(nodes, X, Y))(np.float32([[1, -1, 2]])), [np.tanh([1, 0, 2])])
@@ -631,6 +641,7 @@ def test_a_function_that_calls_itself() -> None:
 TENSORS = {
     "cut": (tensor("w", np.ones(6, np.float32), raw=b"\0" * 23), "takes 24 bytes, and has 23"),
     "enormous": (tensor("w", np.ones(2, np.float32), dims=[1 << 40, 1 << 40]), "takes .* bytes, and has 8"),
+    "enormous beside none": (tensor("w", np.ones(0, np.float32), dims=[0, 1 << 62]), "'w' .*which no array has"),
     "negative": (tensor("w", np.ones(2, np.float32), dims=[-2, -1]), "shape"),
     "many axes": (tensor("w", np.ones(2, np.float32), dims=[1] * 70), "axes"),
     "nothing": (tensor("w", np.ones(2, np.float32), raw=None), "takes 2 numbers, and has 0"),
@@ -725,7 +736,7 @@ def test_data_in_other_files(tmp_path: Path) -> None:
         load("w.bin", offset=8)
     with pytest.raises(fnn.FileFormatError, match="takes 12 bytes, and has 100"):
         load("w.bin", length=100)
-    for where in ({"offset": -4}, {"offset": "four"}, {"length": 1 << 70}):
+    for where in ({"offset": -4}, {"offset": "four"}, {"offset": "0_0"}, {"length": 1 << 70}):
         with pytest.raises(fnn.FileFormatError):
             load("w.bin", **where)
     with pytest.raises(fnn.FileFormatError, match="load the network by its path"):
@@ -785,7 +796,10 @@ def test_what_unfolds_as_it_runs_is_bounded() -> None:
         ("Tile", [1 << 20, 1 << 20]),
         ("Pad", [0, 0, 1 << 40, 1 << 40]),
     ):
-        net = fnn.onnx.load(one(op, x, np.array(sizes), constants=(1,)))
+        data = one(op, x, np.array(sizes), constants=(1,))
+        with pytest.raises(fnn.FileFormatError, match=r"'it'.*too large"):
+            fnn.onnx.load(data)
+        net = fnn.onnx.load(file_of([node(op, "x s", "y", name="it")], X, Y, [tensor("s", np.array(sizes))]))
         with pytest.raises(fnn.ShapeError, match=r"'it'.*too large"):
             net(x)
     conv = one(
@@ -1365,3 +1379,101 @@ def test_grids_of_networks_for_one_size_of_batch() -> None:
     x = draw(2, 3, dtype=np.float32)
     for run in (net, program):
         np.testing.assert_allclose(run(x), x + 7)
+
+
+def test_what_is_wrong_with_a_convolution_is_said() -> None:
+    x, w = port("x", np.float32, ("n", 3, 8, 8)), np.zeros((4, 3, 3, 3), np.float32)
+
+    def load(b: int | None = None, **attributes: Any) -> None:
+        tensors = [tensor("w", w), *([] if b is None else [tensor("b", np.zeros(b, np.float32))])]
+        data = file_of([node("Conv", "x w" + " b" * (b is not None), "y", name="c", **attributes)], [x], Y, tensors)
+        fnn.onnx.load(data)
+
+    for given, match in (
+        ({"b": 5}, r"'c' .*expected a bias of shape \(4,\) for weights \(4, 3, 3, 3\), got \(5,\)$"),
+        ({"kernel_shape": [5, 5]}, r"'c' .*kernel_shape \[5, 5\] is not that of the weights \(4, 3, 3, 3\)$"),
+        ({"group": 3}, r"'c' .*3 groups do not divide the 4 channels of the weights \(4, 3, 3, 3\)$"),
+    ):
+        with pytest.raises(fnn.FileFormatError, match=match):
+            load(**given)
+    load()
+    load(b=4, kernel_shape=[3, 3])
+
+
+def test_indices_in_the_file_are_checked_before_anything_is_computed() -> None:
+    x = np.ones((2, 4, 5), np.float32)
+    for indices in ([0, 9], [1, -5]):
+        net = fnn.onnx.load(one("Gather", x, np.array(indices), constants=(1,), axis=1))
+        for run in (lambda net=net: net(x), lambda net=net: fnn.compile(net, x.shape)):
+            with pytest.raises(fnn.ShapeError, match=r"'it' \(Gather\): indices from -?\d to \d do not fit axis 1"):
+                run()
+    net = fnn.onnx.load(one("Gather", x, np.array([3, -4]), constants=(1,), axis=1))
+    assert net(x).shape == (2, 2, 5)
+
+
+def test_indices_that_come_are_named_with_the_layer() -> None:
+    x, index = np.ones((2, 4, 5), np.float32), np.array([0, 9])
+    net = fnn.onnx.load(one("Gather", x, index, axis=1))
+    with quiet():
+        program = fnn.compile(net, [x.shape, index.shape])
+    for run in (net, program):
+        with pytest.raises(IndexError) as caught:
+            run(x, index)
+        assert any("'it' (Gather)" in note for note in caught.value.__notes__)
+
+
+def test_factors_of_gemm_are_no_part_of_its_weights() -> None:
+    """So that a checkpoint, whose names they have, can be loaded into them."""
+    w, b, x = draw(3, 4, dtype=np.float32), draw(4, dtype=np.float32), draw(2, 3, dtype=np.float32)
+    tensors = [tensor("fc.weight", w.T.copy()), tensor("fc.bias", b)]
+    for factors in ({"alpha": 0.5}, {"beta": 0.25}, {"alpha": 3.0, "beta": -2.0}, {"alpha": 2.0, "beta": 0.0}):
+        gemm = node("Gemm", "x fc.weight fc.bias", "y", transB=1, **factors)
+        net = fnn.onnx.load(file_of([gemm], X, Y, tensors))
+        alpha, beta = factors.get("alpha", 1.0), factors.get("beta", 1.0)
+        expected = alpha * (x @ w) + beta * b
+        for run in (net, fnn.compile(net, x.shape)):
+            np.testing.assert_allclose(run(x), expected, rtol=0, atol=4e-7 * np.abs(expected).max() + 1e-6)
+        np.testing.assert_array_equal(net.params["fc.weight"], w.T)
+        if beta:
+            np.testing.assert_array_equal(net.params["fc.bias"], b)
+
+
+def test_running_sums() -> None:
+    x = np.int64([[1, 2, 3], [4, 5, 6]])
+    for axis, exclusive, reverse, expected in (
+        (0, 0, 0, [[1, 2, 3], [5, 7, 9]]),
+        (-1, 1, 0, [[0, 1, 3], [0, 4, 9]]),
+        (1, 0, 1, [[6, 5, 3], [15, 11, 6]]),
+        (1, 1, 1, [[5, 3, 0], [11, 6, 0]]),
+    ):
+        net = fnn.onnx.load(one("CumSum", x, np.array(axis), constants=(1,), exclusive=exclusive, reverse=reverse))
+        np.testing.assert_array_equal(net(x), expected)
+    with pytest.raises(fnn.ShapeError, match=r"'it' \(CumSum\): axis 2 is out of range"):
+        fnn.onnx.load(one("CumSum", x, np.array(2), constants=(1,)))(x)
+
+
+def test_tokens_are_spread_over_the_batch_in_programs() -> None:
+    """As vision transformers do: the token is as often there as there are images."""
+    token = draw(1, 1, 3, dtype=np.float32)
+    tensors = [tensor("token", token), tensor("zero", np.array([0])), tensor("rest", np.array([1, 1]))]
+    nodes = [
+        node("Shape", "x", "s"),
+        node("Gather", "s zero", "n"),
+        node("Concat", "n rest", "target", axis=0),
+        node("Expand", "token target", "tokens"),
+        node("Concat", "tokens x", "y", axis=1),
+    ]
+    data = file_of(nodes, [port("x", np.float32, ("n", 4, 3))], Y, tensors)
+    net = fnn.onnx.load(data)
+    program = fnn.compile(net, (1, 4, 3))
+    assert not [step for step in program.steps() if "NumPy" in step.kernels]
+    for n in (1, 3):
+        x = draw(n, 4, 3, dtype=np.float32)
+        expected = np.concatenate([np.broadcast_to(token, (n, 1, 3)), x], 1)
+        np.testing.assert_array_equal(net(x), expected)
+        np.testing.assert_array_equal(program(x), expected)
+    trained = fnn.onnx.load(data, trained=["token"])
+    _, backward = trained.forward(draw(3, 4, 3, dtype=np.float32))
+    backward(np.ones((3, 5, 3), np.float32))
+    (gradient,) = trained.grads.values()
+    np.testing.assert_array_equal(gradient, np.full((1, 1, 3), 3.0))

@@ -169,12 +169,14 @@ def test_out(op: Op, layout: str, dtype: str, engine: Engine) -> None:
 
 @engines
 @dtypes
-@pytest.mark.parametrize("name", [*(name for name in ACTIVATIONS if name in F.__all__), "exp", "add", "mul", "prelu"])
+@pytest.mark.parametrize(
+    "name", [*(name for name in ACTIVATIONS if name in F.__all__), "exp", "sqrt", "add", "mul", "div", "prelu"]
+)
 @pytest.mark.parametrize("size", [1, 37, 70000])
 def test_in_place(name: str, size: int, dtype: str, engine: Engine) -> None:
     """An element-wise function may write over its input."""
     x, other = np.random.default_rng(size).standard_normal((2, size)).astype(dtype)
-    more = {"add": [other], "mul": [other], "prelu": [other[:1]], "threshold": [0.5, 2.0]}.get(name, [])
+    more = {"add": [other], "mul": [other], "div": [other], "prelu": [other[:1]], "threshold": [0.5, 2.0]}.get(name, [])
     with engine.on():
         want = getattr(F, name)(x, *more)
         result = getattr(F, name)(x, *more, out=x)

@@ -344,6 +344,9 @@ def test_nan_and_infinity():
     equal(ref.tanh_forward(x)[[0, 2, 4, 5]], [-1, 0, 1, NAN])
     equal(ref.tanh_backward(one, x)[[0, 2, 4, 5]], [0, 1, 0, NAN])
     equal(ref.exp_forward(x)[[0, 2, 4, 5]], [0, 1, INF, NAN])
+    equal(ref.sqrt_forward(x), [NAN, NAN, 0, 1, INF, NAN])
+    equal(ref.div_forward(one, x)[[0, 2, 4, 5]], [-0.0, INF, 0, NAN])
+    equal(ref.div_forward(x, x)[[0, 2, 4, 5]], [NAN, NAN, NAN, NAN])
     for forward in ref.gelu_forward, ref.gelu_tanh_forward:
         equal(forward(x)[[0, 2, 4, 5]], [NAN, 0, INF, NAN])
     for forward in ref.silu_forward, ref.mish_forward, ref.hardswish_forward:  # x * 0 at -inf
@@ -739,6 +742,7 @@ def test_float32_stays_float32():
         ("leaky_relu_backward", x, x, 0.1), ("sigmoid_forward", x), ("sigmoid_backward", x, x), ("tanh_forward", x),
         ("tanh_backward", x, x), ("elu_forward", x, 0.7), ("elu_backward", x, x, 0.7), ("gelu_forward", x),
         ("gelu_backward", x, x), ("gelu_tanh_forward", x), ("gelu_tanh_backward", x, x), ("exp_forward", x),
+        ("sqrt_forward", u), ("div_forward", x, x + 9), ("matmul_forward", x[:, 0], x[:, 1], False, True),
         *((f"{op}_forward", x, *options) for op, (options, _) in ACTIVATIONS.items()),
         *((f"{op}_backward", x, x, *options) for op, (options, _) in ACTIVATIONS.items()),
         ("prelu_forward", x[0], np.ones(5, np.float32)), ("prelu_backward", x[0], x[1], np.ones(5, np.float32)),

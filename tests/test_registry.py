@@ -92,6 +92,8 @@ SHARED = {
     "gelu": "gelu_forward",
     "conv2d": "conv2d_forward",
     "mul_backward": "mul_forward",
+    "matmul_backward": "matmul_forward",
+    "div_backward": "div_forward",
     **{
         f"{name}{backward}": f"{kernel}{backward or '_forward'}"
         for name, kernel in (

@@ -1,4 +1,5 @@
-// Element-wise kernels besides the activations: exp, add (with an activation), mul, scale_add, fill. In place works.
+// Element-wise kernels besides the activations: exp, sqrt, add (with an activation), mul, div, scale_add, fill.
+// In place works. sqrt and div round once, as IEEE 754 says.
 // exp flushes denormals, and so does add when its activation is an exponential; the others keep them.
 #include "kernels/elementwise.hpp"
 
@@ -13,6 +14,12 @@ void exp_forward_of(const UnaryArgs& a) {
   const runtime::FlushDenormals flush;
   map_array(
       a.size, 800, static_cast<T*>(a.y), [](Vec<T> x) FASTNN_INLINED { return exp(x); }, static_cast<const T*>(a.x));
+}
+
+template <class T>
+void sqrt_forward_of(const UnaryArgs& a) {
+  map_array(
+      a.size, 800, static_cast<T*>(a.y), [](Vec<T> x) FASTNN_INLINED { return sqrt(x); }, static_cast<const T*>(a.x));
 }
 
 template <class T>
@@ -36,6 +43,13 @@ template <class T>
 void mul_forward_of(const MulArgs& a) {
   map_array(
       a.size, 500, static_cast<T*>(a.y), [](Vec<T> va, Vec<T> vb) FASTNN_INLINED { return va * vb; },
+      static_cast<const T*>(a.a), static_cast<const T*>(a.b));
+}
+
+template <class T>
+void div_forward_of(const MulArgs& a) {
+  map_array(
+      a.size, 800, static_cast<T*>(a.y), [](Vec<T> va, Vec<T> vb) FASTNN_INLINED { return va / vb; },
       static_cast<const T*>(a.a), static_cast<const T*>(a.b));
 }
 
@@ -66,8 +80,10 @@ void fill_of(const FillArgs& a) {
 }  // namespace
 
 FASTNN_DEFINE(exp_forward, UnaryArgs)
+FASTNN_DEFINE(sqrt_forward, UnaryArgs)
 FASTNN_DEFINE(add_forward, AddArgs)
 FASTNN_DEFINE(mul_forward, MulArgs)
+FASTNN_DEFINE(div_forward, MulArgs)
 FASTNN_DEFINE(scale_add, ScaleAddArgs)
 FASTNN_DEFINE(fill, FillArgs)
 

@@ -94,10 +94,17 @@ struct AddArgs {  // y = activation(a + b); y may be a or b
   int64_t size, dtype;
   Then then;
 };
-struct MulArgs {  // y = a * b; y may be a or b
+struct MulArgs {  // y = a * b, or a / b; y may be a or b
   const void *a, *b;
   void* y;
   int64_t size, dtype;
+};
+// y[i] (m, n) = a[i] (m, k) b[i] (k, n) for each i < count, none of the sizes 0; what is transposed lies as (k, m), (n,
+// k)
+struct MatmulArgs {
+  const void *a, *b;
+  void* y;
+  int64_t count, m, n, k, dtype, transpose_a, transpose_b;
 };
 struct ScaleAddArgs {  // y = scale_x * x + scale_y * y; scale_y == 0 does not read y
   const void* x;
@@ -400,8 +407,10 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(maxout_forward, MaxoutArgs, 2)                             \
   X(maxout_backward, MaxoutBackwardArgs, 3)                    \
   X(exp_forward, UnaryArgs, 2)                                 \
+  X(sqrt_forward, UnaryArgs, 2)                                \
   X(add_forward, AddArgs, 3)                                   \
   X(mul_forward, MulArgs, 3)                                   \
+  X(div_forward, MulArgs, 3)                                   \
   X(scale_add, ScaleAddArgs, 2)                                \
   X(fill, FillArgs, 1)                                         \
   X(copy, CopyArgs, 2)                                         \
@@ -446,6 +455,7 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(im2col_forward, Im2colArgs, 2)                             \
   X(col2im_forward, Im2colArgs, 2)                             \
   X(resample, ResampleArgs, 8)                                 \
+  X(matmul_forward, MatmulArgs, 3)                             \
   X(linear_forward, LinearArgs, 5)                             \
   X(linear_backward, LinearBackwardArgs, 6)                    \
   X(sgd_step, SgdArgs, 5)                                      \

@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warn(options.command, str(error) or type(error).__name__)
         return 1
     except (TypeError, IndexError) as error:  # what an operator makes of numbers that it was not meant for
-        warn(options.command, f"{type(error).__name__}: {error}")
+        where = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
+        warn(options.command, f"{type(error).__name__}: {error}{where}")
         return 1
     except KeyboardInterrupt:
         print(f"\nfastnn {options.command}: interrupted", file=sys.stderr)

@@ -212,6 +212,7 @@ def _bench(options: argparse.Namespace) -> None:
     rows = [["", "threads", "fastnn, ms", *(f"{name}, ms" for name in wanted), *(["ratio"] if wanted else [])]]
     rows[0] += ["GFLOP/s", "roofline"]
     profiles = []
+    several = len(cases) * len(options.threads or [before]) > 1
     try:
         for n in options.threads or [before]:
             peers.share_threads(n)
@@ -221,12 +222,18 @@ def _bench(options: argparse.Namespace) -> None:
             say(f"{threads}: at best {speeds}")
             for case in cases:
                 rows.append(_row(case, n, wanted, options.seconds))
-                say("  ".join(filter(None, rows[-1])))
+                if several:  # for who waits; of one there is the table at once
+                    say("  ".join(filter(None, rows[-1])))
                 if options.profile:
                     profiles += ["", f"{case.name}, {threads}", "", str(case.program.profile(_argument(case)))]
     finally:
         peers.share_threads(before)
     say("", table(rows, right=range(1, len(rows[0]))), *profiles)
+    if profiles:
+        say(
+            "",
+            "the table has the median of calls one after the other; a profile is measured after it, step by step",
+        )
     if wanted:
         say("", "ratio: the time of the fastest other engine by fastnn's; above 1 fastnn is faster")
 

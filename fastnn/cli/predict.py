@@ -41,7 +41,8 @@ def add(commands: Commands) -> None:
         help="classify images with a trained network",
         description="Classify images with a trained network. Each is prepared as torchvision does for evaluation: "
         "its shorter side is resized, the centre cut out, values scaled to 0..1, the mean subtracted, and the result "
-        "divided by the standard deviation. An image that has the network's size already is not resized or cut.",
+        "divided by the standard deviation. An image that has the network's size already is not resized or cut. "
+        "Networks that were trained on the bytes as they are in files, 0..255, need --white 255: no file tells.",
     )
     parser.add_argument("network", type=Path, help=".fnn or .onnx")
     parser.add_argument("images", type=Path, nargs="+", help="files, or folders of them")
@@ -105,8 +106,8 @@ class Preparation(NamedTuple):
         mean, std = (",".join(f"{x:g}" for x in numbers.ravel()) for numbers in (self.mean, self.std))
         kind = {1: "grey", 3: "colour"}[self.channels]
         return (
-            f"{kind} {self.width} x {self.height}, cut out of a shorter side of {self.resize}, white {self.white:g}, "
-            f"mean {mean}, std {std}"
+            f"{kind} {self.width} x {self.height} (others resized to a shorter side of {self.resize}, and cut), "
+            f"white {self.white:g}, mean {mean}, std {std}"
         )
 
     def __call__(self, path: Path) -> np.ndarray:
@@ -199,6 +200,8 @@ def _predict(options: argparse.Namespace) -> None:
         raise ValueError(f"{options.network}: expected a classifier, which gives (N, classes); it gives {shapes}")
     labels = _labels(options.labels, classes)
     say(f"images: {prepare}")
+    if options.white is None and options.mean is options.std is None and program.input_dtypes()[0].kind == "f":
+        say("(if it was trained on other values: --white 255 for bytes as they are in files, --mean, --std)")
 
     results: list[tuple[Path, list[tuple[int, float]]]] = []
     unread = 0

@@ -84,6 +84,10 @@ class PiecedProgram(Program):
                 y = part.layer(*given) if isinstance(part, Node) else part(*given)
             except ShapeError as error:
                 raise (error.located(part.name, part.layer.label()) if isinstance(part, Node) else error) from None
+            except Exception as error:  # of the numbers that came: an index beyond its axis, say
+                if isinstance(part, Node):
+                    error.add_note(f"in layer {part.name!r} ({part.layer.label()})")
+                raise
             values.update(zip(gives, y if isinstance(y, tuple) else (y,), strict=True))
             del given, y
             for value in {*reads, *gives}:

@@ -176,6 +176,7 @@ class Profile:
         return (
             f"{table(rows, right=range(5, 10), total=True)}\n"
             f"a call takes {1e3 * self.call:.4f} ms, the median of {self.repeats}, on {self.threads} "
-            f"thread{'s' * (self.threads != 1)}; at best this machine does {best.flops / 1e9:.0f} GFLOP/s and "
+            f"thread{'s' * (self.threads != 1)}: the steps, and around them what it takes to call them from Python "
+            f"and to make the outputs; at best this machine does {best.flops / 1e9:.0f} GFLOP/s and "
             f"{best.bytes / 1e9:.0f} GB/s from memory, as measured"
         )

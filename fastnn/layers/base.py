@@ -49,6 +49,8 @@ class Layer:
     #: whether it computes in Python, so that programs run it between their pieces; and whether its gradient does
     host: ClassVar[bool] = False
     host_backward: ClassVar[bool] = False
+    #: whether it may make much of little, so that a `Graph` asks for all shapes before it computes
+    grows: ClassVar[bool] = False
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Whoever keeps something derived from the layer's configuration (a trainer its programs) compares versions.
@@ -161,7 +163,8 @@ class Layer:
         Raises
         ------
         ValueError
-            Naming what is missing, what is unexpected and what has another shape, and what the unexpected may be.
+            Naming what is missing, what is unexpected and what has another shape, and what the unexpected may be; or
+            an array with numbers that the layer's dtype does not have.
 
         Examples
         --------
@@ -184,7 +187,7 @@ class Layer:
         arrays = {}
         for name, array in _fitting(state, own).items():
             try:
-                arrays[name] = np.asarray(array)
+                arrays[name] = np.asanyarray(array)
             except ValueError as error:
                 raise ValueError(f"load_state: {name} is not an array: {error}") from None
         missing, unexpected = sorted(own.keys() - arrays.keys()), sorted(arrays.keys() - own.keys())
@@ -205,7 +208,8 @@ class Layer:
         if problems:
             problems += _hints(missing, unexpected, own, arrays)
             raise ValueError(f"load_state: the state does not fit the model: {'; '.join(problems)}")
-        for name, array in arrays.items():
+        converted = {name: _converted(name, array, own[name].dtype) for name, array in arrays.items()}
+        for name, array in converted.items():
             own[name][...] = array
 
     def copy(self, dtype: DTypeLike | None = None) -> Any:
@@ -269,6 +273,19 @@ def unchanged_on_error(layer: Layer, rng: Any) -> Iterator[None]:
         raise
 
 
+def _converted(name: str, array: Array, dtype: np.dtype[Any]) -> Array:
+    """Numbers as a layer keeps them; raise where it cannot: beyond the largest, or with fractions where it has none."""
+    if np.ma.is_masked(array):
+        raise ValueError(f"load_state: {name} is masked in places; fill it, by filled(0) say")
+    values = np.asarray(array)
+    with np.errstate(all="ignore"):
+        found = values.astype(dtype)
+    lost = np.isfinite(values) & ~np.isfinite(found) if dtype.kind == "f" else found != values
+    if lost.any():
+        raise ValueError(f"load_state: {name} holds {values[lost][0]}, which {dtype} does not have")
+    return found
+
+
 def _fitting(state: Mapping[str, ArrayLike], own: Mapping[str, Array]) -> dict[str, ArrayLike]:
     """The state by the names that the layer may know it by."""
     counts = {name for name in state if name.rpartition(".")[2] == "num_batches_tracked"} - own.keys()
@@ -310,7 +327,7 @@ def _hints(
     return found
 
 
-def _some(texts: list[str], separator: str = ", ") -> str:
+def _some(texts: Sequence[str], separator: str = ", ") -> str:
     """The first ten, and how many there are beyond."""
     rest = len(texts) - 10
     return separator.join(texts[:10]) + (f"{separator}and {rest} more" if rest > 0 else "")

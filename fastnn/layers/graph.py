@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import functional as F
-from ..errors import ShapeError
+from ..errors import ShapeError, TooLargeError
 from ..random import RNG, as_stream
-from .base import Backward, Layer, Shape, unchanged_on_error
+from .base import Backward, Layer, Shape, _some, unchanged_on_error
 from .container import _Container
 
 __all__ = ["Graph", "Node"]
@@ -155,12 +155,15 @@ class Graph(_Container):
             kept.update(dead)
             steps.append(_Step(node, reads, writes, dead))
         self._steps = tuple(reversed(steps))
+        self._grows = any(node.layer.grows for node in self.nodes)
+        #: shapes of inputs that were tried before anything was computed of them
+        self._tried: set[tuple[Shape, ...]] = set()
 
     # ---- one pass over the nodes, whatever flows ----
 
     def _run(self, xs: Sequence[Any], call: Callable[[Node, list[Any]], Any], shape_of: Callable[[Any], Shape]) -> Any:
         if len(xs) != len(self.inputs):
-            raise TypeError(f"Graph: expected {len(self.inputs)} inputs ({', '.join(self.inputs)}), got {len(xs)}")
+            raise TypeError(f"Graph: expected {len(self.inputs)} inputs ({_some(self.inputs)}), got {len(xs)}")
         values = [*xs, *[None] * (self._size - len(xs))]
         for step in self._steps:
             given = [values[i] for i in step.reads]
@@ -194,12 +197,37 @@ class Graph(_Container):
                 pass
         return error.located(node.name, node.layer.label(), f"it reads {_reads(node, shapes)}")
 
+    def _foresee(self, xs: Sequence[Any]) -> None:
+        """Raise where a layer would make more than it may, before those in front of it have worked up to there."""
+        if not self._grows:
+            return
+        given = tuple(map(np.shape, xs))
+        if given in self._tried:
+            return
+
+        def shape(node: Node, shapes: list[Any]) -> Any:
+            unknown = (None,) * len(node.outputs) if len(node.outputs) > 1 else None
+            if None in shapes:
+                return unknown
+            try:
+                return node.layer.output_shape(*shapes)
+            except TooLargeError:
+                raise
+            except Exception:  # it may depend on the numbers, or is an error that the layer itself tells
+                return unknown
+
+        self._run(given, shape, tuple)
+        if len(self._tried) < 64:
+            self._tried.add(given)
+
     def __call__(self, *xs: ArrayLike) -> Any:
+        self._foresee(xs)
         return self._run(xs, lambda node, given: node.layer(*given), np.shape)
 
     def forward(self, *xs: ArrayLike, rng: RNG = None) -> tuple[Any, Backward]:  # type: ignore[override]
         if len(xs) == len(self.inputs) + 1 and rng is None:  # forward(x, rng), as of any layer
             *xs, rng = xs  # type: ignore[assignment]
+        self._foresee(xs)
         stream = as_stream(rng)
         backwards: list[Backward] = []
 
@@ -217,7 +245,7 @@ class Graph(_Container):
     def _backward(self, backwards: list[Backward], shapes: list[tuple[Shape, Any]], dys: tuple[Any, ...]) -> Any:
         """From the last node to the first; what several nodes read gathers the sum, in that order."""
         if len(dys) != len(self.outputs):
-            names = ", ".join(self.outputs)
+            names = _some(self.outputs)
             raise TypeError(f"Graph: backward expected {len(self.outputs)} gradients ({names}), got {len(dys)}")
         gradients: list[Any] = [None] * self._size
         for i, dy in zip(self._results, dys, strict=True):
@@ -261,7 +289,7 @@ class Graph(_Container):
 
 
 def _reads(node: Node, shapes: list[Shape]) -> str:
-    return ", ".join(f"{name!r} {shape}" for name, shape in zip(node.inputs, shapes, strict=True)) or "nothing"
+    return _some([f"{name!r} {shape}" for name, shape in zip(node.inputs, shapes, strict=True)]) or "nothing"
 
 
 # ---- the wiring ----
@@ -324,7 +352,7 @@ def _ordered(nodes: list[Node], inputs: tuple[str, ...], outputs: tuple[str, ...
         else:
             needed.update(node.inputs)
     if dead:
-        useless = ", ".join(map(repr, reversed(dead)))
+        useless = _some([*map(repr, reversed(dead))])
         raise ValueError(f"Graph: no output needs {useless}; leave them out, or name what they give in outputs")
     return order
 

@@ -151,6 +151,11 @@ def _bordered(importer: Importer, item: Item, x: Value, windows: Windows, value:
     return x, [0] * len(windows.kernel)
 
 
+def _check_groups(groups: int, channels: int, weights: Shape) -> None:
+    if groups < 1 or channels % groups:
+        raise ValueError(f"{groups} groups do not divide the {channels} channels of the weights {weights}")
+
+
 def _conv(importer: Importer, item: Item, operands: Operands) -> bool:
     x, w, b = operands[0], operands[1], _given(operands, 2)
     attributes = item.node.attributes
@@ -159,8 +164,11 @@ def _conv(importer: Importer, item: Item, operands: Operands) -> bool:
     o, _, *kernel = w.constant.shape
     groups = int(attributes.get("group", 1))
     stated = attributes.get("kernel_shape")
-    if groups < 1 or o % groups or (stated and list(stated) != kernel) or (b is not None and b.constant.shape != (o,)):
-        raise ValueError(f"weights {w.constant.shape}, kernel_shape {stated}, {groups} groups and the bias do not fit")
+    _check_groups(groups, o, w.constant.shape)
+    if stated and list(stated) != kernel:
+        raise ValueError(f"kernel_shape {stated} is not that of the weights {w.constant.shape}")
+    if b is not None and b.constant.shape != (o,):
+        raise ValueError(f"expected a bias of shape ({o},) for weights {w.constant.shape}, got {b.constant.shape}")
     windows = Windows(attributes, kernel)
     x, padding = _bordered(importer, item, x, windows, 0.0)
     layer: Any = (Conv1d if len(kernel) == 1 else Conv2d)(
@@ -182,8 +190,12 @@ def _conv_transpose(importer: Importer, item: Item, operands: Operands) -> bool:
         return False
     c, o, *kernel = w.constant.shape
     groups = int(attributes.get("group", 1))
-    if groups < 1 or c % groups or (b is not None and b.constant.shape != (o * groups,)):
-        raise ValueError(f"weights {w.constant.shape}, {groups} groups and the bias do not fit")
+    _check_groups(groups, c, w.constant.shape)
+    if b is not None and b.constant.shape != (o * groups,):
+        raise ValueError(
+            f"expected a bias of shape ({o * groups},) for weights {w.constant.shape} of {groups} groups, got "
+            f"{b.constant.shape}"
+        )
     windows, more = Windows(attributes, kernel), row(attributes, "output_padding", 2, 0, 0)
     check_strides(windows.stride, more, kernel)
     if not windows.even or any(m >= max(s, d) for m, s, d in zip(more, windows.stride, windows.dilation, strict=True)):
@@ -239,15 +251,10 @@ def _average_pool(importer: Importer, item: Item, operands: Operands) -> bool:
 # ---- matrix products ----
 
 
-def _linear(importer: Importer, item: Item, x: Value, w: Value, transposed: bool, alpha: float = 1.0) -> Linear:
+def _linear(importer: Importer, item: Item, x: Value, w: Value, transposed: bool) -> Linear:
     """A linear layer of a constant (in, out), or (out, in) where it is transposed."""
-
-    def change(array: Any) -> Any:
-        array = array if transposed else array.T
-        return array if alpha == 1.0 else alpha * array
-
     layer = Linear(1, 1, bias=False, rng=0)
-    layer.weight = importer.weight(w, f"linear {transposed} {alpha}", change)
+    layer.weight = importer.weight(w, f"linear {transposed}", lambda a: a if transposed else a.T)
     return layer
 
 
@@ -256,14 +263,27 @@ def _gemm(importer: Importer, item: Item, operands: Operands) -> bool:
     attributes = item.node.attributes
     if not _weights(operands, 1, 2) or attributes.get("transA", 0) or x is None or w is None or w.constant.ndim != 2:
         return False
-    beta = float(attributes.get("beta", 1.0))
+    alpha, beta = float(attributes.get("alpha", 1.0)), float(attributes.get("beta", 1.0))
+    b = b if beta else None
     out = w.constant.shape[0 if attributes.get("transB", 0) else 1]
     if not w.constant.size or (b is not None and b.constant.shape not in ((), (1,), (1, 1), (out,), (1, out))):
         return False
-    layer = _linear(importer, item, x, w, bool(attributes.get("transB", 0)), float(attributes.get("alpha", 1.0)))
+    # beta (alpha / beta x W + b): weights and bias stay those of the file, by whose names checkpoints are loaded.
+    after = beta if b is not None else 1.0
+    if not math.isfinite(alpha / after):
+        return False
+    if alpha != after:
+        name = importer.unique(f"{item.name}.alpha")
+        x = importer.emit(item, Affine(alpha / after), [x], name, f"{item.node.outputs[0]}:scaled")
+    layer = _linear(importer, item, x, w, bool(attributes.get("transB", 0)))
     if b is not None:
-        layer.bias = importer.weight(b, f"bias {out} {beta}", lambda a: np.broadcast_to(beta * a.reshape(-1), (out,)))
-    importer.emit(item, layer, [x], importer.name_of(item, w, b))
+        layer.bias = importer.weight(b, f"bias {out}", lambda a: np.broadcast_to(a.reshape(-1), (out,)))
+    name = importer.name_of(item, w, b)
+    if after == 1:
+        importer.emit(item, layer, [x], name)
+    else:
+        y = importer.emit(item, layer, [x], name, f"{item.node.outputs[0]}:product")
+        importer.emit(item, Affine(after), [y], importer.unique(f"{item.name}.beta"))
     return True
 
 

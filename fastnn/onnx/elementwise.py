@@ -19,7 +19,7 @@ from ..layers.container import Identity as IdentityLayer
 from ..layers.function import Add as AddLayer
 from ..layers.function import Mul as MulLayer
 from .model import DTYPES, Foreign
-from .moves import Abs, Affine, Exp, SpreadAdd, SpreadMul, SpreadSub
+from .moves import Abs, Affine, Exp, Quotient, Reciprocal, SpreadAdd, SpreadMul, SpreadQuotient, SpreadSub, Sqrt
 from .operation import Again, Operator, Seen, summed_to
 
 __all__ = ["ACTIVATIONS", "OPERATORS", "activation", "erf"]
@@ -96,7 +96,11 @@ class Unary(Operator):
         return 100 * out if type(self).function is erf else 2 * out  # which takes some hundred steps, in float64
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
-        return {"Abs": Abs, "Exp": Exp, "Neg": Negative}.get(type(self).__name__, lambda: None)()
+        layers: dict[str, Callable[[], Layer]] = {
+            "Abs": Abs, "Exp": Exp, "Neg": Negative, "Reciprocal": Reciprocal, "Sqrt": Sqrt
+        }  # fmt: skip
+        make = layers.get(type(self).__name__)
+        return None if make is None else make()
 
     def forward(self, *xs: Array) -> Any:
         x, y = xs[0], self.compute(*xs)
@@ -369,7 +373,6 @@ def _power_slopes(a: Array, b: Array, y: Array) -> tuple[Array, Array]:
 
 #: operator -> (function, its slopes from a, b and y)
 BINARY: dict[str, tuple[Callable[..., Array], Callable[..., tuple[Any, Any]]]] = {
-    "Div": (_divide, lambda a, b, y: (1 / b, -y / b)),
     "Pow": (_power, _power_slopes),
 }
 
@@ -452,6 +455,14 @@ class Sub(Binary):
 
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         return SpreadSub()
+
+
+class Div(Binary):
+    function = staticmethod(_divide)
+    slopes = staticmethod(lambda a, b, y: (1 / b, -y / b))
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        return Quotient() if _always(_same, seen, again) else SpreadQuotient()
 
 
 class Mod(Binary):
@@ -642,6 +653,7 @@ OPERATORS: dict[str, type[Operator]] = {
                 Add,
                 Sub,
                 Mul,
+                Div,
                 Mod,
             ),
             *(Sum, Mean, Max, Min, Where, Identity),

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import ShapeError, UnsupportedOperatorError
-from ..layers.base import Array, Layer, Shape, shapes
+from ..errors import ShapeError, TooLargeError, UnsupportedOperatorError
+from ..layers.base import Array, Layer, Shape, _some, shapes
 from ..layers.container import Identity
 from ..layers.function import Constant, Parameter
 from ..layers.graph import Graph
@@ -77,7 +77,7 @@ _SHAPELY = frozenset(
     )
 )
 #: operators with a kernel for which numbers in the file are better arrays of the graph
-_LOWERED = frozenset({"Add", "Sub", "Mul", "Sum", "Concat"})
+_LOWERED = frozenset({"Add", "Sub", "Mul", "Sum", "Concat", "Expand"})
 
 
 def operators() -> list[str]:
@@ -447,7 +447,10 @@ class Importer:
         least, most = kind.arity
         if not least <= len(operands) <= most or any(o is None for o in operands[:least]):
             expected = str(least) if least == most else f"{least} to {most}"
-            raise ValueError(f"expected {expected} inputs, got {sum(o is not None for o in operands)} {node.inputs}")
+            names = _some([*map(repr, node.inputs)])
+            raise ValueError(
+                f"expected {expected} inputs, got {sum(o is not None for o in operands)}: {names or 'none'}"
+            )
         dtypes = operator.dtypes(*(None if o is None else o.dtype for o in operands))
         if len(outputs) > kind.most_outputs or len(dtypes) < len(outputs):
             raise ValueError(f"gives {min(kind.most_outputs, len(dtypes))} outputs, and {len(outputs)} are asked for")
@@ -519,7 +522,15 @@ class Importer:
             return False
         if op in ("Shape", "Size"):
             return True
+        first = operands[0]
+        if op == "Expand" and first is not None and first.constant is not None and self._is_table(first):
+            return False  # a token for each image, say, which programs spread
         return all(o is None or o.constant is not None or o.derived is not None for o in operands)
+
+    @staticmethod
+    def _is_table(value: Value) -> bool:
+        """Whether a constant is data that flows in the graph: an array of the file with more than one number."""
+        return bool(value.floating and value.origin and value.constant.size > 1)
 
     # ---- what builders use ----
 
@@ -699,6 +710,10 @@ class Importer:
             return None
         try:
             found: Any = layer.output_shape(*given)  # type: ignore[arg-type]
+        except TooLargeError:
+            if self.static:
+                raise
+            return None
         except (ShapeError, ValueError, TypeError, IndexError):
             return None
         if self.static:
@@ -729,9 +744,7 @@ class Importer:
             if operand is None:
                 bound.append(None)
             elif operand.constant is not None and (
-                i in settings
-                or not operand.floating
-                or not (item.node.op in _LOWERED or (operand.origin and operand.constant.size > 1))
+                i in settings or not operand.floating or not (item.node.op in _LOWERED or self._is_table(operand))
             ):
                 bound.append(operand.constant)
             elif operand.data is None and operand.derived is not None and (program := self._program(operand, reads)):
@@ -744,6 +757,9 @@ class Importer:
         self._follow_batch(operator, bound, list(reads))
         if isinstance(operator, shaping.Pad):
             operator.value = _pad_value(operator, operands)
+        if isinstance(operator, shaping.Gather) and isinstance(bound[1], np.ndarray):
+            index = bound[1]
+            operator.limits = (int(index.min()), int(index.max())) if index.size and index.dtype.kind in "iu" else None
         probe = self._probe(layer, reads)
         given = [self.unique_value(name or f"{item.name}:{i}") for i, name in enumerate(outputs)]
         made = GraphNode(self.unique(item.name), layer, *reads, outputs=given)

@@ -404,6 +404,8 @@ def _tensor(data: memoryview, external: External) -> tuple[str, np.ndarray | For
         if flat.size != count:
             raise ValueError(f"tensor {name!r} of shape {shape} takes {count} numbers, and has {flat.size}")
     check_booleans(name, flat)
+    if not count and math.prod(n for n in shape if n) >= 1 << 59:  # of 8 bytes each: what NumPy's sizes can count
+        raise ValueError(f"tensor {name!r} has the shape {shape}, which no array has")
     return name, flat.astype(dtype, copy=False).reshape(shape)
 
 
@@ -422,10 +424,17 @@ def _listed(name: str, code: int, numbers: dict[int, list[np.ndarray]]) -> np.nd
     return np.empty(0, dtype)
 
 
+def _number(text: str) -> int:
+    """Digits and nothing else, which Python's own reading is not so strict about: "1_2" is 12."""
+    if not (text.isascii() and text.isdigit() and len(text) < 20):
+        raise ValueError(f"{text!r} is no whole number")
+    return int(text)
+
+
 def _outside(name: str, where: dict[str, str], external: External, size: int) -> memoryview:
     try:
-        offset, length = int(where.get("offset") or 0), where.get("length")
-        claimed = None if not length else int(length)
+        offset, length = _number(where.get("offset") or "0"), where.get("length")
+        claimed = None if not length else _number(length)
     except ValueError:
         raise ValueError(f"tensor {name!r} does not say where its data lie: {where}") from None
     if offset < 0 or (claimed is not None and claimed != size):

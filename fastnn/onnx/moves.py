@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import functional as F
-from ..errors import ShapeError
+from ..errors import ShapeError, TooLargeError
 from ..layers.base import Array, Backward, Shape
 from ..layers.function import _Function
 from ..layers.pool import GlobalMaxPool2d
@@ -28,6 +28,9 @@ __all__ = [
     "Border",
     "Bound",
     "Exp",
+    "Products",
+    "Quotient",
+    "Reciprocal",
     "Reduce",
     "Resize",
     "SameBorder",
@@ -35,7 +38,11 @@ __all__ = [
     "Spread",
     "SpreadAdd",
     "SpreadMul",
+    "SpreadProducts",
+    "SpreadQuotient",
     "SpreadSub",
+    "SpreadTo",
+    "Sqrt",
     "Transpose",
     "Window",
 ]
@@ -54,7 +61,7 @@ def check_size(shape: Sequence[int], weighted: bool = False) -> Shape:
     if min(sizes, default=0) < 0 or len(sizes) > 32:
         raise ShapeError(f"{sizes} is not the shape of an array")
     if math.prod(sizes) * 8 > MOST_BYTES or (weighted and max(sizes, default=0) > MOST_WEIGHTED):
-        raise ShapeError(f"would give an array of shape {sizes}, which is too large")
+        raise TooLargeError(f"would give an array of shape {sizes}, which is too large")
     return sizes
 
 
@@ -112,6 +119,45 @@ class SpreadSub(_Both):
         return "Sub, broadcast"
 
 
+class Products(_Function):
+    """Products of matrices that lie side by side, as in attention; see `fastnn.functional.matmul`."""
+
+    def __call__(self, a: ArrayLike, b: ArrayLike) -> Array:  # type: ignore[override]
+        return F.matmul(a, b)
+
+    def forward(self, a: ArrayLike, b: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:  # type: ignore[override]
+        return F.matmul(a, b), lambda dy: F.matmul_backward(dy, a, b)
+
+    def output_shape(self, a: Shape, b: Shape) -> Shape:  # type: ignore[override]
+        return F._matmul_shape("", a, b)
+
+    def multiply_adds(self, a: Shape, b: Shape) -> int:  # type: ignore[override]
+        return math.prod(self.output_shape(a, b)) * a[-1]
+
+    def label(self) -> str:
+        return "MatMul"
+
+
+class SpreadProducts(Products):
+    """Products of matrices whose leading axes are broadcast as NumPy does."""
+
+    host_backward = True
+
+    def _spread_to(self, a: Shape, b: Shape) -> tuple[Shape, Shape]:
+        lead = _together(a[:-2], b[:-2])
+        return (*lead, *a[-2:]), (*lead, *b[-2:])
+
+    def __call__(self, a: ArrayLike, b: ArrayLike) -> Array:  # type: ignore[override]
+        left, right = self._spread_to(np.shape(a), np.shape(b))
+        return F.matmul(_spread(a, left), _spread(b, right))
+
+    def output_shape(self, a: Shape, b: Shape) -> Shape:  # type: ignore[override]
+        return F._matmul_shape("", *self._spread_to(a, b))
+
+    def label(self) -> str:
+        return "MatMul, broadcast"
+
+
 class Affine(_Function):
     """scale x + shift, both numbers.
 
@@ -156,6 +202,66 @@ class Exp(_Function):
         return shape
 
 
+class Sqrt(_Function):
+    """The square root."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        return F.sqrt(x)
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        y = self(x)
+        return y, lambda dy: F.div(dy, F.add(y, y))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
+class Quotient(_Function):
+    """The quotient of two arrays of one shape."""
+
+    def __call__(self, a: ArrayLike, b: ArrayLike) -> Array:  # type: ignore[override]
+        return F.div(a, b)
+
+    def forward(self, a: ArrayLike, b: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:  # type: ignore[override]
+        return F.div(a, b), lambda dy: F.div_backward(dy, a, b)
+
+    def output_shape(self, a: Shape, b: Shape) -> Shape:  # type: ignore[override]
+        if a != b:
+            raise ShapeError(f"expected two arrays of one shape, got {a} and {b}")
+        return a
+
+    def label(self) -> str:
+        return "Div"
+
+
+class SpreadQuotient(_Both):
+    """The quotient of two arrays, broadcast as NumPy does."""
+
+    def __call__(self, a: ArrayLike, b: ArrayLike) -> Array:  # type: ignore[override]
+        shape = _together(np.shape(a), np.shape(b))
+        return F.div(_spread(a, shape), _spread(b, shape))
+
+    def label(self) -> str:
+        return "Div, broadcast"
+
+
+class Reciprocal(_Function):
+    """1 / x."""
+
+    def __call__(self, x: ArrayLike) -> Array:
+        array = F._dense("reciprocal", "x", x)
+        y = F._K.empty_like(array)
+        F._K.fill(1.0, y)
+        return F.div(y, array, out=y)
+
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        y = self(x)
+        return y, lambda dy: Affine(-1.0)(F.mul(dy, F.mul(y, y)))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        return shape
+
+
 class Abs(_Function):
     """The absolute value: leaky relu whose slope is -1 below 0."""
 
@@ -174,7 +280,7 @@ class Reduce(_Function):
     Parameters
     ----------
     kind : str
-        "mean", "max" or "sum".
+        "mean", "max" or "sum"; "square" for the sum of squares, "l2" for its root.
     axes : sequence of int
         Counted from the front, in order.
     keep : bool
@@ -188,6 +294,9 @@ class Reduce(_Function):
 
     def __call__(self, x: ArrayLike) -> Array:
         array = F._rowmajor("reduce", "x", x)
+        if self.kind in ("square", "l2"):
+            y = Reduce("sum", self.axes, self.keep)(F.mul(array, array))
+            return F.sqrt(y) if self.kind == "l2" else y
         others = [i for i in range(array.ndim) if i not in self.axes]
         shape, count = self.output_shape(array.shape), math.prod(array.shape[i] for i in self.axes)
         if others and self.axes[0] < others[-1]:
@@ -202,7 +311,8 @@ class Reduce(_Function):
         return tuple(1 if i in self.axes else n for i, n in enumerate(shape) if self.keep or i not in self.axes)
 
     def label(self) -> str:
-        return f"{self.kind.capitalize()} along {', '.join(map(str, self.axes))}"
+        names = {"square": "Sum of squares", "l2": "L2 norm"}
+        return f"{names.get(self.kind, self.kind.capitalize())} along {', '.join(map(str, self.axes))}"
 
 
 class Blocks(_Function):
@@ -314,6 +424,18 @@ class Spread(_Function):
 
     def label(self) -> str:
         return "Expand"
+
+
+class SpreadTo(Bound):
+    """An array repeated along axes of size 1 and new ones in front; ``options`` gives the shape."""
+
+    host_backward = True
+
+    def __call__(self, x: ArrayLike, *others: ArrayLike) -> Array:
+        return _spread(x, self.options(np.shape(x), *map(np.shape, others)))
+
+    def output_shape(self, *shapes: Shape) -> Shape:
+        return self.options(*shapes)
 
 
 class Window(_Function):

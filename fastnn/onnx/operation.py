@@ -251,7 +251,7 @@ class Operation(Layer):
         Of each input of the operator what it is.
     """
 
-    host = True
+    host = grows = True
 
     def __init__(self, operator: Operator, operands: Sequence[Operand]) -> None:
         self.operator = operator

@@ -15,8 +15,8 @@ from ..layers.activation import Softmax as SoftmaxLayer
 from ..layers.base import Array, Layer, Shape
 from ..layers.container import Flatten, Sequential
 from ..layers.pool import GlobalAvgPool2d, GlobalMaxPool2d
-from .elementwise import broadcast
-from .moves import Reduce
+from .elementwise import _always, broadcast
+from .moves import Products, Reduce, SpreadProducts
 from .operation import Again, Operator, Seen, summed_to
 from .shaping import INT64, axes_of, axis_of, whole
 
@@ -36,7 +36,7 @@ class _Reduction(Operator):
         shape, axes = seen[0], sorted(self._axes(seen))
         if not self.kind or not axes or not all(shape):
             return None
-        if axes == [2, 3] and len(shape) == 4 and self.kind != "sum":
+        if axes == [2, 3] and len(shape) == 4 and self.kind in ("mean", "max"):
             pool: Any = GlobalAvgPool2d() if self.kind == "mean" else GlobalMaxPool2d()
             return pool if self._keeps() else Sequential({self.kind: pool, "flatten": Flatten()})
         return Reduce(self.kind, axes, self._keeps())
@@ -144,6 +144,8 @@ class ReduceL1(_Reduction):
 
 
 class ReduceL2(_Reduction):
+    kind = "l2"
+
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
         return np.sqrt(np.square(x).sum(axes, keepdims=True))
 
@@ -152,6 +154,8 @@ class ReduceL2(_Reduction):
 
 
 class ReduceSumSquare(_Reduction):
+    kind = "square"
+
     def reduce(self, x: Array, axes: tuple[int, ...]) -> Array:
         return np.square(x).sum(axes, keepdims=True)
 
@@ -193,6 +197,31 @@ class ArgMax(_Arg):
 
 class ArgMin(_Arg):
     function = staticmethod(np.argmin)
+
+
+class CumSum(Operator):
+    """The sum of the numbers up to each along an axis; ``exclusive``: of those before it; ``reverse``: from behind."""
+
+    arity = (2, 2)
+
+    def _along(self, x: Array, axis: Array, back: bool = False) -> Array:
+        if axis.size != 1 or axis.dtype.kind not in "iu":
+            raise ShapeError(f"axis must be one whole number, got {axis.dtype} of shape {axis.shape}")
+        along = axis_of(int(axis.reshape(-1)[0]), x.ndim)
+        flips = bool(self.attributes.get("reverse", 0)) != back
+        x = np.flip(x, along) if flips else x
+        y = np.cumsum(x, along, dtype=x.dtype)
+        if self.attributes.get("exclusive", 0) and y.shape[along]:
+            y = np.roll(y, 1, along)
+            first: Any = (*[slice(None)] * along, 0)
+            y[first] = 0
+        return np.ascontiguousarray(np.flip(y, along) if flips else y)
+
+    def compute(self, *xs: Array) -> Array:
+        return self._along(xs[0], xs[1])
+
+    def forward(self, *xs: Array) -> Any:
+        return self._along(xs[0], xs[1]), lambda dy: (self._along(dy, xs[1], back=True), None)
 
 
 class _Softmax(Operator):
@@ -245,6 +274,11 @@ def _matmul_shape(a: Shape, b: Shape) -> Shape:
     return shape if len(b) > 1 else shape[:-1]
 
 
+def _by_kernel(a: Shape, b: Shape) -> bool:
+    """Whether two arrays hold as many matrices each: of attention, say."""
+    return len(a) == len(b) >= 2 and a[:-2] == b[:-2]
+
+
 class MatMul(Operator):
     arity = (2, 2)
     weights = (0, 1)
@@ -257,10 +291,19 @@ class MatMul(Operator):
 
     def compute(self, *xs: Array) -> Array:
         a, b = xs
+        if _by_kernel(a.shape, b.shape) and a.dtype == b.dtype and a.dtype in (np.float32, np.float64):
+            return F.matmul(a, b)
         return np.matmul(a, b).astype(a.dtype, copy=False)
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        if _always(_by_kernel, seen, again):
+            return Products()
+        return SpreadProducts() if min(map(len, seen)) >= 2 else None
 
     def forward(self, *xs: Array) -> Any:
         a, b = xs
+        if _by_kernel(a.shape, b.shape):
+            return self.compute(a, b), lambda dy: F.matmul_backward(dy, a, b)
 
         def backward(dy: Array) -> tuple[Array, Array]:
             left, right = (a[np.newaxis] if a.ndim == 1 else a), (b[:, np.newaxis] if b.ndim == 1 else b)
@@ -477,7 +520,7 @@ OPERATORS: dict[str, type[Operator]] = {
     cls.__name__: cls
     for cls in (
         *(ReduceSum, ReduceMean, ReduceMax, ReduceMin, ReduceProd, ReduceL1, ReduceL2, ReduceSumSquare, ArgMax, ArgMin),
-        *(Softmax, LogSoftmax, MatMul, Gemm, LayerNormalization, GroupNormalization, InstanceNormalization),
+        *(CumSum, Softmax, LogSoftmax, MatMul, Gemm, LayerNormalization, GroupNormalization, InstanceNormalization),
         BatchNormalization,
     )
 }

@@ -18,7 +18,7 @@ from ..layers.function import Reshape as ReshapeLayer
 from ..layers.resample import CircularPad2d, ReflectionPad2d, ReplicationPad2d
 from ..layers.resample import Upsample as UpsampleLayer
 from .elementwise import broadcast
-from .moves import Blocks, Border, Shaped, Spread, Transpose, Window, check_size
+from .moves import Blocks, Border, Shaped, Spread, SpreadTo, Transpose, Window, check_size
 from .moves import Resize as ResizeLayer
 from .operation import Again, Operator, Seen, summed_to
 
@@ -376,10 +376,15 @@ class Gather(Operator):
     """Elements of an axis by their numbers."""
 
     arity = (2, 2)
+    #: the smallest and the largest of the indices, where the file has them
+    limits: tuple[int, int] | None = None
 
     def shape(self, *seen: Seen) -> Shape:
         shape, indices = seen
         axis = axis_of(int(self.attributes.get("axis", 0)), len(shape))
+        n, (low, high) = shape[axis], self.limits or (0, -1)
+        if self.limits and not (-n <= low and high < n):
+            raise ShapeError(f"indices from {low} to {high} do not fit axis {axis} of {shape}")
         return (*shape[:axis], *indices, *shape[axis + 1 :])
 
     def _take(self, x: Array, indices: Array, axis: int) -> Array:
@@ -460,7 +465,7 @@ class Expand(Operator):
     def lower(self, seen: list[Seen], again: Again) -> Layer | None:
         found = self.shape(*seen)
         fits = len(found) == len(seen[0]) and _per_row(found, seen, again.doubled(), self.shape)
-        return Spread(found[1:]) if fits else None
+        return Spread(found[1:]) if fits else SpreadTo(again.rule, self.label())
 
 
 class Tile(Operator):
