@@ -1477,3 +1477,15 @@ def test_tokens_are_spread_over_the_batch_in_programs() -> None:
     backward(np.ones((3, 5, 3), np.float32))
     (gradient,) = trained.grads.values()
     np.testing.assert_array_equal(gradient, np.full((1, 1, 3), 3.0))
+
+
+def test_a_network_for_one_size_of_batch_says_so() -> None:
+    """Where its operators take no other: heads of attention beside images, [5, 2 * 4, 4] of (5, n, 16)."""
+    nodes = [node("Reshape", "x heads", "h", name="heads of all"), node("Relu", "h", "y")]
+    data = file_of(nodes, [port("x", np.float32, (2, 5, 16))], Y, [tensor("heads", np.array([5, 8, 4]))])
+    net = fnn.onnx.load(data)
+    assert fnn.compile(net, (2, 5, 16)).output_shape == (5, 8, 4)
+    match = r"'heads of all' \(Reshape\): 80 numbers of \(1, 5, 16\) do not fill .*for a batch of 2, and"
+    for run in (lambda: fnn.compile(net, (1, 5, 16)), lambda: net(np.ones((1, 5, 16), np.float32))):
+        with pytest.raises(fnn.ShapeError, match=match):
+            run()

@@ -755,6 +755,7 @@ class Importer:
         flows = [o for i, o in enumerate(operands) if o is not None and i not in settings]
         layer.floating = all(o.floating for o in flows) and all(d is not None and d.kind == "f" for d in dtypes)
         self._follow_batch(operator, bound, list(reads))
+        operator.exported = self.batch if isinstance(self.batch, int) else None
         if isinstance(operator, shaping.Pad):
             operator.value = _pad_value(operator, operands)
         if isinstance(operator, shaping.Gather) and isinstance(bound[1], np.ndarray):

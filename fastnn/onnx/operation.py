@@ -76,6 +76,8 @@ class Operator:
     weights: ClassVar[tuple[int, ...]] = ()
     #: whether the first size of a shape in the file is that of the batch, whatever it is
     batch = False
+    #: the one size of batch for which the network was exported, if it was: for errors
+    exported: int | None = None
 
     def __init__(self, attributes: dict[str, Any], opset: int, outputs: int = 1) -> None:
         self.attributes = attributes

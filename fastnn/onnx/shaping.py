@@ -114,11 +114,15 @@ class Reshape(_Reshaping):
         known, count = math.prod(n for n in found if n != -1), math.prod(shape)
         if -1 in found:
             if not known or count % known:
-                raise ShapeError(f"{count} numbers of {shape} do not fill {sizes}")
+                raise self._unfilled(shape, sizes)
             found = [count // known if n == -1 else n for n in found]
         elif known != count:
-            raise ShapeError(f"{count} numbers of {shape} do not fill {sizes}")
+            raise self._unfilled(shape, sizes)
         return tuple(found)
+
+    def _unfilled(self, shape: Shape, sizes: list[int]) -> ShapeError:
+        only = f": the file was exported for a batch of {self.exported}, and may take no other" if self.exported else ""
+        return ShapeError(f"{math.prod(shape)} numbers of {shape} do not fill {sizes}{only}")
 
 
 class Flatten(_Reshaping):
