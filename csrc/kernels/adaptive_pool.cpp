@@ -3,9 +3,10 @@
 // maximum; of equal values, and of NaNs, the first counts. Saved for backward: argmax, i * w + j in the plane. Sums in
 // T, no aliasing.
 // Forward in two steps: down the rows of a window, with vectors along a whole row of x, then across the columns; there
-// vectors lie along the channels, and planes go value by value. The average backward is the same the other way round:
-// element i lies in the windows floor(i out / in) to ceil((i + 1) out / in), and rows of dx with the same windows are
-// copies. The maximum backward scatters.
+// vectors lie along the channels, and for planes along some rows of y, which are turned for that: value by value they
+// took six times as long. The average backward is the same the other way round, value by value for planes: element i
+// lies in the windows floor(i out / in) to ceil((i + 1) out / in), and rows of dx with the same windows are copies. The
+// maximum backward scatters.
 #include <cstring>
 
 #include "kernels/pool.hpp"
@@ -38,37 +39,35 @@ struct Line {
 
 // ---- forward ----
 
-// f.value = the sum over rows begin .. end of x, `width` values each.
+// value = the sum over rows begin .. end of x, `width` values each.
 template <class T>
-FASTNN_INLINE void sum_down(const Line<T>& f, const T* x, Span rows, int64_t width) {
-  for (int64_t i = rows.begin; i < rows.end; ++i)
-    for (int64_t j = 0; j < width; j += Vec<T>::lanes) {
-      const Vec<T> v = load_filled(x + i * width + j, width - j, zero<T>());
-      store(f.value + j, i == rows.begin ? v : load(f.value + j) + v);
-    }
+FASTNN_INLINE void sum_down(const T* x, Span rows, int64_t width, T* value) {
+  for (int64_t j = 0; j < width; j += Vec<T>::lanes) {
+    Vec<T> sum = load_filled(x + rows.begin * width + j, width - j, zero<T>());
+    for (int64_t i = rows.begin + 1; i < rows.end; ++i)
+      sum = sum + load_filled(x + i * width + j, width - j, zero<T>());
+    store(value + j, sum);
+  }
 }
 
-// f.value = the maximum, and with_at f.from = the row that it is in.
+// value = the maximum, and with_at from = the row that it is in.
 template <bool with_at, class T>
-FASTNN_INLINE void max_down(const Line<T>& f, const T* x, Span rows, int64_t width) {
+FASTNN_INLINE void max_down(const T* x, Span rows, int64_t width, T* value, T* from) {
   const Vec<T> low = set1(static_cast<T>(-__builtin_inf()));
-  for (int64_t i = rows.begin; i < rows.end; ++i) {
-    const Vec<T> row = set1(static_cast<T>(i));
-    for (int64_t j = 0; j < width; j += Vec<T>::lanes) {
-      const Vec<T> v = load_filled(x + i * width + j, width - j, low), best = i == rows.begin ? v : load(f.value + j);
+  for (int64_t j = 0; j < width; j += Vec<T>::lanes) {
+    Vec<T> best = load_filled(x + rows.begin * width + j, width - j, low), at = set1(static_cast<T>(rows.begin));
+    for (int64_t i = rows.begin + 1; i < rows.end; ++i) {
+      const Vec<T> v = load_filled(x + i * width + j, width - j, low);
       const Mask<T> wins = beats(v, best);
-      store(f.value + j, select(wins, v, best));
-      if constexpr (with_at) store(f.from + j, i == rows.begin ? row : select(wins, row, load(f.from + j)));
+      best = select(wins, v, best);
+      if constexpr (with_at) at = select(wins, set1(static_cast<T>(i)), at);
     }
+    store(value + j, best);
+    if constexpr (with_at) store(from + j, at);
   }
 }
 
 // Whether (v, row), further right, comes before (best, at): larger, or equal (or both NaN) and in an earlier row.
-template <class T>
-FASTNN_INLINE bool wins_over(T v, T row, T best, T at) {
-  const bool nan = v != v, best_nan = best != best;  // without branches: they would be guesses
-  return (v > best) | (nan & !best_nan) | (((v == best) | (nan & best_nan)) & (row < at));
-}
 template <class T>
 FASTNN_INLINE Mask<T> wins_over(Vec<T> v, Vec<T> row, Vec<T> best, Vec<T> at) {
   return beats(v, best) | ((eq(v, best) | (is_nan(v) & is_nan(best))) & lt(row, at));
@@ -94,19 +93,6 @@ FASTNN_INLINE void sum_across(const T* value, int64_t taps, int64_t c, T divisor
 template <bool with_at, class T>
 FASTNN_INLINE void max_across(const T* value, const T* from, int64_t taps, int64_t c, int64_t w, int64_t column, T* y,
                               int64_t* argmax) {
-  if (c == 1) {
-    T best = value[0], at = with_at ? from[0] : T(0);
-    int64_t k = 0;
-    for (int64_t i = 1; i < taps; ++i) {
-      const bool wins = wins_over(value[i], with_at ? from[i] : T(0), best, at);
-      best = wins ? value[i] : best;
-      at = wins && with_at ? from[i] : at;
-      k = wins ? i : k;
-    }
-    *y = best;
-    if (with_at) *argmax = static_cast<int64_t>(at) * w + column + k;
-    return;
-  }
   for (int64_t ch = 0; ch < c; ch += Vec<T>::lanes) {
     Vec<T> best = load_filled(value + ch, c - ch, zero<T>()), at = zero<T>(), tap = zero<T>();
     if constexpr (with_at) at = load_filled(from + ch, c - ch, zero<T>());
@@ -133,17 +119,16 @@ FASTNN_INLINE void max_across(const T* value, const T* from, int64_t taps, int64
 }
 
 template <bool maximum, bool with_at, class T>
-static void adaptive_forward(const AdaptivePoolArgs& a) {
-  const Images images = images_of(a);
-  const int64_t c = images.c, width = a.w * c, larger = max_of(a.h * a.w, a.oh * a.ow) * c;
-  for_bands(images.count, a.oh, larger, 600, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
+static void adaptive_pixels(const AdaptivePoolArgs& a) {
+  const int64_t c = a.c, width = a.w * c, larger = max_of(a.h * a.w, a.oh * a.ow) * c;
+  for_bands(a.n, a.oh, larger, 600, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
     Line<T> f = buffers_of<Line<T>>(width, with_at, a.oh, a.ow);
     f.fill(a.oh, a.h, a.ow, a.w);
     for (; image < last; ++image) {
       const T* x = static_cast<const T*>(a.x) + image * a.h * width;
       for (int64_t oi = begin; oi < end; ++oi) {
         const Span rows = f.rows[oi];
-        maximum ? max_down<with_at>(f, x, rows, width) : sum_down(f, x, rows, width);
+        maximum ? max_down<with_at>(x, rows, width, f.value, f.from) : sum_down(x, rows, width, f.value);
         for (int64_t oj = 0; oj < a.ow; ++oj) {
           const Span cols = f.cols[oj];
           const int64_t at = ((image * a.oh + oi) * a.ow + oj) * c, taps = cols.end - cols.begin;
@@ -157,6 +142,98 @@ static void adaptive_forward(const AdaptivePoolArgs& a) {
       }
     }
   });
+}
+
+// Some rows of y of planes, one in each lane: what goes down lies row by row, what goes across column by column.
+template <class T>
+struct Turned {
+  static constexpr int64_t lanes = Vec<T>::lanes;
+  int64_t width, out_width;  // of x and of y, in whole vectors
+  T *value, *from, *value_turned, *from_turned, *y, *y_turned, *heights;
+  int64_t* argmax;
+
+  FASTNN_MEMBER_INLINE Turned(Place& place, int64_t w, int64_t ow, bool has_from)
+      : width(ceil_div(w, lanes) * lanes),
+        out_width(ceil_div(ow, lanes) * lanes),
+        value(place.take<T>(lanes * width)),
+        from(place.take<T>(has_from ? lanes * width : 0)),
+        value_turned(place.take<T>(lanes * width)),
+        from_turned(place.take<T>(has_from ? lanes * width : 0)),
+        y(place.take<T>(lanes * out_width)),
+        y_turned(place.take<T>(lanes * out_width)),
+        heights(place.take<T>(lanes)),
+        argmax(place.take<int64_t>(has_from ? lanes * out_width : 0)) {}
+};
+
+// to[j * lanes + i] = from[i * width + j], or back
+template <class T>
+FASTNN_INLINE void turn(const T* from, int64_t width, T* to) {
+  for (int64_t j = 0; j < width; j += Vec<T>::lanes) transpose(from + j, width, to + j * Vec<T>::lanes, Vec<T>::lanes);
+}
+template <class T>
+FASTNN_INLINE void turn_back(const T* from, int64_t width, T* to) {
+  for (int64_t j = 0; j < width; j += Vec<T>::lanes) transpose(from + j * Vec<T>::lanes, Vec<T>::lanes, to + j, width);
+}
+
+template <bool maximum, bool with_at, class T>
+static void adaptive_planes(const AdaptivePoolArgs& a) {
+  constexpr int64_t lanes = Vec<T>::lanes;
+  const int64_t planes = a.n * a.c, size = a.h * a.w;
+  for_bands(planes, a.oh, max_of(size, a.oh * a.ow), 200, [&](int64_t plane, int64_t last, int64_t begin, int64_t end) {
+    struct Buffers {
+      Line<T> spans;
+      Turned<T> turned;
+      FASTNN_MEMBER_INLINE Buffers(Place& place, int64_t h_out, int64_t w, int64_t w_out)
+          : spans(place, 0, false, h_out, w_out), turned(place, w, w_out, with_at) {}
+    };
+    Buffers buffers = buffers_of<Buffers>(a.oh, a.w, a.ow);
+    buffers.spans.fill(a.oh, a.h, a.ow, a.w);
+    const Turned<T>& t = buffers.turned;
+    const int64_t band = end - begin, count = (last - plane) * band;  // rows of y
+    for (int64_t first = 0; first < count; first += lanes) {
+      const int64_t some = min_of(lanes, count - first);
+      const auto plane_of = [&](int64_t i) { return plane + (first + i) / band; };
+      const auto row_of = [&](int64_t i) { return begin + (first + i) % band; };
+      for (int64_t i = 0; i < lanes; ++i) {  // where rows are too few the last one fills up
+        const int64_t line = min_of(i, some - 1);
+        const T* x = static_cast<const T*>(a.x) + plane_of(line) * size;
+        const Span rows = buffers.spans.rows[row_of(line)];
+        t.heights[i] = static_cast<T>(rows.end - rows.begin);
+        if constexpr (maximum)
+          max_down<with_at>(x, rows, a.w, t.value + i * t.width, t.from + i * t.width);
+        else
+          sum_down(x, rows, a.w, t.value + i * t.width);
+      }
+      turn(t.value, t.width, t.value_turned);
+      if constexpr (with_at) turn(t.from, t.width, t.from_turned);
+      for (int64_t oj = 0; oj < a.ow; ++oj) {
+        const Span cols = buffers.spans.cols[oj];
+        const int64_t taps = cols.end - cols.begin;
+        const T* value = t.value_turned + cols.begin * lanes;
+        T* y = t.y_turned + oj * lanes;
+        if constexpr (maximum) {
+          max_across<with_at>(value, t.from_turned + cols.begin * lanes, taps, lanes, a.w, cols.begin, y,
+                              t.argmax + oj * lanes);
+        } else {
+          sum_across<false>(value, taps, lanes, T(1), y);
+          store(y, load(y) / (load(t.heights) * set1(static_cast<T>(taps))));
+        }
+      }
+      turn_back(t.y_turned, t.out_width, t.y);
+      for (int64_t i = 0; i < some; ++i) {
+        const int64_t at = (plane_of(i) * a.oh + row_of(i)) * a.ow;
+        T* y = static_cast<T*>(a.y) + at;
+        for (int64_t j = 0; j < a.ow; j += lanes) store_first(y + j, load(t.y + i * t.out_width + j), a.ow - j);
+        if constexpr (with_at)
+          for (int64_t j = 0; j < a.ow; ++j) a.argmax[at + j] = t.argmax[j * lanes + i];
+      }
+    }
+  });
+}
+
+template <bool maximum, bool with_at, class T>
+static void adaptive_forward(const AdaptivePoolArgs& a) {
+  images_of(a).c == 1 ? adaptive_planes<maximum, with_at, T>(a) : adaptive_pixels<maximum, with_at, T>(a);
 }
 
 // ---- backward ----
