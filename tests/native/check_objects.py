@@ -35,6 +35,7 @@ EXCUSED: dict[tuple[str, str], str] = {
     ("avx2", r"::(sigmoid|tanh|elu|exp)_forward\("): "float64: 16 registers hold no two polynomials",
     ("avx2", r"::add_forward_of<"): "bound by exp: with a sum before them its activations are short of a few registers",
     ("scalar", r"::GroupedRow<.*::tile<"): "lanes are permuted one by one",
+    ("scalar", r"::DepthwiseRow<.*::tile<"): "parts of vectors are read lane by lane; no fused multiply-add",
     ("avx2", r"::GroupedRow<\w+, true, 3.*::tile<8, true>"): "edges alone: at most 2 stores in 24 multiply-adds",
     (r"avx512|amx", r"::(gelu_forward\(|add_forward_of<)|\(fastnn::Activation\)13\b"): (
         "gelu: its tables take 8 of 32 registers; one store in 8 multiply-adds, and memory at the speed of relu"

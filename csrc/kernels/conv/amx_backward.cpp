@@ -1,7 +1,8 @@
 // conv2d_amx_backward: dx and dweight on bfloat16 tiles (simd/tile.hpp), in float32 from three parts and six products
 // as in amx.cpp; dbias is that of backward.cpp.
-//   dx       conv2d_amx_forward of dy with the flipped weights, one call for each stride phase. Phases are computed
-//            side by side in memory, some images at a time, and then put in their places.
+//   dx       conv2d_amx_forward of dy with the flipped weights. Stride phases are computed side by side in memory, some
+//            images at a time, and then put in their places: all in one call where they have as many taps, as channels
+//            of its output, so that dy is packed once; else one call for each.
 //   dweight  products with the pixels of all images as their inner length: A = rows of 16 channels of dy, pixel beside
 //            pixel, B = pairs of pixels of 16 channels of x, which a tap moves by whole rows
 //              half    16 channels of x at one tap; four halves of 16 x 16 sums are a block: two of dy by two of x, or
@@ -12,10 +13,10 @@
 //            no output.
 // Error against float64 is at most that of chains of multiply-adds. A dweight with a sum that is not finite is done
 // again by columns, as are groups, float64 and too few channels or pixels at once.
+#include "kernels/block.hpp"
 #include "kernels/conv/amx_backward_planes.hpp"
 #include "kernels/conv/backward.hpp"
 #include "runtime/fp_state.hpp"
-#include "runtime/pool.hpp"
 #include "runtime/scratch.hpp"
 
 namespace fastnn::FASTNN_ISA {
@@ -103,6 +104,95 @@ void place_phases(const Conv2dBackwardArgs& q, int64_t images, int64_t rh, int64
     }
     for (int64_t x = 0; x < q.w; ++x) to[x] = phases[x % s][(i * rows + row) * ((q.w - x % s - 1) / s + 1) + x / s];
   });
+}
+
+// The phases of one axis, moved along it so that they read the same elements of dy with their first taps: pixel o of
+// phase r is output o + phases[r].first - first.
+struct PhaseAxis {
+  Phase phases[kMostStride];
+  int64_t count, first, size;
+};
+
+// False where phases have other taps than the first.
+bool phases_alike(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation, PhaseAxis& axis) {
+  axis.count = stride;
+  int64_t end = 0;
+  for (int64_t r = 0; r < stride; ++r) {
+    const Phase& phase = axis.phases[r] = phase_of(r, size, kernel, stride, pad, dilation);
+    if (phase.taps == 0 || phase.size == 0 || phase.taps != axis.phases[0].taps || phase.step != axis.phases[0].step)
+      return false;
+    axis.first = r == 0 ? phase.first : least(axis.first, phase.first);
+    end = r == 0 ? phase.first + phase.size : most(end, phase.first + phase.size);
+  }
+  axis.size = end - axis.first;
+  return true;
+}
+bool phases_alike(const Conv2dBackwardArgs& q, PhaseAxis& rows, PhaseAxis& columns) {
+  return phases_alike(q.h, q.kh, q.stride_h, q.pad_h, q.dilation_h, rows) &&
+         phases_alike(q.w, q.kw, q.stride_w, q.pad_w, q.dilation_w, columns);
+}
+
+// Row `row` of dx, channels-last or of one plane, from the outputs of the phases.
+void place_row(const Conv2dBackwardArgs& q, const PhaseAxis& rows, const PhaseAxis& columns, const float* outputs,
+               int64_t row, float* to) {
+  const int64_t rh = row % q.stride_h, s = q.stride_w, plane = rows.size * columns.size;
+  const int64_t at = (row / q.stride_h + rows.phases[rh].first - rows.first) * columns.size - columns.first;
+  if (q.channels_last) {
+    constexpr int64_t lanes = Vec<float>::lanes;
+    const int64_t all = q.stride_h * s * q.c;
+    const float* from[kMostStride];
+    for (int64_t rw = 0; rw < s; ++rw) from[rw] = outputs + (at + columns.phases[rw].first) * all + (rh * s + rw) * q.c;
+    for (int64_t x = 0, rw = 0; x < q.w; ++x, to += q.c) {
+      int64_t j = 0;
+      for (; j + lanes <= q.c; j += lanes) store(to + j, load(from[rw] + j));
+      for (; j < q.c; ++j) to[j] = from[rw][j];
+      from[rw] += all;
+      if (++rw == s) rw = 0;
+    }
+    return;
+  }
+  const auto phase = [&](int64_t rw) { return outputs + (rh * s + rw) * q.c * plane + at + columns.phases[rw].first; };
+  if (s == 2) return interleave_row(phase(0), phase(1), to, q.w);
+  for (int64_t rw = 0; rw < s; ++rw) {
+    const float* from = phase(rw);
+    for (int64_t x = rw; x < q.w; x += s) to[x] = *from++;
+  }
+}
+
+void all_phases(const Conv2dBackwardArgs& q, const PhaseAxis& rows, const PhaseAxis& columns, const void* bias,
+                Then then, float* flipped) {
+  const Phase &ph = rows.phases[0], &pw = columns.phases[0];
+  const int64_t phases = rows.count * columns.count, all = phases * q.c, outputs = all * rows.size * columns.size;
+  Conv2dArgs r = phase_convolution(q, ph, pw, flipped, nullptr, then);
+  r.o = all, r.oh = rows.size, r.ow = columns.size, r.pad_h = -rows.first, r.pad_w = -columns.first;
+  for (int64_t i = 0; i < phases; ++i)
+    flip_weights(q, rows.phases[i / columns.count], columns.phases[i % columns.count],
+                 flipped + i * q.c * q.o * ph.taps * pw.taps);
+  const int64_t images = most(1, least(q.n, kPhaseElements / outputs)), bytes = conv2d_amx_forward_pack(r, nullptr);
+  const PoolBlock packed(bytes), memory(images * outputs * 4), biases(bias ? all * 4 : 0);
+  if (bytes) {
+    conv2d_amx_forward_pack(r, packed.data());
+    r.packed = packed.data();
+  }
+  if (bias) {
+    for (int64_t i = 0; i < phases; ++i)
+      std::memcpy(biases.floats() + i * q.c, bias, static_cast<size_t>(q.c) * sizeof(float));
+    r.bias = biases.data();
+  }
+  r.y = memory.data();
+  for (int64_t first = 0; first < q.n; first += images) {
+    r.n = least(images, q.n - first), r.x = static_cast<const float*>(q.dy) + first * q.o * q.oh * q.ow;
+    conv2d_amx_forward(r);
+    const int64_t pieces = q.channels_last ? q.h : q.c, size = q.h * q.w * q.c;  // a task is a row or a plane
+    runtime::parallel_for(r.n * pieces, r.n * size / 4, [&](int64_t task) {
+      const int64_t i = task / pieces, piece = task % pieces;
+      const float* from = memory.floats() + i * outputs;
+      float* to = static_cast<float*>(q.dx) + first * size + task * (size / pieces);
+      if (q.channels_last) return place_row(q, rows, columns, from, piece, to);
+      from += piece * rows.size * columns.size;
+      for (int64_t row = 0; row < q.h; ++row) place_row(q, rows, columns, from, row, to + row * q.w);
+    });
+  }
 }
 
 // A phase of one row of phases.
@@ -471,6 +561,8 @@ void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then 
     flip_weights(q, ph, pw, flipped.floats());
     return conv2d_amx_forward(phase_convolution(q, ph, pw, flipped.floats(), bias, then));
   }
+  PhaseAxis rows, columns;
+  if (phases_alike(q, rows, columns)) return all_phases(q, rows, columns, bias, then, flipped.floats());
   for (int64_t rh = 0; rh < least(q.stride_h, q.h); ++rh) {
     const Phase ph = phase_of(rh, q.h, q.kh, q.stride_h, q.pad_h, q.dilation_h);
     const int64_t images = most(1, least(q.n, kPhaseElements / (q.c * ph.size * q.w)));

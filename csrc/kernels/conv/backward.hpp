@@ -1,7 +1,6 @@
-// What the algorithms of conv2d_backward share: the stride phases of dx, and blocks of the memory pool.
+// What the algorithms of conv2d_backward share: the stride phases of dx.
 #pragma once
 #include "kernels/kernels.hpp"
-#include "runtime/pool.hpp"
 
 namespace fastnn::FASTNN_ISA {
 
@@ -33,26 +32,6 @@ struct Phase {
   phase.step = step * dilation / stride;
   return phase;
 }
-
-// Memory of the pool for the length of a scope.
-class PoolBlock {
- public:
-  explicit PoolBlock(int64_t bytes)
-      : bytes_(static_cast<size_t>(bytes)), data_(bytes > 0 ? runtime::pool_allocate(bytes_) : nullptr) {
-    if (bytes > 0 && data_ == nullptr) runtime::out_of_memory(bytes_);
-  }
-  ~PoolBlock() {
-    if (data_) runtime::pool_free(data_, bytes_);
-  }
-  PoolBlock(const PoolBlock&) = delete;
-  PoolBlock& operator=(const PoolBlock&) = delete;
-  void* data() const { return data_; }
-  float* floats() const { return static_cast<float*>(data_); }
-
- private:
-  size_t bytes_;
-  void* data_;
-};
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA

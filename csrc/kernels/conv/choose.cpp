@@ -50,12 +50,14 @@ const char* conv2d_forward_algorithm(const Conv2dArgs& args) {
 }
 
 #if defined(FASTNN_ISA_AMX)
-// dx is a forward pass, or one for each stride phase, of which the first stands for all.
+// dx is a forward pass, or one for each stride phase, of which the first stands for all; where these have as many taps
+// they are one pass.
 bool tiles_chosen_for_data(const Conv2dBackwardArgs& q, bool ends) {
   Conv2dArgs r = {};
   r.c = q.o, r.o = q.c, r.oh = (q.h - 1) / q.stride_h + 1, r.ow = (q.w - 1) / q.stride_w + 1;
   r.kh = (q.kh - 1) / q.stride_h + 1, r.kw = (q.kw - 1) / q.stride_w + 1;
   r.stride_h = r.stride_w = 1, r.x_last = r.y_last = q.channels_last, r.parts = 3;
+  if (q.kh % q.stride_h == 0 && q.kw % q.stride_w == 0) r.o *= q.stride_h * q.stride_w;
   return tiles_take_data(q, ends) && (q.c >= 16 || q.channels_last) && by_tiles(r);
 }
 
