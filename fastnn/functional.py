@@ -322,7 +322,10 @@ def _pair(op: str, name: str, value: IntOrPair, least: int) -> tuple[int, int]:
 def _real(op: str, name: str, value: Any) -> float:
     """value as a float."""
     if isinstance(value, (int, float)) or (np.ndim(value) == 0 and np.asarray(value).dtype.kind in "biuf"):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ValueError(f"{op}: {name} must be at most 1.8e308, got a longer whole number") from None
     raise TypeError(f"{op}: {name} must be a number, got {value!r}")
 
 
@@ -2899,6 +2902,8 @@ def _divisor(op: str, divisor_override: int | None) -> int:
         return 0
     if not isinstance(divisor_override, (int, np.integer)) or divisor_override == 0:
         raise ValueError(f"{op}: divisor_override must be a whole number other than 0, got {divisor_override!r}")
+    if abs(divisor_override) > _MOST:
+        raise ValueError(f"{op}: divisor_override must be at most {_MOST}, got {divisor_override!r}")
     return int(divisor_override)
 
 
@@ -4073,7 +4078,7 @@ def _interpolation_size(
     scales: Any = tuple(scale_factor) if isinstance(scale_factor, (list, tuple, np.ndarray)) else (scale_factor,) * axes
     if len(scales) != axes or any(not isinstance(f, (int, float, np.number)) for f in scales):
         raise TypeError(f"{op}: scale_factor must be a number or {axes} of them, got {scale_factor!r}")
-    factors = tuple(float(f) for f in scales)
+    factors = tuple(_real(op, "scale_factor", f) for f in scales)
     if not all(0 < f < np.inf for f in factors):
         raise ValueError(f"{op}: scale_factor must be finite and above 0, got {scale_factor!r}")
     sizes = tuple(math.floor(n * f) for n, f in zip(shape[2:], factors, strict=True))

@@ -24,6 +24,8 @@ def _number(where: str, name: str, value: Any, low: float, below: float, rule: s
     """value as a float with low <= value < below."""
     try:
         number = float(value) if not isinstance(value, str) else None
+    except OverflowError:  # a whole number beyond every float
+        number = math.inf
     except (TypeError, ValueError):
         number = None
     if number is None:

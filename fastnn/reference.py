@@ -426,7 +426,7 @@ def cross_entropy(
     dscores : (rows, cols)
     """
     rows, cols = scores.shape
-    lp = log_softmax_forward(scores)
+    lp = log_softmax_forward(scores.astype(np.float64))  # float32 overflows near its end, and inf times 0 is NaN
     class_weight = np.ones(cols) if weight is None else weight.astype(np.float64)
     row_weight = np.ones(rows) if sample_weight is None else sample_weight.astype(np.float64)
 

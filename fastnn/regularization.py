@@ -26,6 +26,8 @@ Array = np.ndarray
 def _number(where: str, name: str, value: Any, rule: str = "finite and at least 0") -> float:
     try:
         number = float(value) if not isinstance(value, str) else None
+    except OverflowError:  # a whole number beyond every float
+        number = math.inf
     except (TypeError, ValueError):
         number = None
     if number is None:

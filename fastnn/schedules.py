@@ -58,6 +58,8 @@ class Schedule:
 def _number(where: str, name: str, value: Any, low: float, high: float, rule: str) -> float:
     try:
         number = float(value) if not isinstance(value, str) else None
+    except OverflowError:  # a whole number beyond every float
+        number = math.inf
     except (TypeError, ValueError):
         number = None
     if number is None:

@@ -5,6 +5,7 @@ nothing. These are the rules one by one; test_drawn.py draws what fits and what 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,11 @@ import pytest
 import fastnn.functional as F
 from cases import LAYOUTS, Array
 from engines import ENGINES, NUMPY, Engine
-from fastnn import ShapeError
+from fastnn import ShapeError, schedules
+from fastnn import layers as L
 from fastnn._backends import ACTIVATIONS
+from fastnn.optim import SGD
+from fastnn.regularization import ClipNorm
 
 engines = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 
@@ -336,6 +340,9 @@ BAD = [
     value("pieces must be at least 1, got 0", "maxout", ones(3, 4), 0),
     kind("pieces must be a whole number, got 1.5", "maxout", ones(3, 4), 1.5),
     kind("threshold must be a number, got 'a'", "threshold", ones(3), "a", 1),
+    value("negative_slope must be at most 1.8e308", "leaky_relu", ones(3), 10**400),
+    value("scale_factor must be at most 1.8e308", "interpolate", X, scale_factor=10**400),
+    value("divisor_override must be at most 2147483647", "avg_pool2d", X, 2, divisor_override=10**400),
     kind("the activation's parameter must be a number, got '1'", "add", ones(3), ones(3), activation=("celu", "1")),
     shape("expected x of shape (N, C * 3, ...), got (3, 4)", "maxout", ones(3, 4), 3),
     shape("expected x of shape (N, C * 1, ...), got (3,)", "maxout", ones(3), 1),
@@ -586,3 +593,20 @@ def test_labels_beyond_64_bits(function: Any, engine: Engine) -> None:
             function(ones(1, 3), np.array([2**64 - 100], np.uint64))
         with pytest.raises(ValueError, match="64 bits"):
             function(ones(1, 3), np.array([1]), ignore_index=2**70)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: L.LeakyReLU(10**400),
+        lambda: L.Linear(10**400, 2),
+        lambda: L.Conv2d(2, 10**400, 3),
+        lambda: SGD(10**400),
+        lambda: schedules.one_cycle(10**400),
+        lambda: ClipNorm(10**400),
+    ],
+)
+def test_options_beyond_every_number(make: Callable[[], Any]) -> None:
+    """A whole number that no float holds is a wrong value, like infinity; not an OverflowError."""
+    with pytest.raises(ValueError, match="must be"):
+        make()

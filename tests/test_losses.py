@@ -8,10 +8,12 @@ import math
 import numpy as np
 import pytest
 
+from engines import ENGINES, Engine
 from fastnn import functional as F
 from fastnn import losses
 from fastnn.errors import ShapeError
 
+engines = pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 EPS = {np.float32: 2.0**-23, np.float64: 2.0**-52}
 RNG = np.random.default_rng(0)
 SCORES = RNG.standard_normal((6, 4))
@@ -112,6 +114,19 @@ def test_sample_weights_equal_torch(name, soft, dtype):
     loss, dscores = losses.get(name)(scores, labels, sample_weight=weights)
     np.testing.assert_allclose(loss, expected.item(), rtol=30 * EPS[dtype])  # as above
     np.testing.assert_allclose(dscores, tensor.grad.numpy(), rtol=30 * EPS[dtype], atol=30 * EPS[dtype])
+
+
+@engines
+@pytest.mark.parametrize("weight", [None, [2, 0, 1]])
+def test_cross_entropy_of_scores_near_the_largest(engine: Engine, weight):
+    """Where a float would overflow, the loss does not; and infinity times a weight of 0 would be NaN."""
+    scores, targets = np.array([[3e38, -3e38, 2e38], [1e38, -1e38, 0]]), np.array([[0.5, 0.25, 0.25], [0, 0, 1]])
+    with engine.on():
+        loss, dscores = F.cross_entropy(scores.astype(np.float32), targets.astype(np.float32), weight=weight)
+    want, dwant = F.cross_entropy(scores, targets, weight=weight)
+    assert np.isfinite(want)
+    assert loss == pytest.approx(want, rel=4 * EPS[np.float32])
+    np.testing.assert_allclose(dscores, dwant, rtol=0, atol=4 * EPS[np.float32])
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "hinge"])

@@ -72,6 +72,15 @@ FASTNN_INLINE double row_loss(const Problem<T>& p, int64_t row) {
     });
     sums[0] = sum[0];
   }
+  // Floats may overflow where the sum does not, and infinity times a weight of 0 is NaN: then all of it in double.
+  if (sizeof(T) == sizeof(float) && dense && !std::isfinite(sums[2])) {
+    sums[2] = 0;
+    for (int64_t c = 0; c < p.cols; ++c) {
+      const double q = (t ? keep * static_cast<double>(t[c]) : 0.0) + spread;
+      sums[2] += (p.weight ? q * static_cast<double>(p.weight[c]) : q) *
+                 (static_cast<double>(top) - static_cast<double>(s[c]));
+    }
+  }
   double q_label = 0, e_label = 0;
   if (p.labels) {
     const double u = p.weight ? static_cast<double>(p.weight[label]) : 1.0;

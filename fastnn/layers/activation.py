@@ -99,8 +99,8 @@ class Hardtanh(_Activation):
 
     def __init__(self, min_val: float = -1.0, max_val: float = 1.0) -> None:
         F._check_range("Hardtanh", min_val, max_val)
-        self.min_val = float(min_val)
-        self.max_val = float(max_val)
+        self.min_val = F._real(type(self).__name__, "min_val", min_val)
+        self.max_val = F._real(type(self).__name__, "max_val", max_val)
 
 
 class Threshold(_Activation):
@@ -111,8 +111,8 @@ class Threshold(_Activation):
     options = ("threshold", "value")
 
     def __init__(self, threshold: float, value: float) -> None:
-        self.threshold = float(threshold)
-        self.value = float(value)
+        self.threshold = F._real(type(self).__name__, "threshold", threshold)
+        self.value = F._real(type(self).__name__, "value", value)
 
 
 class Hardsigmoid(_Activation):
@@ -137,7 +137,7 @@ class LeakyReLU(_Activation):
     options = ("negative_slope",)
 
     def __init__(self, negative_slope: float = 0.01) -> None:
-        self.negative_slope = float(negative_slope)
+        self.negative_slope = F._real(type(self).__name__, "negative_slope", negative_slope)
 
 
 class Softsign(_Activation):
@@ -169,7 +169,7 @@ class ELU(_Activation):
     options = ("alpha",)
 
     def __init__(self, alpha: float = 1.0) -> None:
-        self.alpha = float(alpha)
+        self.alpha = F._real(type(self).__name__, "alpha", alpha)
 
 
 class SELU(_Activation):
@@ -188,7 +188,7 @@ class CELU(_Activation):
 
     def __init__(self, alpha: float = 1.0) -> None:
         F._check_scale("CELU", alpha)
-        self.alpha = float(alpha)
+        self.alpha = F._real(type(self).__name__, "alpha", alpha)
 
 
 class GELU(_Activation):
@@ -233,8 +233,8 @@ class Softplus(_Activation):
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         F._check_scale("Softplus", beta)
-        self.beta = float(beta)
-        self.threshold = float(threshold)
+        self.beta = F._real(type(self).__name__, "beta", beta)
+        self.threshold = F._real(type(self).__name__, "threshold", threshold)
 
 
 class PReLU(Layer):

@@ -23,6 +23,8 @@ def _sizes(owner: str, **sizes: int) -> tuple[int, ...]:
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
             raise ValueError(f"{owner}: {name} must be a whole number of at least 1, got {size!r}")
+        if size > F._MOST:
+            raise ValueError(f"{owner}: {name} must be at most {F._MOST}, got {size!r}")
     return tuple(int(size) for size in sizes.values())
 
 

@@ -143,7 +143,7 @@ class ConstantPad2d(_Pad2d):
 
     def __init__(self, padding: int | Sequence[int], value: float) -> None:
         super().__init__(padding)
-        self.value = float(value)
+        self.value = F._real(type(self).__name__, "value", value)
 
 
 class ZeroPad2d(_Pad2d):
