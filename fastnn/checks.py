@@ -859,7 +859,9 @@ def rate_too_high(p: _Patient) -> Check:
         hint = (
             f"lower the learning rate, to about {p.suggestion:.1g}" if p.suggestion > 0 else "lower the learning rate"
         )
-        what = "the loss explodes" if not value <= _EXPLODED else "the loss does not go down"
+        # It may have come down again: what is told is how high it was.
+        high = f", to {peak:.3g} on its way" if math.isfinite(peak) else ""
+        what = f"the loss explodes{high}" if not value <= _EXPLODED else "the loss does not go down"
         return Check("rate_too_high", False, value, f"{what}: {told}", hint, numbers, curves)
     return Check("rate_too_high", True, value, told, numbers=numbers, curves=curves)
 

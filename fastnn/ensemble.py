@@ -9,6 +9,7 @@ in `_mean`; a set of versions: a line in `_VERSIONS`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -16,7 +17,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from . import functional as F
+from .compiler.graph import UntraceableError, Value
 from .errors import ShapeError
+from .layers import Add, BatchNorm1d, BatchNorm2d, LogSoftmax, Softplus
 from .layers.base import Array, Layer, Shape
 from .random import RNG
 from .schedules import cosine
@@ -32,19 +35,43 @@ def _combine(owner: str, word: str) -> str:
 
 
 def _mean(answers: Iterable[Array], combine: str) -> Array:
-    """Mean of scores, or logarithm of the mean of their probabilities."""
+    """Mean of scores, or logarithm of the mean of their probabilities; in kernels it is `_traced_mean`."""
     total: Array | None = None
     count = 0
     for y in answers:
-        y = F.softmax(y) if combine == "probabilities" else y
-        total = y if total is None else F.add(total, y)
+        if combine == "scores":
+            total = y if total is None else F.add(total, y)
+        else:
+            # In logarithms: a probability that is zero in every answer has none.
+            y = F.log_softmax(y)
+            total = y if total is None else np.logaddexp(total, y)
         count += 1
     assert total is not None
-    mean: Array = total * total.dtype.type(1 / count)
+    dtype = total.dtype.type
+    return total * dtype(1 / count) if combine == "scores" else total - dtype(math.log(count))
+
+
+def _traced_mean(builder: Any, answers: Sequence[Value], combine: str) -> Value:
+    """The same of values of a program, by kernels that there are: log(e^a + e^b) = a + softplus(b - a)."""
+    shape, count = answers[0].shape, len(answers)
+
+    def affine(x: Value, factor: float, shift: float = 0.0) -> Value:
+        norm: Any = (BatchNorm2d if len(shape) == 4 else BatchNorm1d)(shape[1], eps=0.0)
+        norm = norm.copy(dtype=np.float64)  # the program has it in its own
+        norm.weight[...], norm.bias[...] = factor, shift
+        made: Value = builder.add(norm, x)
+        return made
+
     if combine == "scores":
-        return mean
-    # A probability that is zero in every answer has no logarithm; the smallest number keeps it finite.
-    return np.log(np.maximum(mean, np.finfo(mean.dtype).tiny))
+        total = answers[0]
+        for y in answers[1:]:
+            total = builder.add(Add(), total, y)
+        return affine(total, 1 / count)
+    total, *others = [builder.add(LogSoftmax(), y) for y in answers]
+    for y in others:
+        more = builder.add(Softplus(threshold=40.0), builder.add(Add(), y, affine(total, -1.0)))
+        total = builder.add(Add(), total, more)
+    return affine(total, 1.0, -math.log(count))
 
 
 class Ensemble(Layer):
@@ -58,7 +85,7 @@ class Ensemble(Layer):
         "probabilities", the default: the logarithm of the mean of the softmax probabilities, which serves where scores
         do (its softmax is that mean). "scores": the mean of the outputs as they are, for regression too.
 
-    Each member compiles for itself (``fnn.compile(team.models[0], shape)``).
+    ``fnn.compile(team, shape)`` makes one program of all members and their mean.
 
     References
     ----------
@@ -74,6 +101,8 @@ class Ensemble(Layer):
     """
 
     def __init__(self, models: Sequence[Layer], *, combine: str = "probabilities") -> None:
+        if isinstance(models, Layer):  # whose own layers would be taken for members
+            raise TypeError(f"Ensemble: expected a list of models, got one, a {models.label()}; write [model]")
         models = list(models)
         if not models or not all(isinstance(model, Layer) for model in models):
             raise TypeError(f"Ensemble: expected one model or more, got {models!r}")
@@ -87,19 +116,38 @@ class Ensemble(Layer):
         return _mean(self._answers(x), self.combine)
 
     def _answers(self, x: ArrayLike) -> Iterator[Array]:
-        shape: tuple[int, ...] | None = None
-        for i, model in enumerate(self.models):
+        shapes: list[Shape] = []
+        for model in self.models:
             y = model(x)
-            if shape is not None and y.shape != shape:
-                raise ShapeError(f"Ensemble: model {i} answers {y.shape}, the ones before it {shape}")
-            shape = y.shape
+            shapes.append(y.shape)
+            self._check(shapes)
             yield y
 
     def forward(self, x: ArrayLike, rng: RNG = None) -> Any:
         raise TypeError("Ensemble: the members are trained one by one, each with a Trainer of its own")
 
+    def trace(self, builder: Any, x: Value) -> Value:
+        if not builder.inference:  # a step would train all members at once, for their mean
+            raise UntraceableError("Ensemble: the members are trained one by one")
+        answers = [builder.trace(name, model, x) for name, model in self.children()]
+        self._check([answer.shape for answer in answers])
+        if not 2 <= len(answers[0].shape) <= 4:
+            raise UntraceableError(f"Ensemble: compiled for answers (N, C) to (N, C, H, W), not {answers[0].shape}")
+        return _traced_mean(builder, answers, self.combine)
+
+    def _check(self, shapes: Sequence[Shape]) -> None:
+        if len(shapes) > 1 and shapes[-1] != shapes[-2]:
+            raise ShapeError(f"Ensemble: model {len(shapes) - 1} answers {shapes[-1]}, the ones before it {shapes[-2]}")
+
     def output_shape(self, shape: Shape) -> Shape:
-        return self.models[0].output_shape(shape)
+        found: list[Shape] = []
+        for name, model in self.children():
+            try:
+                found.append(model.output_shape(shape))
+            except ShapeError as error:
+                raise error.located(name, model.label()) from None
+            self._check(found)
+        return found[0]
 
     def label(self) -> str:
         return f"Ensemble of {len(self.models)}"
@@ -193,6 +241,11 @@ class Augmented(Layer):
                 yield self.model(given)
 
         return _mean(answers(), self.combine)
+
+    def trace(self, builder: Any, x: Value) -> Value:
+        raise UntraceableError(
+            "Augmented: its versions are functions in Python; compile the model within, fnn.compile(often.model, shape)"
+        )
 
     def forward(self, x: ArrayLike, rng: RNG = None) -> Any:
         raise TypeError("Augmented: train the model within, with Trainer.fit(augment=...)")
@@ -312,7 +365,7 @@ def snapshots(
     cycles, epochs : int
         Cycles, and epochs of each.
     **options
-        Of `Trainer.fit`: ``batch_size``, ``validation``.
+        Of `Trainer.fit`: ``batch_size``, ``validation``; not ``schedule``.
 
     Returns
     -------
@@ -326,6 +379,10 @@ def snapshots(
     """
     if isinstance(cycles, bool) or not isinstance(cycles, (int, np.integer)) or cycles < 1:
         raise ValueError(f"snapshots: cycles must be a whole number of at least 1, got {cycles!r}")
+    if "schedule" in options:
+        raise TypeError("snapshots: the schedule is that of the cycles, a cosine in each; it cannot be given")
+    if not isinstance(trainer, Trainer):
+        raise TypeError(f"snapshots: expected a Trainer, got {type(trainer).__name__}")
     kept, runs = [], []
     for _ in range(cycles):
         runs.append(trainer.fit(data, epochs=epochs, schedule=cosine(), **options))

@@ -301,6 +301,17 @@ def test_the_range_test_suggests_a_rate_that_trains() -> None:
     assert rates == sorted(rates) and min(seen) < seen[0]
 
 
+def test_an_explosion_is_told_by_its_height() -> None:
+    # At a rate far too high the loss may explode and come back: "from 2.5 to 2.3" would be no explosion.
+    found = [checks.rate_too_high(mlp(depth=1), X, Y, optimizer=SGD(lr, momentum=0.9)) for lr in (1, 2, 4, 8, 16)]
+    told = [check for check in found if "explodes" in check.verdict and math.isfinite(check.value)]
+    assert told
+    for check in told:
+        peak = float(check.verdict.partition("explodes, to ")[2].partition(" on its way")[0])
+        assert peak == pytest.approx(check.value * check.numbers["first loss"], rel=1e-2)
+        assert peak > 3 * check.numbers["first loss"]
+
+
 def test_update_ratios_are_those_of_the_step() -> None:
     model = mlp(depth=1)
     check = checks.update_ratio(model, X, Y, optimizer=SGD(0.01), steps=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,7 +12,7 @@ import fastnn.functional as F
 from fastnn import ensemble
 from fastnn.ensemble import Average, Ensemble, refresh, snapshots
 from fastnn.errors import ShapeError
-from fastnn.layers import BatchNorm1d, Flatten, Linear, ReLU, Sequential
+from fastnn.layers import BatchNorm1d, Conv2d, Flatten, Linear, ReLU, Sequential
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((256, 6)).astype(np.float32)
@@ -48,7 +50,44 @@ def test_a_probability_of_zero_stays_finite() -> None:
     assert np.isfinite(Ensemble([model])(np.ones((1, 1), np.float32))).all()
 
 
+@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("combine", ["probabilities", "scores"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_ensemble_compiles_into_one_program(count: int, combine: str, dtype: type, tmp_path: Any) -> None:
+    team = Ensemble([net(seed).copy(dtype=dtype) for seed in range(count)], combine=combine)
+    for model in team.models:
+        fnn.Trainer(model, rng=0).fit((X, Y), epochs=1, progress=False)  # running statistics that are none of 0 and 1
+    x = 20 * X.astype(dtype)  # sure of most
+    program = fnn.compile(team, (1, 6))
+    # Some tens of roundings of scores of up to 60.
+    np.testing.assert_allclose(program(x), team(x), rtol=0, atol=60 * 32 * np.finfo(dtype).eps)
+    assert not [step for step in program.steps() if step.by == "NumPy"]
+    program.save(tmp_path / "team.fnn")
+    np.testing.assert_array_equal(fnn.load_program(tmp_path / "team.fnn")(x), program(x))
+    with pytest.raises(TypeError, match="trained one by one"):
+        fnn.Trainer(team, rng=0).step(X, Y)
+    np.testing.assert_allclose(fnn.Trainer(team, rng=0).predict(X), team(X), rtol=1e-5, atol=1e-5)
+
+
+def test_an_ensemble_of_maps_compiles() -> None:
+    x = RNG.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    for combine in ("probabilities", "scores"):
+        team = Ensemble([Conv2d(3, 4, 3, padding=1, rng=seed) for seed in range(3)], combine=combine)
+        np.testing.assert_allclose(fnn.compile(team, x.shape)(x), team(x), rtol=0, atol=1e-5)
+
+
+def test_what_of_ensembles_does_not_compile_says_why() -> None:
+    with pytest.raises(ShapeError, match=r"model 1 answers \(1, 3\), the ones before it \(1, 2\)"):
+        fnn.compile(Ensemble([net(0), Linear(6, 3, rng=0)]), (1, 6))
+    with pytest.raises(ShapeError, match=r"layer '0.0' \(Linear 6->16\): expected \(N, 6\)"):
+        fnn.compile(Ensemble([net(0)]), (1, 7))
+    with pytest.raises(fnn.compiler.graph.UntraceableError, match="compile the model within"):
+        fnn.compile(ensemble.Augmented(Conv2d(3, 4, 3, rng=0)), (1, 3, 8, 8))
+
+
 def test_wrong_members_are_refused() -> None:
+    with pytest.raises(TypeError, match="expected a list of models, got one, a Sequential of 4"):
+        Ensemble(net(0))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="one model or more"):
         Ensemble([])
     with pytest.raises(ValueError, match="combine"):
@@ -65,6 +104,10 @@ def test_snapshots_are_copies_at_the_end_of_each_cycle() -> None:
         np.testing.assert_array_equal(states[2][name], array)
     with pytest.raises(ValueError, match="cycles"):
         snapshots(trainer, (X, Y), cycles=0)
+    with pytest.raises(TypeError, match="snapshots: the schedule is that of the cycles"):
+        snapshots(trainer, (X, Y), schedule=fnn.schedules.cosine())
+    with pytest.raises(TypeError, match="snapshots: expected a Trainer, got Sequential"):
+        snapshots(net(0), (X, Y))  # type: ignore[arg-type]
     wild = fnn.Trainer(net(0), optimizer=fnn.optim.SGD(1e38), rng=0)
     with pytest.raises(RuntimeError, match="learning rate"):
         snapshots(wild, (X, Y), epochs=3, progress=False)

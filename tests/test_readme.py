@@ -64,7 +64,6 @@ def run_code(document: str) -> tuple[int, int]:
 )
 def test_readme_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("sklearn")
-    pytest.importorskip("safetensors")
     monkeypatch.chdir(tmp_path)  # for the files that they write
     (tmp_path / "net.onnx").write_bytes(small_cnn())
     with _backends.using("compiled"):  # what it prints is of programs, whichever backend is asked for

@@ -96,6 +96,11 @@ class Builder:
         #: whether layers that compute in Python may be nodes
         self._host = host
 
+    @property
+    def inference(self) -> bool:
+        """Whether a program for inference is made, not a training step."""
+        return self._host
+
     @contextmanager
     def _named(self, name: str) -> Iterator[None]:
         self._names.append(name)
