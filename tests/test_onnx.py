@@ -1489,3 +1489,71 @@ def test_a_network_for_one_size_of_batch_says_so() -> None:
     for run in (lambda: fnn.compile(net, (1, 5, 16)), lambda: net(np.ones((1, 5, 16), np.float32))):
         with pytest.raises(fnn.ShapeError, match=match):
             run()
+
+
+#: what files that were changed at random were found to do: nodes, and what is said of them
+MISFITS: dict[str, tuple[list[bytes], str]] = {
+    # The exporter's patterns were sought in nodes that lack inputs.
+    **{
+        f"{op} without inputs": ([node(op, "", "a", name="bare"), node("Mul", "a x", "y")], f"'bare' .{op}, .* got 0")
+        for op in ("Erf", "Sigmoid", "Softplus", "HardSigmoid", "Clip", "Sqrt", "Transpose", "Reshape")
+    },
+    "half a product": (
+        [node("Sigmoid", "x", "s"), node("Mul", "s", "y", name="half")],
+        "'half' .* expected 2 inputs, got 1",
+    ),
+    "three summands": (
+        [node("Add", "x x x", "a", name="sum"), node("Sqrt", "a", "r"), node("Div", "x r", "y")],
+        "'sum' .* expected 2 inputs, got 3: 'x', 'x', 'x'",
+    ),
+    "a part that is absent": (
+        [node("Concat", "x - x", "y", name="c", axis=0)],
+        "'c' .* 1 or more inputs, got 2: 'x', '', 'x'",
+    ),
+    "an unknown border": ([node("Pad", "x eight", "y", name="p", mode="none")], "'p' .*unknown mode 'none'"),
+    "an unknown rounding": (
+        [node("Resize", "x - scales", "y", name="r", nearest_mode="cubic")],
+        "'r' .*unknown nearest_mode 'cubic'",
+    ),
+    "whole weights": ([node("Conv", "x whole", "y", name="c")], "'c' .*different types: float32 and int64"),
+    "a whole factor": ([node("Mul", "x eight", "y", name="m")], "'m' .*different types: float32 and int64"),
+    "an index with a fraction": (
+        [node("Gather", "x x", "y", name="g")],
+        "'g' .*indices must be whole numbers, got float32",
+    ),
+    "gelu of whole numbers": (
+        [node("Cast", "x", "i", to=7), node("Gelu", "i", "y", name="g")],
+        "'g' .*takes floating-point numbers, got int64",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MISFITS)
+def test_misfits_that_were_found(kind: str) -> None:
+    nodes, match = MISFITS[kind]
+    tensors = [tensor("eight", np.zeros(8, np.int64)), tensor("scales", np.ones(4, np.float32))]
+    tensors += [tensor("whole", np.ones((1, 1, 1, 1), np.int64))]
+    damaged(file_of(nodes, [port("x", np.float32, (1, 1, 2, 2))], Y, tensors, opset=20), match)
+
+
+def test_limits_of_clip_are_numbers() -> None:
+    x = np.float32([[-2, 0.5], [3, 0]])
+    net = fnn.onnx.load(one("Clip", x, np.zeros(2, np.float32), constants=(1,)))
+    with pytest.raises(fnn.ShapeError, match=r"'it' \(Clip\): min must be one number, got shape \(2,\)"):
+        net(x)
+    low = np.full((1, 1, 1), -1, np.float32)  # which other runtimes take too
+    net = fnn.onnx.load(one("Clip", x, low, np.float32(1)))
+    assert net(x, low, np.float32(1)).tolist() == [[-1, 0.5], [1, 0]]
+
+
+def test_elements_by_their_numbers_are_compiled() -> None:
+    """Several at once, in any order, of an axis that is not that of the batch."""
+    x = draw(2, 6, 3, dtype=np.float32)
+    for indices in (np.array([0, 1, 2, 5]), np.array([[3, -1], [-6, 2]]), np.array([4])):
+        net = fnn.onnx.load(one("Gather", x, indices, constants=(1,), axis=1))
+        program = fnn.compile(net, x.shape)
+        assert not [step for step in program.steps() if "NumPy" in step.kernels]
+        for n in (2, 5):
+            more = draw(n, 6, 3, dtype=np.float32)
+            np.testing.assert_array_equal(program(more), more[:, indices])
+            np.testing.assert_array_equal(net(more), more[:, indices])

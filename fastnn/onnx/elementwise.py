@@ -181,6 +181,11 @@ class Activation(Operator):
         """Return the function and its slope at x."""
         raise TypeError(f"takes floating-point numbers with these options, got {x.dtype} and {self.attributes}")
 
+    def dtypes(self, *given: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None, ...]:
+        if type(self).plain is Activation.plain and given[0] is not None and given[0].kind != "f":
+            raise ValueError(f"takes floating-point numbers, got {given[0]}")
+        return super().dtypes(*given)
+
     def compute(self, *xs: Array) -> Array:
         layer = self.layer() if xs[0].dtype.kind == "f" else None
         return layer(xs[0]) if layer is not None else self.plain(xs[0])[0].astype(xs[0].dtype, copy=False)
@@ -275,10 +280,16 @@ class Clip(Operator):
 
     arity = (1, 3)
 
+    def shape(self, *seen: Seen) -> Shape:
+        for name, limit in zip(("min", "max"), seen[1:], strict=False):
+            if limit is not None and math.prod(limit) != 1:
+                raise ShapeError(f"{name} must be one number, got shape {limit}")
+        return seen[0]
+
     def _limits(self, xs: Sequence[Array | None]) -> tuple[Any, Any]:
         if self.opset < 11:
             return self.attributes.get("min"), self.attributes.get("max")
-        low, high = (*xs[1:], None, None)[:2]
+        low, high = (None if limit is None else limit.reshape(()) for limit in (*xs[1:], None, None)[:2])
         return low, high
 
     def compute(self, *xs: Array) -> Array:

@@ -76,6 +76,15 @@ _SHAPELY = frozenset(
         *("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin", "Range", "ConstantOfShape", "Expand", "Tile"),
     )
 )
+#: operators all of whose inputs are of one type
+_ALIKE = frozenset(
+    (
+        *("Conv", "ConvTranspose", "Gemm", "MatMul", "Add", "Sub", "Mul", "Div", "Sum", "Mean", "Max", "Min", "Concat"),
+        *("PRelu", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LayerNormalization"),
+    )
+)
+#: as the largest number of inputs: any
+_ANY_NUMBER = 1 << 16
 #: operators with a kernel for which numbers in the file are better arrays of the graph
 _LOWERED = frozenset({"Add", "Sub", "Mul", "Sum", "Concat", "Expand"})
 
@@ -239,6 +248,8 @@ class Importer:
         results = [port.name for port in self.network.outputs]
         items = self._needed(self._ordered(self._expanded()))
         self._check_operators(items)
+        for item in items:
+            _check_inputs(item)
         items = self._needed(fuse(items, self.network.tensors, results))
         self.readers = Counter(name for item in items for name in item.node.inputs if name)
         self.readers.update(results)
@@ -444,13 +455,8 @@ class Importer:
             outputs.pop()
         kind = _TABLE[node.op]
         operator = kind(node.attributes, item.opset, max(len(outputs), 1))
-        least, most = kind.arity
-        if not least <= len(operands) <= most or any(o is None for o in operands[:least]):
-            expected = str(least) if least == most else f"{least} to {most}"
-            names = _some([*map(repr, node.inputs)])
-            raise ValueError(
-                f"expected {expected} inputs, got {sum(o is not None for o in operands)}: {names or 'none'}"
-            )
+        _check_kinds(node.op, operands)
+        operator.check()
         dtypes = operator.dtypes(*(None if o is None else o.dtype for o in operands))
         if len(outputs) > kind.most_outputs or len(dtypes) < len(outputs):
             raise ValueError(f"gives {min(kind.most_outputs, len(dtypes))} outputs, and {len(outputs)} are asked for")
@@ -752,15 +758,15 @@ class Importer:
             else:
                 bound.append(Data(reads.setdefault(self.data(operand, item.name), len(reads))))
         layer = Operation(operator, bound)
-        flows = [o for i, o in enumerate(operands) if o is not None and i not in settings]
+        aside = (*settings, *operator.absorbed)
+        flows = [o for i, o in enumerate(operands) if o is not None and i not in aside]
         layer.floating = all(o.floating for o in flows) and all(d is not None and d.kind == "f" for d in dtypes)
         self._follow_batch(operator, bound, list(reads))
         operator.exported = self.batch if isinstance(self.batch, int) else None
         if isinstance(operator, shaping.Pad):
             operator.value = _pad_value(operator, operands)
         if isinstance(operator, shaping.Gather) and isinstance(bound[1], np.ndarray):
-            index = bound[1]
-            operator.limits = (int(index.min()), int(index.max())) if index.size and index.dtype.kind in "iu" else None
+            operator.know(bound[1])
         probe = self._probe(layer, reads)
         given = [self.unique_value(name or f"{item.name}:{i}") for i, name in enumerate(outputs)]
         made = GraphNode(self.unique(item.name), layer, *reads, outputs=given)
@@ -790,6 +796,30 @@ _MOVES = tuple(_TABLE[name] for name in _MOVED)
 def _differs(item: Item) -> bool:
     """Whether a node of opset 6 means what it does not since: axes to spread over."""
     return item.opset <= 6 and "broadcast" in item.node.attributes and "axis" in item.node.attributes
+
+
+def _check_inputs(item: Item) -> None:
+    """Raise where a node has more or fewer inputs than its operator takes."""
+    node = item.node
+    if node.op == "Constant":
+        return
+    least, most = _TABLE[node.op].arity
+    count = max((i + 1 for i, name in enumerate(node.inputs) if name), default=0)
+    needed = count if most >= _ANY_NUMBER else least
+    if not least <= count <= most or not all(node.inputs[:needed]):
+        expected = str(least) if least == most else f"{least} to {most}" if most < _ANY_NUMBER else f"{least} or more"
+        expected += " input" if expected == "1" else " inputs"
+        came, names = sum(map(bool, node.inputs)), _some([*map(repr, node.inputs)]) or "none"
+        raise ValueError(
+            f"node {item.name!r} ({node.op}, opset {item.opset}): expected {expected}, got {came}: {names}"
+        )
+
+
+def _check_kinds(op: str, operands: Sequence[Value | None]) -> None:
+    """Raise where an operator that takes numbers of one type gets some with a fraction and others without."""
+    kinds = {o.dtype.kind == "f": o.dtype for o in operands if o is not None and o.dtype is not None}
+    if op in _ALIKE and len(kinds) > 1:
+        raise ValueError(f"its inputs are of different types: {kinds[True]} and {kinds[False]}")
 
 
 def _pad_value(operator: shaping.Pad, operands: Sequence[Value | None]) -> float | None:

@@ -28,6 +28,7 @@ __all__ = [
     "Border",
     "Bound",
     "Exp",
+    "Picked",
     "Products",
     "Quotient",
     "Reciprocal",
@@ -460,6 +461,39 @@ class Window(_Function):
 
     def label(self) -> str:
         return "Slice"
+
+
+class Picked(_Function):
+    """Elements of an axis by their numbers.
+
+    Parameters
+    ----------
+    axis : int
+        Counted from the front.
+    runs : sequence of (int, int)
+        From which element to which, one run after the other.
+    shape : sequence of int
+        Of what takes the place of the axis.
+    """
+
+    host_backward = True
+
+    def __init__(self, axis: int, runs: Sequence[Sequence[int]], shape: Sequence[int]) -> None:
+        self.axis, self.runs, self.shape = axis, tuple(map(tuple, runs)), tuple(shape)
+
+    def __call__(self, x: ArrayLike) -> Array:
+        array = F._rowmajor("gather", "x", x)
+        lead = (slice(None),) * self.axis
+        parts = [F._contiguous(array[(*lead, slice(*run))]) for run in self.runs]
+        return (F.concat(parts, self.axis) if len(parts) > 1 else parts[0]).reshape(self.output_shape(array.shape))
+
+    def output_shape(self, shape: Shape) -> Shape:
+        if len(shape) <= self.axis or shape[self.axis] < max(end for _, end in self.runs):
+            raise ShapeError(f"expected axis {self.axis} with {max(end for _, end in self.runs)} elements, got {shape}")
+        return (*shape[: self.axis], *self.shape, *shape[self.axis + 1 :])
+
+    def label(self) -> str:
+        return f"Gather {math.prod(self.shape)} along {self.axis}"
 
 
 class Resize(Bound):

@@ -85,6 +85,9 @@ class Operator:
         #: how many outputs are asked for
         self.outputs = outputs
 
+    def check(self) -> None:
+        """Raise ValueError where the attributes are no such operator's, whatever it reads."""
+
     def dtypes(self, *given: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None, ...]:
         """Return the dtype of each output."""
         return (given[0] if given else None,) * self.outputs

@@ -18,7 +18,7 @@ from ..layers.function import Reshape as ReshapeLayer
 from ..layers.resample import CircularPad2d, ReflectionPad2d, ReplicationPad2d
 from ..layers.resample import Upsample as UpsampleLayer
 from .elementwise import broadcast
-from .moves import Blocks, Border, Shaped, Spread, SpreadTo, Transpose, Window, check_size
+from .moves import Blocks, Border, Picked, Shaped, Spread, SpreadTo, Transpose, Window, check_size
 from .moves import Resize as ResizeLayer
 from .operation import Again, Operator, Seen, summed_to
 
@@ -376,12 +376,45 @@ class Slice(Operator):
         return Window(now)
 
 
+def _indexed(x: np.dtype[Any] | None, indices: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None]:
+    """The dtype of elements of x, whose indices must be whole numbers."""
+    if indices is not None and indices.kind not in "iu":
+        raise ValueError(f"indices must be whole numbers, got {indices}")
+    return (x,)
+
+
 class Gather(Operator):
     """Elements of an axis by their numbers."""
 
     arity = (2, 2)
-    #: the smallest and the largest of the indices, where the file has them
+    absorbed = (1,)
+    #: the indices, where the file has them and they are few
+    few: tuple[int, ...] = ()
+    #: the smallest and the largest of them, where the file has any
     limits: tuple[int, int] | None = None
+
+    def know(self, indices: Array) -> None:
+        """Take note of indices in the file."""
+        if indices.size and indices.dtype.kind in "iu":
+            self.limits = int(indices.min()), int(indices.max())
+            self.few = tuple(indices.reshape(-1).tolist()) if indices.size <= 1 << 10 else ()
+
+    def lower(self, seen: list[Seen], again: Again) -> Layer | None:
+        shape = seen[0]
+        axis = axis_of(int(self.attributes.get("axis", 0)), len(shape))
+        twice = again.doubled()
+        if not self.few or not all(shape) or (twice is not None and twice[0][axis] != shape[axis]):
+            return None
+        if twice is None and min(self.few) < 0:  # which may count from the end of what another batch has
+            return None
+        places = [i % shape[axis] for i in self.few]
+        runs = [[places[0], places[0]]]
+        for i in places:
+            if i == runs[-1][1]:
+                runs[-1][1] = i + 1
+            else:
+                runs.append([i, i + 1])
+        return Picked(axis, runs, seen[1]) if len(runs) <= 64 else None
 
     def shape(self, *seen: Seen) -> Shape:
         shape, indices = seen
@@ -391,10 +424,11 @@ class Gather(Operator):
             raise ShapeError(f"indices from {low} to {high} do not fit axis {axis} of {shape}")
         return (*shape[:axis], *indices, *shape[axis + 1 :])
 
+    def dtypes(self, *given: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None, ...]:
+        return _indexed(*given)
+
     def _take(self, x: Array, indices: Array, axis: int) -> Array:
         n = x.shape[axis]
-        if indices.dtype.kind not in "iu":
-            raise TypeError(f"indices must be whole numbers, got {indices.dtype}")
         if indices.size and not (indices.min() >= -n and indices.max() < n):
             raise IndexError(f"indices from {indices.min()} to {indices.max()} do not fit axis {axis} of {x.shape}")
         return np.where(indices < 0, indices + n, indices)
@@ -424,10 +458,15 @@ class GatherElements(Operator):
     arity = (2, 2)
 
     def shape(self, *seen: Seen) -> Shape:
-        axis_of(int(self.attributes.get("axis", 0)), len(seen[0]))
+        axis = axis_of(int(self.attributes.get("axis", 0)), len(seen[0]))
+        if any(m > n for i, (m, n) in enumerate(zip(seen[1], seen[0], strict=False)) if i != axis):
+            raise ShapeError(f"indices {seen[1]} reach beyond {seen[0]}")
         if len(seen[0]) != len(seen[1]):
             raise ShapeError(f"indices {seen[1]} must have as many axes as {seen[0]}")
         return seen[1]
+
+    def dtypes(self, *given: np.dtype[Any] | None) -> tuple[np.dtype[Any] | None, ...]:
+        return _indexed(*given)
 
     def _places(self, x: Array, indices: Array) -> tuple[Array, ...]:
         axis = axis_of(int(self.attributes.get("axis", 0)), x.ndim)
@@ -594,6 +633,9 @@ class Pad(Operator):
             sizes[axis] = pads[i], pads[i + len(axes)]
         return sizes
 
+    def check(self) -> None:
+        self._mode()
+
     def _mode(self) -> str:
         mode = self.attributes.get("mode", "constant")
         if mode not in ("constant", "reflect", "edge", "wrap"):
@@ -695,6 +737,24 @@ class Resize(Operator):
     arity = (1, 4)
     settings: ClassVar[tuple[int, ...]] = (1, 2, 3)
 
+    def check(self) -> None:
+        self._options()
+
+    def _options(self) -> tuple[str, str, str]:
+        """The mode, the coordinates and the rounding."""
+        attributes, coordinates, rounding = self.attributes, "asymmetric", "floor"
+        mode = attributes.get("mode", "nearest")
+        if self.opset >= 11:
+            coordinates = attributes.get("coordinate_transformation_mode", "half_pixel")
+            rounding = attributes.get("nearest_mode", "round_prefer_floor")
+        if mode not in ("nearest", "linear", "cubic"):
+            raise ValueError(f"unknown mode {mode!r}")
+        if coordinates not in (*_resampling.COORDINATES, "tf_crop_and_resize"):
+            raise ValueError(f"unknown coordinate_transformation_mode {coordinates!r}")
+        if rounding not in _resampling.ROUNDINGS:
+            raise ValueError(f"unknown nearest_mode {rounding!r}")
+        return mode, coordinates, rounding
+
     def _plan(self, seen: Sequence[Seen]) -> tuple[Shape, list[float | None]]:
         """The output's shape, and its scale on each axis: None where the axis stays, 0 where the sizes say it."""
         shape, attributes = seen[0], self.attributes
@@ -747,18 +807,7 @@ class Resize(Operator):
         """A matrix for each axis, and, of tf_crop_and_resize, which places lie outside."""
         shape, attributes = seen[0], self.attributes
         out, factors = self._plan(seen)
-        if self.opset < 11:
-            mode, coordinates, rounding = attributes.get("mode", "nearest"), "asymmetric", "floor"
-        else:
-            mode, coordinates = (
-                attributes.get("mode", "nearest"),
-                attributes.get("coordinate_transformation_mode", "half_pixel"),
-            )
-            rounding = attributes.get("nearest_mode", "round_prefer_floor")
-        if mode not in ("nearest", "linear", "cubic"):
-            raise ValueError(f"unknown mode {mode!r}")
-        if coordinates not in (*_resampling.COORDINATES, "tf_crop_and_resize") or rounding not in _resampling.ROUNDINGS:
-            raise ValueError(f"unknown coordinates {coordinates!r} or rounding {rounding!r}")
+        mode, coordinates, rounding = self._options()
         matrices: list[_resampling.Matrix | None] = []
         outside: list[Array | None] = []
         roi = (
