@@ -137,7 +137,8 @@ class Compose(Augmentation):
     def __init__(self, *augmentations: Augmentation) -> None:
         for one in augmentations:
             if not isinstance(one, Augmentation):
-                raise TypeError(f"Compose: expected augmentations, got {one!r}")
+                hint = "; put a * before a list of them" if isinstance(one, (list, tuple)) else ""
+                raise TypeError(f"Compose: expected augmentations, got {one!r}{hint}")
         self.augmentations = augmentations
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import math
@@ -280,6 +281,7 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
         unused.set_axis_off()
     stages = list(dict.fromkeys(row.stage for row in result.rows))
     words = {n: sorted({str(row.params[n]) for row in done if n in row.params}) for n in names if n not in numeric}
+    whole = {n for n in numeric if all(isinstance(row.params[n], int) for row in result.rows if n in row.params)}
     percent = 100.0 if result.metric == "accuracy" else 1.0
     for name, panel in zip(names, axes, strict=False):
         for i, stage in enumerate(stages):
@@ -304,10 +306,10 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
             panel.set_xlim(-0.5, len(words[name]) - 0.5)
         if name in logs:
             _log_axis(panel, "x", [row.params[name] for row in done if name in row.params])
-        if done and name in done[0].params:
-            best = result.best.params.get(name)
-            if name in numeric and best is not None:
-                panel.axvline(best, color="#666666", linewidth=1, linestyle=":")
+        elif name in whole:
+            panel.xaxis.get_major_locator().set_params(integer=True)
+        if done and name in numeric and name in result.best.params:
+            panel.axvline(result.best.params[name], color="#666666", linewidth=1, linestyle=":")
         panel.set_xlabel(name)
         panel.set_ylabel("accuracy, %" if result.metric == "accuracy" else "loss")
         _tidy(panel)
@@ -326,6 +328,8 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
             getattr(panel, f"set_{axis}label")(n)
             if n in logs:
                 _log_axis(panel, axis, [row.params[n] for row in rows])
+            elif n in whole:
+                getattr(panel, f"{axis}axis").get_major_locator().set_params(integer=True)
         _tidy(panel)
         if cut:
             panel.legend(frameon=False, fontsize=8)
@@ -333,7 +337,7 @@ def search(result: Result, path: str | Path, *, title: str = "") -> Path:
 
 
 def _log_axis(panel: Any, axis: str, values: list[float]) -> None:
-    """A logarithmic axis, labelled at 1, 2 and 5 where a decade or two alone would leave it bare."""
+    """A logarithmic axis, labelled at 1, 2 and 5, or 1 and 3, where a decade or two alone would leave it bare."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     if not any(value > 0 for value in values):
@@ -341,7 +345,8 @@ def _log_axis(panel: Any, axis: str, values: list[float]) -> None:
     getattr(panel, f"set_{axis}scale")("log")
     line = getattr(panel, f"{axis}axis")
     if max(values) < 100 * min(values):
-        line.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        # As many as there is room for.
+        line.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if max(values) < 20 * min(values) else (1.0, 3.0)))
         line.set_major_formatter(FuncFormatter(lambda value, place: f"{value:g}"))
     line.set_minor_formatter(NullFormatter())
 
@@ -437,7 +442,8 @@ def _histogram(axes: Any, layer: LayerStatistics) -> None:
         axes.bar(lefts, spread.counts / spread.counts.sum(), width, align="edge", color=_TRAIN)
     else:
         axes.text(0.5, 0.5, "not finite", ha="center", transform=axes.transAxes, color="0.5")
-    shares = [f"{share:.0%} {what}" for share, what in ((layer.saturated, "saturated"), (layer.dead, "dead")) if share]
+    found = [(share or 0.0, what) for share, what in ((layer.saturated, "saturated"), (layer.dead, "dead"))]
+    shares = [f"{share:.0%} {what}" for share, what in found if share >= 0.005]
     axes.set_title("\n".join([_kind(layer), ", ".join(shares)]), fontsize=8)
     axes.set_yticks([])
     axes.tick_params(axis="x", labelsize=7)
@@ -489,6 +495,16 @@ def comparison(found: Comparison, path: str | Path, *, title: str = "") -> Path:
 # ---- augmentation ----
 
 
+def _of_any_classes(augmentation: Any) -> Any:
+    """A copy for which every image is a class of its own, whatever number of classes it is for."""
+    augmentation = copy.copy(augmentation)
+    if getattr(augmentation, "classes", None) is not None:
+        augmentation.classes = None
+    if hasattr(augmentation, "augmentations"):
+        augmentation.augmentations = tuple(map(_of_any_classes, augmentation.augmentations))
+    return augmentation
+
+
 def augmented(
     augmentation: Augmentation,
     x: Any,
@@ -520,6 +536,7 @@ def augmented(
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ShapeError(f"plot.augmented: expected images (N, 1, H, W) or (N, 3, H, W), got {images.shape}")
     generator, n = as_generator(rng), len(images)
+    augmentation = _of_any_classes(augmentation)
     columns: list[tuple[Any, Any]] = [(images, None)]
     for _ in range(samples):
         made = augmentation(images, np.eye(n) if augmentation.mixes else None, rng=generator)

@@ -525,3 +525,14 @@ def test_preview(name, tmp_path):
         assert picture.shape[1] == 576 and picture[..., :3].std() > 0.1
     with pytest.raises(ShapeError, match="expected images"):
         EACH["Rotate"].preview(X[:, :2], tmp_path / "b.png")
+
+
+def test_what_mixes_labels_of_classes_is_previewed(tmp_path):
+    pytest.importorskip("matplotlib")
+    x = np.random.default_rng(0).random((4, 3, 16, 16), np.float32)
+    both = A.Compose(A.HorizontalFlip(), A.CutMix(1.0, classes=10))
+    for one in (A.Mixup(0.4, classes=3), both):
+        assert fnn.plot.augmented(one, x, tmp_path / "mixed.png").stat().st_size > 10_000
+    assert both.augmentations[1].classes == 10
+    with pytest.raises(TypeError, match=r"put a \* before a list"):
+        A.Compose([A.HorizontalFlip()])
