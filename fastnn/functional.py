@@ -3492,7 +3492,7 @@ def _conv2d(
     y_last = channels_last if not isinstance(out, np.ndarray) or out.shape != shape else _prefers_channels_last(out)
     if skip is not None:
         skip, _ = _image(op, "residual", skip, y_last)
-    kernel = _conv_kernel(op, "forward", algorithm, array.dtype)
+    kernel = _K.conv2d_forward if algorithm is None else _conv_kernel(op, "forward", algorithm, array.dtype)
     y = _out(op, out, shape, array.dtype, y_last, array, w, biases, skip)
     statistics = None if batch_norm is None else (gamma, beta, mean, var, eps)
     if not y.size:
@@ -4034,7 +4034,9 @@ def _resample(op: str, name: str, x: ArrayLike, matrices: Matrices, value: float
     if not steps:
         _copy_into(y, array)
         return y
-    source, target = (a.transpose(0, 2, 3, 1) if channels_last else a for a in (array, y))
+    source, target = array, y
+    if channels_last:
+        source, target = array.transpose(0, 2, 3, 1), y.transpose(0, 2, 3, 1)
     for i, (view, rows, columns, out_view, out) in enumerate(steps):
         to = target if i == len(steps) - 1 else _K.empty(out, array.dtype)
         _K.resample(source.reshape(view), rows, columns, value, to.reshape(out_view))

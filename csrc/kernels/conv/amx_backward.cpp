@@ -18,6 +18,7 @@
 #include "kernels/conv/backward.hpp"
 #include "runtime/fp_state.hpp"
 #include "runtime/scratch.hpp"
+#include "simd/permute.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -28,31 +29,44 @@ constexpr int64_t kLeastOut = 16;  // channels of dy: below, steps of the forwar
 constexpr int64_t kMostStride = 4;
 constexpr int64_t kPhaseElements = int64_t{1} << 19;  // of all phases at a time: 2 MB
 
-// weight (o, c, kh, kw) -> (c, o, taps of the two phases)
-void flip_weights(const Conv2dBackwardArgs& q, const Phase& ph, const Phase& pw, float* to) {
+// weight (o, c, kh, kw) -> (c, o, taps of the two phases), for 16 c; the taps of a small kernel by one permutation.
+void flip_weights(const Conv2dBackwardArgs& q, const Phase& ph, const Phase& pw, int64_t block, float* to) {
+  constexpr int lanes = Vec<float>::lanes;
   const float* w = static_cast<const float*>(q.weight);
   const int64_t taps = q.kh * q.kw, stride = q.c * taps, count = ph.taps * pw.taps;
-  const bool turned = ph.tap_step == -1 && pw.tap_step == -1 && count == taps;  // the taps from the last to the first
-  runtime::parallel_for(blocks_of(q.c, kHalf), q.c * q.o * count, [&](int64_t task) {
-    const int64_t c0 = task * kHalf, c1 = least(q.c, c0 + kHalf);
-    int64_t o = 0;
-    if (taps == 1 && c1 - c0 == kHalf) {
-      constexpr int lanes = Vec<float>::lanes;
-      for (; o + lanes <= q.o; o += lanes)
-        for (int64_t c = c0; c < c1; c += lanes) transpose(w + o * stride + c, stride, to + c * q.o + o, q.o);
-    }
+  const int64_t c0 = block * kHalf, c1 = least(q.c, c0 + kHalf);
+  int64_t o = 0;
+  if (taps == 1 && c1 - c0 == kHalf)
+    for (; o + lanes <= q.o; o += lanes)
+      for (int64_t c = c0; c < c1; c += lanes) transpose(w + o * stride + c, stride, to + c * q.o + o, q.o);
+  const int64_t first = ph.first_tap * q.kw + pw.first_tap;
+  if (taps <= lanes) {
+    alignas(64) uint32_t places[lanes] = {};
+    for (int64_t i = 0; i < count; ++i)
+      places[i] = static_cast<uint32_t>(first + i / pw.taps * ph.tap_step * q.kw + i % pw.taps * pw.tap_step);
+    const U32 from = load_u32(places);
     for (; o < q.o; ++o)
       for (int64_t c = c0; c < c1; ++c) {
-        const float* from = w + o * stride + c * taps + ph.first_tap * q.kw + pw.first_tap;
+        const Vec<float> v = permute(load_partial(w + o * stride + c * taps, static_cast<int>(taps)), from);
         float* at = to + (c * q.o + o) * count;
-        if (turned) {
-          for (int64_t i = 0; i < count; ++i) at[i] = from[-i];
-          continue;
-        }
-        for (int64_t i = 0; i < ph.taps; ++i, from += ph.tap_step * q.kw)
-          for (int64_t j = 0; j < pw.taps; ++j) *at++ = from[j * pw.tap_step];
+        if ((q.o - o) * count >= lanes)  // what it writes behind these taps are those of the next o
+          store(at, v);
+        else
+          store_partial(at, v, static_cast<int>(count));
       }
-  });
+    return;
+  }
+  for (; o < q.o; ++o)
+    for (int64_t c = c0; c < c1; ++c) {
+      const float* from = w + o * stride + c * taps + first;
+      float* at = to + (c * q.o + o) * count;
+      for (int64_t i = 0; i < ph.taps; ++i, from += ph.tap_step * q.kw)
+        for (int64_t j = 0; j < pw.taps; ++j) *at++ = from[j * pw.tap_step];
+    }
+}
+void flip_weights(const Conv2dBackwardArgs& q, const Phase& ph, const Phase& pw, float* to) {
+  runtime::parallel_for(blocks_of(q.c, kHalf), q.c * q.o * ph.taps * pw.taps / 2,
+                        [&](int64_t block) { flip_weights(q, ph, pw, block, to); });
 }
 
 // The convolution of all images of dy that makes the pixels of one phase.
@@ -165,11 +179,14 @@ void all_phases(const Conv2dBackwardArgs& q, const PhaseAxis& rows, const PhaseA
   const int64_t phases = rows.count * columns.count, all = phases * q.c, outputs = all * rows.size * columns.size;
   Conv2dArgs r = phase_convolution(q, ph, pw, flipped, nullptr, then);
   r.o = all, r.oh = rows.size, r.ow = columns.size, r.pad_h = -rows.first, r.pad_w = -columns.first;
-  for (int64_t i = 0; i < phases; ++i)
-    flip_weights(q, rows.phases[i / columns.count], columns.phases[i % columns.count],
-                 flipped + i * q.c * q.o * ph.taps * pw.taps);
-  const int64_t images = most(1, least(q.n, kPhaseElements / outputs)), bytes = conv2d_amx_forward_pack(r, nullptr);
-  const PoolBlock packed(bytes), memory(images * outputs * 4), biases(bias ? all * 4 : 0);
+  const int64_t blocks = blocks_of(q.c, kHalf), weights = q.c * q.o * ph.taps * pw.taps;
+  runtime::parallel_for(phases * blocks, phases * weights / 2, [&](int64_t task) {
+    const int64_t i = task / blocks;
+    flip_weights(q, rows.phases[i / columns.count], columns.phases[i % columns.count], task % blocks,
+                 flipped + i * weights);
+  });
+  const int64_t bytes = conv2d_amx_forward_pack(r, nullptr);
+  const PoolBlock packed(bytes), biases(bias ? all * 4 : 0);
   if (bytes) {
     conv2d_amx_forward_pack(r, packed.data());
     r.packed = packed.data();
@@ -179,20 +196,27 @@ void all_phases(const Conv2dBackwardArgs& q, const PhaseAxis& rows, const PhaseA
       std::memcpy(biases.floats() + i * q.c, bias, static_cast<size_t>(q.c) * sizeof(float));
     r.bias = biases.data();
   }
-  r.y = memory.data();
-  for (int64_t first = 0; first < q.n; first += images) {
-    r.n = least(images, q.n - first), r.x = static_cast<const float*>(q.dy) + first * q.o * q.oh * q.ow;
-    conv2d_amx_forward(r);
-    const int64_t pieces = q.channels_last ? q.h : q.c, size = q.h * q.w * q.c;  // a task is a row or a plane
-    runtime::parallel_for(r.n * pieces, r.n * size / 4, [&](int64_t task) {
-      const int64_t i = task / pieces, piece = task % pieces;
-      const float* from = memory.floats() + i * outputs;
+  const int64_t pieces = q.channels_last ? q.h : q.c, size = q.h * q.w * q.c;  // a task is a row or a plane
+  const auto run = [&](int64_t first, int64_t images) {
+    const PoolBlock memory(images * outputs * 4);
+    Conv2dArgs some = r;
+    some.n = images, some.x = static_cast<const float*>(q.dy) + first * q.o * q.oh * q.ow, some.y = memory.data();
+    conv2d_amx_forward(some);
+    runtime::parallel_for(images * pieces, images * size / 4, [&](int64_t task) {
+      const int64_t piece = task % pieces;
+      const float* from = memory.floats() + task / pieces * outputs;
       float* to = static_cast<float*>(q.dx) + first * size + task * (size / pieces);
       if (q.channels_last) return place_row(q, rows, columns, from, piece, to);
       from += piece * rows.size * columns.size;
       for (int64_t row = 0; row < q.h; ++row) place_row(q, rows, columns, from, row, to + row * q.w);
     });
-  }
+  };
+  // An image stays with its thread, and in its L2, where there are enough of them: no bit depends on it.
+  if (q.n % runtime::num_threads() == 0 || q.n >= 4 * runtime::num_threads())
+    return runtime::parallel_for(q.n, q.n * outputs * q.o * ph.taps * pw.taps / 300,
+                                 [&](int64_t image) { run(image, 1); });
+  const int64_t images = most(1, least(q.n, kPhaseElements / outputs));
+  for (int64_t first = 0; first < q.n; first += images) run(first, least(images, q.n - first));
 }
 
 // A phase of one row of phases.
