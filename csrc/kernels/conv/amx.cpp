@@ -451,6 +451,13 @@ static bool takes_tiles(const Conv2dArgs& q) {
   return q.kh * q.kw * q.c >= kLeastElements * p.steps;
 }
 
+// A convolution of single pixels sees an image as one row, which no block of pixels reaches beyond.
+static Conv2dArgs as_one_row(Conv2dArgs q) {
+  if (q.kh * q.kw * q.stride_h * q.stride_w == 1 && q.pad_h == 0 && q.pad_w == 0 && q.oh == q.h && q.ow == q.w)
+    q.w *= q.h, q.ow *= q.oh, q.h = q.oh = 1;
+  return q;
+}
+
 int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
   if (!takes_tiles(args)) return conv2d_im2col_forward_pack(args, packed);
   int64_t size = 0;
@@ -469,7 +476,7 @@ const char* conv2d_amx_forward_algorithm(const Conv2dArgs& args) {
 
 void conv2d_amx_forward(const Conv2dArgs& args) {
   if (!takes_tiles(args)) return conv2d_im2col_forward(args);
-  by_images(args,
+  by_images(as_one_row(args),
             [](const Conv2dArgs& some) { in_parts(some, [&](auto parts) { convolve_images<parts.value>(some); }); });
 }
 

@@ -85,8 +85,14 @@ Conv2dArgs phase_convolution(const Conv2dBackwardArgs& q, const Phase& ph, const
 // to[i] = even[i / 2] or odd[i / 2]
 FASTNN_INLINE void interleave_row(const float* even, const float* odd, float* to, int64_t size) {
   constexpr int64_t lanes = Vec<float>::lanes;
-  for (int64_t i = 0; i < size; i += 2 * lanes, even += lanes, odd += lanes) {
-    const int64_t left = size - i;
+  int64_t i = 0;
+  for (; i + 2 * lanes <= size; i += 2 * lanes, even += lanes, odd += lanes) {
+    Vec<float> a, b;
+    interleave(load(even), load(odd), a, b);
+    store(to + i, a);
+    store(to + i + lanes, b);
+  }
+  if (const int64_t left = size - i; left > 0) {
     const int evens = static_cast<int>(least((left + 1) / 2, lanes)), odds = static_cast<int>(least(left / 2, lanes));
     Vec<float> a, b;
     interleave(load_partial(even, evens), load_partial(odd, odds), a, b);
