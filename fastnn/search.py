@@ -703,19 +703,36 @@ def _journal(path: str) -> Any:
 
     One that is killed, or whose disk is full, leaves half a line; the next one would be glued to it, and the file
     could not be read again. Who has the lock is alone with the file, so that a last line without an end is no longer
-    being written: it is cut off.
+    being written: it is cut off. The lock is the system's, on the file itself, and ends with the process that has it:
+    Optuna's own, a file, is waited for half a minute when that was killed.
     """
     from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
+    try:
+        import fcntl
+    except ImportError:  # not a Unix
+        fcntl = None  # type: ignore[assignment]
+
     class Whole(JournalFileSymlinkLock):
         def acquire(self) -> bool:
-            taken: bool = super().acquire()
+            if fcntl is None:
+                super().acquire()
+            else:
+                self._file = open(path, "rb+")  # noqa: SIM115 (closed by release)
             try:
+                if fcntl is not None:
+                    fcntl.flock(self._file, fcntl.LOCK_EX)
                 _cut_half_line(path)
             except BaseException:
                 self.release()
                 raise
-            return taken
+            return True
+
+        def release(self) -> None:
+            if fcntl is None:
+                super().release()
+            else:
+                self._file.close()
 
     class Named(JournalFileBackend):
         def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:

@@ -305,6 +305,7 @@ search.random(build, (x[:200], y[:200]), validation=(x[200:], y[200:]), trials=6
     assert told(result) == told(search.random(build, DATA, trials=6, **SHORT))
     owners = {t.user_attrs["fastnn"]["owner"][1] for t in result.study.get_trials() if t.state.name == "COMPLETE"}
     assert owners == {process.pid, os.getpid()}
+    assert list(tmp_path.iterdir()) == [path]  # no lock is left to wait for
 
 
 def test_a_process_that_dies_does_not_stop_the_rest() -> None:
