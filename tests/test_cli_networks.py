@@ -595,3 +595,12 @@ def test_one_row_is_printed_once_and_its_profile_explained(capsys: pytest.Captur
     assert "a call takes" in out and "what it takes to call them from Python" in out and "measured after it" in out
     assert cli.main(["bench", "linear 8 4", "linear 4 8", "--seconds", "0.05"]) == 0
     assert sum(line.startswith("linear 8 4, batch 1 ") for line in capsys.readouterr().out.splitlines()) == 2
+
+
+def test_where_no_other_engine_is_installed_it_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(peers, "installed", lambda name: False)
+    assert cli.main(["bench", "linear 8 4", "--peers", "--seconds", "0.05"]) == 0
+    out, err = capsys.readouterr()
+    assert "none of torch, onnxruntime, openvino is installed" in err and "ratio" not in out

@@ -1557,3 +1557,13 @@ def test_elements_by_their_numbers_are_compiled() -> None:
             more = draw(n, 6, 3, dtype=np.float32)
             np.testing.assert_array_equal(program(more), more[:, indices])
             np.testing.assert_array_equal(net(more), more[:, indices])
+
+
+def test_a_bias_that_does_not_fit_a_transposed_convolution() -> None:
+    bias, match = np.ones(2, np.float32), r"'it' .*expected a bias of shape \(3,\) ?.*got \(2,\)"
+    for axes in (1, 2, 3):
+        x, w = np.ones((2, 4, *[5] * axes), np.float32), np.ones((4, 3, *[2] * axes), np.float32)
+        with pytest.raises(fnn.ShapeError, match=match):
+            fnn.onnx.load(one("ConvTranspose", x, w, bias))(x, w, bias)
+        with pytest.raises((fnn.ShapeError, fnn.FileFormatError), match=match):
+            fnn.onnx.load(one("ConvTranspose", x, w, bias, constants=(1, 2)))(x)

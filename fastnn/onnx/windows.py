@@ -238,6 +238,8 @@ class ConvTranspose(Operator):
     def shape(self, *seen: Seen) -> Shape:
         x, w = seen[:2]
         groups = self._check(x, w)
+        if len(seen) > 2 and seen[2] is not None and seen[2] != (w[1] * groups,):
+            raise ShapeError(f"expected a bias of shape ({w[1] * groups},), got {seen[2]}")
         return (x[0], w[1] * groups, *self._pads(x[2:], w[2:])[1])
 
     def _geometry(self, x: Shape, w: Shape) -> tuple[Geometry, list[int]]:
