@@ -253,31 +253,34 @@ def linear(rows: int, n_in: int, n_out: int) -> dict[str, Call]:
 # ---- convolution ----
 
 
-def conv2d(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> dict[str, Call]:
+def conv2d(n: int, c: int, size: int, o: int, k: int, stride: int = 1, groups: int = 1) -> dict[str, Call]:
     """conv + batch norm + ReLU; peers get the norm folded, torch in its frozen, fused form too."""
-    x, w = _normal(n, c, size, size), _normal(o, c, k, k, seed=1) * np.float32(math.sqrt(2 / (c * k * k)))
+    ins = c // groups
+    x, w = _normal(n, c, size, size), _normal(o, ins, k, k, seed=1) * np.float32(math.sqrt(2 / (ins * k * k)))
     gamma, beta, mean = (_normal(o, seed=s) for s in (2, 3, 4))
     var = np.random.default_rng(5).uniform(0.5, 2.0, o).astype(np.float32)
     padding = k // 2
     statistics = (gamma, beta, mean, var, 1e-5)
-    calls = everywhere(lambda: F.conv2d(x, w, None, stride, padding, batch_norm=statistics, activation="relu"))
-    conv, norm = L.Conv2d(c, o, k, stride, padding, bias=False), L.BatchNorm2d(o)
+    call = partial(
+        F.conv2d, weight=w, stride=stride, padding=padding, groups=groups, batch_norm=statistics, activation="relu"
+    )
+    calls = everywhere(lambda: call(x))
+    conv, norm = L.Conv2d(c, o, k, stride, padding, groups=groups, bias=False), L.BatchNorm2d(o)
     conv.weight[...] = w
     norm.load_state({"weight": gamma, "bias": beta, "running_mean": mean, "running_var": var})
     program = fnn.compile(L.Sequential(conv, norm, L.ReLU()), x.shape)
     x_last = _channels_last(x)
     ours = {"compiled, program": lambda: program(x), "compiled, program channels-last": lambda: program(x_last)}
     calls = {**ours, **calls}
-    if threads.config().get("isa") == "amx":  # splits and packs its weights at every call
-        run_on = partial(F.conv2d, weight=w, stride=stride, padding=padding, batch_norm=statistics, activation="relu")
-        calls["compiled, amx"] = lambda: run_on(x, algorithm="amx")
+    if threads.config().get("isa") == "amx" and groups == 1:  # splits and packs its weights at every call
+        calls["compiled, amx"] = lambda: call(x, algorithm="amx")
     scale = gamma / np.sqrt(var + np.float32(1e-5))
     folded, bias = w * scale[:, None, None, None], beta - mean * scale
     if torch := _torch():
-        module = torch.nn.Sequential(torch.nn.Conv2d(c, o, k, stride, padding), torch.nn.ReLU())
+        module = torch.nn.Sequential(torch.nn.Conv2d(c, o, k, stride, padding, groups=groups), torch.nn.ReLU())
         module[0].load_state_dict({"weight": torch.from_numpy(folded), "bias": torch.from_numpy(bias)})
         calls |= peers.torch(module, x)
-    options = {"strides": [stride] * 2, "pads": [padding] * 4, "kernel_shape": [k, k]}
+    options = {"strides": [stride] * 2, "pads": [padding] * 4, "kernel_shape": [k, k], "group": groups}
     model = peers.onnx_layer(x, "Conv", {"w": folded, "b": bias}, True, **options)
     return calls | (_by_onnx(model, x) if model is not None else {})
 
@@ -491,6 +494,12 @@ def _conv_row(n: int, c: int, size: int, o: int, k: int, stride: int = 1) -> Wor
     )  # fmt: skip
 
 
+def _depthwise_row(c: int, size: int, k: int, stride: int = 1) -> Workload:
+    label, out = f"conv2d+BN+ReLU depthwise {k}x{k}{f's{stride}' if stride > 1 else ''} {c} @{size} b1", size // stride
+    return Workload(label, "conv2d", lambda: conv2d(1, c, size, c, k, stride, c), flops=2.0 * c * k * k * out * out,
+                    kernels=("conv2d_forward", "conv2d_im2col_forward"))  # fmt: skip
+
+
 def _network_row(name: str, n: int, multiply_adds: int) -> Workload:
     return Workload(f"network {name} b{n}", "network", partial(network, name, n), flops=2.0 * n * multiply_adds)
 
@@ -676,6 +685,10 @@ WORKLOADS: tuple[Workload, ...] = (
     _conv_row(1, 64, 224, 64, 3),
     _conv_row(64, 64, 32, 64, 3),
     _conv_row(16, 256, 56, 64, 1),
+    _depthwise_row(144, 56, 3),
+    _depthwise_row(192, 28, 3, 2),
+    _depthwise_row(144, 28, 5),
+    _depthwise_row(96, 28, 7),
     _train_row(64, 64, 32, 64, 3),
     _train_row(16, 128, 28, 128, 3),
     _train_row(16, 256, 28, 64, 1),
