@@ -44,7 +44,8 @@ def _mean(answers: Iterable[Array], combine: str) -> Array:
         else:
             # In logarithms: a probability that is zero in every answer has none.
             y = F.log_softmax(y)
-            total = y if total is None else np.logaddexp(total, y)
+            with np.errstate(invalid="ignore"):  # of NaN that a member answers
+                total = y if total is None else np.logaddexp(total, y)
         count += 1
     assert total is not None
     dtype = total.dtype.type

@@ -193,7 +193,7 @@ class _BadPoints(ValueError):
 class _Probe:
     """Notes what is asked for, to lay a grid; answers with a point, the middle one unless ``at`` says otherwise."""
 
-    def __init__(self, points: int | Mapping[str, int | Sequence[Any]], moved: Mapping[str, Any], at: float) -> None:
+    def __init__(self, points: Any, moved: Mapping[str, Any], at: float) -> None:
         self.points, self.moved, self.at = points, moved, at
         self.axes: dict[str, list[Any]] = {}
 
@@ -205,20 +205,24 @@ class _Probe:
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         given = self.points.get(name) if isinstance(self.points, Mapping) else None
-        self.axes[name] = list(choices) if given is None or isinstance(given, int) else list(given)
+        self.axes[name] = list(choices) if given is None or isinstance(given, numbers.Integral) else list(given)
+        if unknown := [v for v in self.axes[name] if v not in choices and name not in self.moved]:
+            raise _BadPoints(f"search.grid: points of {name!r} must be among {list(choices)}, got {unknown[0]!r}")
         return self.axes[name][-1 if self.at == 1.0 else 0]
 
     def _numbers(self, name: str, low: Any, high: Any, log: bool, step: Any, kind: type) -> Any:
         given = self.points.get(name, 3) if isinstance(self.points, Mapping) else self.points
-        if not isinstance(given, int):
+        if not isinstance(given, numbers.Integral):
+            wrong = [v for v in given if isinstance(v, bool) or not isinstance(v, numbers.Real) or kind(v) != v]
+            if wrong:
+                rule = "whole numbers" if kind is int else "numbers"
+                raise _BadPoints(f"search.grid: points of {name!r} must be {rule}, got {wrong[0]!r}")
             values = [kind(value) for value in given]
             # As far off as a rounding they are taken for the ends.
             outside = [v for v in values if not low - 1e-9 * abs(low) <= v <= high + 1e-9 * abs(high)]
             if outside and name not in self.moved:
                 raise _BadPoints(f"search.grid: points of {name!r} lie from {low:g} to {high:g}, got {outside[0]:g}")
         else:
-            if given < 1:
-                raise _BadPoints(f"search.grid: points of {name!r} must be at least 1, got {given}")
             middle = math.sqrt(low * high) if log else (low + high) / 2
             line = [middle] if given == 1 else np.geomspace(low, high, given) if log else np.linspace(low, high, given)
             values = [kind(round(v)) if kind is int else kind(v) for v in line]
@@ -567,6 +571,8 @@ def _search(
         raise TypeError(f"{op}: no option {unknown[0]!r}{hint}")
     given = _Options(**options)
     _check_options(op, given, stages)
+    if kind == "grid":
+        _check_points(op, points)
     rows = _check_rows(op, "data", data)
     if given.validation is not None:
         _check_rows(op, "validation", given.validation)
@@ -643,6 +649,18 @@ def _check_options(op: str, given: _Options, stages: list[_Stage]) -> None:
         raise TypeError(f"{op}: progress must be True, False or None, got {given.progress!r}")
     if not isinstance(given.name, str) or not given.name:
         raise ValueError(f"{op}: name must be a text, got {given.name!r}")
+
+
+def _check_points(op: str, points: Any) -> None:
+    """Raise where the points of a grid are neither a number of them nor some values, each by name or for all."""
+    for name, given in points.items() if isinstance(points, Mapping) else [("", points)]:
+        whose = f"points of {name!r}" if name else "points"
+        if isinstance(given, numbers.Integral) and not isinstance(given, bool):
+            if given < 1:
+                raise ValueError(f"{op}: {whose} must be at least 1, got {given}")
+        elif not name or not isinstance(given, (list, tuple, range, np.ndarray)) or not len(given):
+            rule = "a whole number, or a list of values" if name else "a whole number, or a mapping of names to points"
+            raise TypeError(f"{op}: {whose} must be {rule}, got {given!r}")
 
 
 def _fingerprint(data: tuple[Any, Any] | None) -> str | None:
@@ -915,8 +933,8 @@ def _plan(op: str, task: _Task, stage: _Stage, ranges: dict[str, Any], points: A
         probe = _Probe(points, ranges, at)
         try:
             task.build(Trial(probe, ranges, task.seed))
-        except _BadPoints:
-            raise
+        except _BadPoints as error:
+            raise ValueError(str(error)) from None
         except Exception as error:
             failed = error
         else:

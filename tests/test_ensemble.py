@@ -85,6 +85,12 @@ def test_what_of_ensembles_does_not_compile_says_why() -> None:
         fnn.compile(ensemble.Augmented(Conv2d(3, 4, 3, rng=0)), (1, 3, 8, 8))
 
 
+def test_a_member_that_answers_nan_makes_the_row_nan() -> None:
+    x = X.copy()
+    x[3, 0] = np.nan
+    assert np.flatnonzero(np.isnan(Ensemble([net(0), net(1)])(x)).any(1)).tolist() == [3]
+
+
 def test_wrong_members_are_refused() -> None:
     with pytest.raises(TypeError, match="expected a list of models, got one, a Sequential of 4"):
         Ensemble(net(0))  # type: ignore[arg-type]

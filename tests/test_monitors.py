@@ -506,6 +506,7 @@ def test_compare_chooses_metric_and_target():
     [
         ([run([1.0])], {}, TypeError, "expected names"),
         ({"a": []}, {}, TypeError, "'a' needs a History"),
+        ({}, {}, TypeError, "a History or several, got none"),
         ({"a": History()}, {}, ValueError, "no run has a finished epoch"),
         ({"a": run([math.nan, math.inf])}, {}, ValueError, "'val_accuracy' is a number in no run"),
         ({"a": History(loss=[1.0, 2.0], seconds=[1.0])}, {}, ValueError, "seconds for every epoch"),

@@ -626,6 +626,12 @@ def test_numbers_of_numpy_may_be_asked_for() -> None:
         (lambda: one_trial(pruner="median"), TypeError, "pruner must be one of optuna.pruners, got 'median'"),
         (lambda: one_trial(progress=7), TypeError, "progress must be True, False or None, got 7"),
         (lambda: one_trial(name=""), ValueError, "name must be a text"),
+        (lambda: on_grid(0), ValueError, "search.grid: points must be at least 1, got 0"),
+        (lambda: on_grid({"lr": 0}), ValueError, "search.grid: points of 'lr' must be at least 1, got 0"),
+        (lambda: on_grid(2.5), TypeError, "points must be a whole number, or a mapping of names to points, got 2.5"),
+        (lambda: on_grid({"lr": "abc"}), TypeError, "points of 'lr' must be a whole number, or a list of values"),
+        (lambda: on_grid({"lr": []}), TypeError, "points of 'lr' must be a whole number, or a list of values"),
+        (lambda: on_grid({"lr": ["a"]}), ValueError, "points of 'lr' must be numbers, got 'a'"),
     ],
 )
 def test_options_that_do_not_fit(call: Any, error: type[Exception], message: str) -> None:
@@ -637,6 +643,17 @@ def test_a_class_of_fewer_rows_than_folds_is_scored_where_it_is() -> None:
     y = np.zeros(30, int)
     y[:2] = 1
     assert one_trial(data=(ROWS[0], y), validation=None, folds=5).rows[0].state == "done"
+
+
+def test_points_of_choices_are_among_them() -> None:
+    def choosing(trial: search.Trial) -> fnn.Trainer:
+        trial.suggest_categorical("kind", ["a", "b"])
+        return linear(trial)
+
+    assert len(search.grid(choosing, DATA, points={"kind": ["b"]}, **SHORT).rows) == 1
+    assert len(search.grid(choosing, DATA, points=np.int64(2), **SHORT).rows) == 2
+    with pytest.raises(ValueError, match=r"points of 'kind' must be among \['a', 'b'\], got 'c'"):
+        search.grid(choosing, DATA, points={"kind": ["b", "c"]}, **SHORT)
 
 
 def test_a_grid_goes_on_where_build_fails() -> None:

@@ -149,7 +149,8 @@ def compare(
     2.0
     """
     if not isinstance(histories, Mapping) or not histories:
-        raise TypeError(f"compare: expected names with a History or several, got {type(histories).__name__}")
+        came = "none" if isinstance(histories, Mapping) else type(histories).__name__
+        raise TypeError(f"compare: expected names with a History or several, got {came}")
     runs: dict[str, tuple[History, ...]] = {}
     for name, given in histories.items():
         several = (given,) if isinstance(given, History) else tuple(given) if isinstance(given, Sequence) else ()

@@ -544,6 +544,8 @@ class Checkpoint(Monitor):
         self._path = os.fspath(path)
         _format("Checkpoint", self._path, _SAVED).available()
         self._target(1)
+        if not isinstance(best, (str, type(None))):
+            raise TypeError(f"Checkpoint: best must be the name of a metric, such as 'val_loss', got {best!r}")
         self.every, self._metric = _count("Checkpoint", "every", every), best
         self.saved: Path | None = None
         self._lowest = math.inf
