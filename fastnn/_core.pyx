@@ -179,10 +179,11 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* x
         const void* weight
         const void* bias
+        const void* residual
         void* y
         void* mean
         void* var
-        int64_t n, c, h, w, channels_last, dtype
+        int64_t n, c, h, w, channels_last, dtype, relu
         double eps
     ctypedef struct BatchNormBackwardArgs:
         const void* dy
@@ -190,6 +191,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* mean
         const void* var
         const void* weight
+        const void* y
         void* dx
         void* dweight
         void* dbias
@@ -948,17 +950,18 @@ def batch_norm_forward(x, mean, var, weight, bias, double eps, activation, y):
     call(kKernel_batch_norm_forward, &a)
 
 
-def batch_norm_train_forward(x, weight, bias, double eps, y, mean, var):
+def batch_norm_train_forward(x, weight, bias, double eps, residual, bint relu, y, mean, var):
     cdef BatchNormTrainArgs a
-    a.x, a.weight, a.bias, a.y, a.mean, a.var = data(x), data(weight), data(bias), data(y), data(mean), data(var)
+    a.x, a.weight, a.bias, a.residual = data(x), data(weight), data(bias), data(residual)
+    a.y, a.mean, a.var = data(y), data(mean), data(var)
     a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
-    a.channels_last, a.dtype, a.eps = last(x, y), code(x), eps
+    a.channels_last, a.dtype, a.eps, a.relu = last(x, y), code(x), eps, relu
     call(kKernel_batch_norm_train_forward, &a)
 
 
-def batch_norm_backward(dy, x, mean, var, weight, double eps, bint frozen, bint accumulate, dx, dweight, dbias):
+def batch_norm_backward(dy, x, mean, var, weight, double eps, bint frozen, y, bint accumulate, dx, dweight, dbias):
     cdef BatchNormBackwardArgs a
-    a.dy, a.x, a.mean, a.var, a.weight = data(dy), data(x), data(mean), data(var), data(weight)
+    a.dy, a.x, a.mean, a.var, a.weight, a.y = data(dy), data(x), data(mean), data(var), data(weight), data(y)
     a.dx, a.dweight, a.dbias = data(dx), data(dweight), data(dbias)
     a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
     a.channels_last, a.dtype, a.eps, a.frozen, a.accumulate = last(x, dx), code(x), eps, frozen, accumulate

@@ -693,7 +693,15 @@ def batch_norm_forward(
 
 @_ieee
 def batch_norm_train_forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float, y: Array, mean: Array, var: Array
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    residual: Array | None,
+    relu: bool,
+    y: Array,
+    mean: Array,
+    var: Array,
 ) -> None:
     n, c, h, w = x.shape
     x = _input(x)
@@ -701,6 +709,10 @@ def batch_norm_train_forward(
     _parallel(_channel_moments, c, 4 * x.size, x.reshape(n, c, h * w), mean64, var64)
     mean[...], var[...] = mean64, var64
     batch_norm_forward(x, mean64, var64, weight, bias, eps, None, y)  # rounded, var may be infinite
+    if residual is not None:
+        np.add(y, residual, out=y)
+    if relu:
+        np.maximum(y, 0, out=y)
 
 
 @_jit
@@ -731,12 +743,15 @@ def batch_norm_backward(
     weight: Array | None,
     eps: float,
     frozen: bool,
+    y: Array | None,
     accumulate: bool,
     dx: Array,
     dweight: Array,
     dbias: Array,
 ) -> None:
     n, c, h, w = x.shape
+    if y is not None:
+        dy = np.where(y > 0, dy, dy.dtype.type(0))
     dy, x = _input(dy), _input(x)
     inverse = _input((1 / np.sqrt(var + eps)).astype(x.dtype))
     mean = _input(mean.astype(x.dtype))

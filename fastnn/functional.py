@@ -2168,6 +2168,14 @@ def _features(op: str, name: str, x: ArrayLike, channels_last: bool | None = Non
     return array.reshape(*shape[:2], math.prod(shape[2:]), 1), shape
 
 
+def _as_features(op: str, name: str, a: ArrayLike, x: Array, shape: tuple[int, ...]) -> Array:
+    """What must have x's shape, in x's memory format; x as `_features` gave it."""
+    array, own = _features(op, name, a, not x.flags.c_contiguous if len(shape) == 4 else None)
+    if own != shape:
+        raise ShapeError(f"{op}: {name} and x must have the same shape, got {own} and {shape}")
+    return array
+
+
 def _affine(op: str, weight: ArrayLike | None, bias: ArrayLike | None, c: int) -> tuple[Array | None, Array | None]:
     return _vector(op, "weight", weight, c, "channel"), _vector(op, "bias", bias, c, "channel")
 
@@ -2231,7 +2239,13 @@ def batch_norm(
 
 
 def batch_norm_train(
-    x: ArrayLike, weight: ArrayLike | None = None, bias: ArrayLike | None = None, eps: float = 1e-5
+    x: ArrayLike,
+    weight: ArrayLike | None = None,
+    bias: ArrayLike | None = None,
+    eps: float = 1e-5,
+    *,
+    residual: ArrayLike | None = None,
+    relu: bool = False,
 ) -> tuple[Array, Array, Array]:
     """Batch normalisation with the statistics of this batch.
 
@@ -2240,6 +2254,10 @@ def batch_norm_train(
     x : array_like, (N, C), (N, C, L), (N, C, H, W) or of more axes
     weight, bias : array_like (C,), optional
     eps : float
+    residual : array_like, optional
+        Of x's shape; it is added to y.
+    relu : bool
+        Whether y is the larger of that and 0.
 
     Returns
     -------
@@ -2259,11 +2277,15 @@ def batch_norm_train(
     array, shape = _features(op, "x", x)
     c = array.shape[1]
     weights, biases = _affine(op, weight, bias, c)
+    skip = None if residual is None else _as_features(op, "residual", residual, array, shape)
     array, weights, biases = _same_dtype(array, weights, biases)
+    if skip is not None and skip.dtype != array.dtype:  # y is rounded to x's dtype, then the sum is that of `add`
+        y, mean, var = batch_norm_train(array, weights, biases, eps)
+        return _restore(add(y, skip, activation="relu" if relu else None), shape), mean, var
     y = _K.empty(array.shape, array.dtype, not array.flags.c_contiguous)
     mean, var = _K.empty((c,), array.dtype), _K.empty((c,), array.dtype)
     if y.size:
-        _K.batch_norm_train_forward(array, weights, biases, _epsilon(op, eps), y, mean, var)
+        _K.batch_norm_train_forward(array, weights, biases, _epsilon(op, eps), skip, bool(relu), y, mean, var)
     else:
         mean[...] = var[...] = np.nan  # the mean of nothing, as in NumPy
     return _restore(y, shape), mean, var
@@ -2278,6 +2300,7 @@ def batch_norm_backward(
     eps: float = 1e-5,
     *,
     frozen: bool = False,
+    y: ArrayLike | None = None,
     into: tuple[Array | None, Array | None] | None = None,
 ) -> tuple[Array, Array | None, Array | None]:
     """Gradient of `batch_norm_train`, or with ``frozen`` of `batch_norm`.
@@ -2288,6 +2311,8 @@ def batch_norm_backward(
     mean, var : array_like (C,)
         As `batch_norm_train` returned them, or with ``frozen`` the constants.
     weight : array_like (C,), optional
+    y : array_like, optional
+        What forward returned, where it ended in a ReLU. The gradient of its residual is ``relu_backward(dy, y)``.
     into : (dweight, dbias), optional
         Arrays to which the gradients are added, instead of new ones.
 
@@ -2307,15 +2332,14 @@ def batch_norm_backward(
     op = "batch_norm_backward"
     array, shape = _features(op, "x", x)
     channels_last = not array.flags.c_contiguous
-    gradient, dy_shape = _features(op, "dy", dy, channels_last if len(shape) == 4 else None)
-    if dy_shape != shape:
-        raise ShapeError(f"{op}: dy and x must have the same shape, got {dy_shape} and {shape}")
+    gradient = _as_features(op, "dy", dy, array, shape)
+    result = None if y is None else _as_features(op, "y", y, array, shape)
     c = array.shape[1]
     means, variances = _vector(op, "mean", mean, c, "channel"), _vector(op, "var", var, c, "channel")
     weights = _vector(op, "weight", weight, c, "channel")
-    gradient, array, means, variances, weights = _same_dtype(gradient, array, means, variances, weights)
+    gradient, array, means, variances, weights, result = _same_dtype(gradient, array, means, variances, weights, result)
     if into is not None and not _takes(op, into, array.dtype, (c,), (c,)):
-        dx, *found = batch_norm_backward(dy, x, mean, var, weight, eps, frozen=frozen)
+        dx, *found = batch_norm_backward(dy, x, mean, var, weight, eps, frozen=frozen, y=y)
         return dx, *_added(into, found)
     dx = _K.empty(array.shape, array.dtype, channels_last)
     dweight, dbias = into or (_K.empty((c,), array.dtype), _K.empty((c,), array.dtype))
@@ -2328,6 +2352,7 @@ def batch_norm_backward(
             weights,
             _epsilon(op, eps),
             bool(frozen),
+            result,
             into is not None,
             dx,
             dweight,

@@ -687,9 +687,9 @@ def batch_norm_forward(
 
 @_ieee
 def batch_norm_train_forward(
-    x: Array, weight: Array | None, bias: Array | None, eps: float
+    x: Array, weight: Array | None, bias: Array | None, eps: float, residual: Array | None, relu: bool
 ) -> tuple[Array, Array, Array]:
-    """batch_norm_forward by the batch's own statistics.
+    """batch_norm_forward by the batch's own statistics, plus a residual, and max(.., 0) of that with `relu`.
 
     Returns
     -------
@@ -702,17 +702,22 @@ def batch_norm_train_forward(
     var64 = _channel_sum(np.square(x - _per_channel(mean64))) / count
     mean, var = mean64.astype(x.dtype), var64.astype(x.dtype)
     # By the statistics in float64: rounded to float32, the variance of values beyond 1e19 is infinite.
-    return batch_norm_forward(x, mean64, var64, weight, bias, eps, None).astype(x.dtype), mean, var
+    y = batch_norm_forward(x, mean64, var64, weight, bias, eps, None).astype(x.dtype)
+    if residual is not None:
+        y = y + residual
+    return relu_forward(y) if relu else y, mean, var
 
 
 @_ieee
 def batch_norm_backward(
-    dy: Array, x: Array, mean: Array, var: Array, weight: Array | None, eps: float, frozen: bool
+    dy: Array, x: Array, mean: Array, var: Array, weight: Array | None, eps: float, frozen: bool, y: Array | None
 ) -> tuple[Array, Array, Array]:
     """With xhat = (x - mean) / sqrt(var + eps), m = n * h * w and sums per channel: db = sum(dy), dw = sum(dy * xhat);
 
     - mean and var of the batch itself: dx = weight / sqrt(var + eps) * (dy - db / m - xhat * dw / m);
     - mean and var constants (`frozen`): dx = weight / sqrt(var + eps) * dy.
+
+    Where `y`, the result of a forward pass that ended in ReLU, is not positive, dy counts as 0.
 
     Returns
     -------
@@ -720,6 +725,8 @@ def batch_norm_backward(
     dweight, dbias : (c,)
     """
     n, _, h, w = x.shape
+    if y is not None:
+        dy = relu_backward(dy, y)
     inverse = 1 / np.sqrt(var + eps)
     xhat = (x - _per_channel(mean)) * _per_channel(inverse)
     db, dw = _channel_sum(dy), _channel_sum(dy * xhat)

@@ -436,11 +436,15 @@ def batch_norm_train(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     x, eps = a["x"], o.get("eps", 1e-5)
     mean_e, var_e = _statistics(x)
     error = _normalised(x, y[1], y[2], a.get("weight"), a.get("bias"), eps, mean_e, var_e)
+    if "residual" in a:  # the sum is rounded once more; ReLU never enlarges an error
+        error = error + np.abs(a["residual"])
     return error, mean_e, var_e
 
 
 def batch_norm_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     dy, x, mean, var, eps = np.abs(a["dy"]), a["x"], a["mean"], a["var"], o.get("eps", 1e-5)
+    if "y" in a:
+        dy = np.where(a["y"] > 0, dy, 0.0)
     axes = (0, *range(2, x.ndim))
     m = x.size // max(x.shape[1], 1)
     inverse = _channels(1 / np.sqrt(var + eps), x)

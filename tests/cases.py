@@ -733,6 +733,13 @@ def _batch_norm() -> list[Op]:
         ("many", given((64, 3, 9, 9), "weight", "bias"), {}),
         ("nan", {**given(s, "weight", "bias"), "x": with_values([np.nan, np.inf, -np.inf], *s)}, {}),
     ]
+    for o in shapes[1:] + empty:  # x, residual and ReLU; few channels, planes in several tasks
+        train.append((f"relu_{_word(o)}", given(o, "weight", "bias"), {"relu": True}))
+        train.append((f"residual_{_word(o)}", {**given(o, "weight", "bias"), "residual": o}, {"relu": len(o) > 2}))
+    train += [
+        ("relu_many", {**given((64, 3, 9, 9), "weight", "bias"), "residual": (64, 3, 9, 9)}, {"relu": True}),
+        ("relu_nan", {**given(s, "bias"), "residual": with_values([np.nan, np.inf, -np.inf], *s)}, {"relu": True}),
+    ]
 
     def consistent(s: tuple[int, ...], weight: bool = True, by: float = 0.0) -> dict[str, Any]:
         """dy, x, weight, and x's own statistics."""
@@ -750,13 +757,22 @@ def _batch_norm() -> list[Op]:
         ("frozen_plain", consistent(s, weight=False), {"frozen": True}),
         ("nan", {**consistent(s), "dy": with_values([np.nan, np.inf], *s)}, {}),
     ]
+    for o in shapes + empty:
+        backward.append((f"relu_{_word(o)}", {**consistent(o), "y": o}, {}))
+    backward += [
+        ("relu_many", {**consistent((64, 3, 9, 9)), "y": (64, 3, 9, 9)}, {}),
+        ("relu_frozen", {**consistent(s), "y": s}, {"frozen": True}),
+        ("relu_special", {**consistent(s), "y": with_values([np.nan, np.inf, -np.inf, 0.0, -0.0], *s)}, {}),
+        ("relu_nan", {**consistent(s), "dy": with_values([np.nan, np.inf], *s), "y": with_values([-1.0, 0.0], *s)}, {}),
+    ]
     big = (8, 33, 32, 32)
     return [
         Op("batch_norm_forward", F.batch_norm, bounds.batch_norm, forward,
             (given(big, *every), {"activation": "relu"})),
         Op("batch_norm_train_forward", F.batch_norm_train, bounds.batch_norm_train, train,
-            (given(big, "weight", "bias"), {})),
-        Op("batch_norm_backward", F.batch_norm_backward, bounds.batch_norm_backward, backward, (consistent(big), {})),
+            ({**given(big, "weight", "bias"), "residual": big}, {"relu": True})),
+        Op("batch_norm_backward", F.batch_norm_backward, bounds.batch_norm_backward, backward,
+            ({**consistent(big), "y": big}, {})),
     ]  # fmt: skip
 
 
@@ -1555,12 +1571,14 @@ def _draw_channels(draw: st.DrawFn, op: Op) -> Drawn:
     vectors: dict[str, Any] = {name: shape[1:2] for name in ("weight", "bias") if draw(st.booleans())}
     options: dict[str, Any] = {"eps": draw(st.sampled_from([0.01, 0.5]))}
     if op.kernel == "batch_norm_train_forward":
-        return {"x": shape, **vectors}, options
+        skip = {"residual": shape} if draw(st.booleans()) else {}
+        return {"x": shape, **vectors, **skip}, options | {"relu": draw(st.booleans())}
     statistics = {"mean": shape[1:2], "var": positive(*shape[1:2])}
     if op.kernel == "batch_norm_forward":
         return {"x": shape, **statistics, **vectors}, options
     vectors.pop("bias", None)
-    return {"dy": shape, "x": shape, **statistics, **vectors}, options | {"frozen": draw(st.booleans())}
+    result = {"y": shape} if draw(st.booleans()) else {}
+    return {"dy": shape, "x": shape, **statistics, **vectors, **result}, options | {"frozen": draw(st.booleans())}
 
 
 def _draw_groups(draw: st.DrawFn, op: Op) -> Drawn:

@@ -136,6 +136,8 @@ BAD = [
     shape("expected mean of shape (4,), one for each channel, got (3,)", "batch_norm", X, ones(3), ones(4)),
     shape("expected weight of shape (4,), one for each channel, got (4, 1)", "batch_norm_train", X, ones(4, 1)),
     shape("dy and x must have the same shape", "batch_norm_backward", ones(2, 4), X, ones(4), ones(4)),
+    shape("y and x must have the same shape", "batch_norm_backward", X, X, ones(4), ones(4), y=ones(2, 4)),
+    shape("residual and x must have the same shape", "batch_norm_train", X, residual=ones(2, 4)),
     shape("expected dy of shape (2, 4, 3, 3), that of the output", "max_pool2d_backward", ones(2, 4, 2, 2), X, 2),
     shape("expected dy of shape (2, 4, 3, 3)", "avg_pool2d_backward", ones(2, 4, 2, 2), X.shape, 2),
     shape("expected dy of shape (2, 4, 1, 1), got (2, 4)", "global_avg_pool2d_backward", ones(2, 4), X.shape),

@@ -116,12 +116,24 @@ def _batch_norm() -> list[Gradient]:
         dx, dweight, dbias = F.batch_norm_backward(dy, x, mean, var, weight, frozen=True)
         return {"x": dx, "weight": dweight, "bias": dbias}  # type: ignore[dict-item]
 
+    def joined(dy: Array, y: Array, x: Array, residual: Array, weight: Array, bias: Array) -> dict[str, Array]:
+        _, mean, var = F.batch_norm_train(x, weight, bias)
+        dx, dweight, dbias = F.batch_norm_backward(dy, x, mean, var, weight, y=y)
+        return {"x": dx, "residual": F.relu_backward(dy, y), "weight": dweight, "bias": dbias}  # type: ignore[dict-item]
+
     affine: dict[str, Any] = {"weight": (3,), "bias": (3,)}
     found = [
         Gradient(lambda x, weight, bias: F.batch_norm_train(x, weight, bias)[0], train, {"x": shape, **affine})
         for shape in ((4, 3), (2, 3, 5), (3, 3, 2, 4))
     ]
     found.append(Gradient(lambda x: F.batch_norm_train(x)[0], train, {"x": (3, 3, 2, 4)}))
+    found.append(
+        Gradient(
+            lambda x, residual, weight, bias: F.batch_norm_train(x, weight, bias, residual=residual, relu=True)[0],
+            joined,
+            {"x": (3, 3, 2, 4), "residual": lambda rng: 9 * np.sign(rng.standard_normal((3, 3, 2, 4))), **affine},
+        )
+    )
     fixed: dict[str, Any] = {"x": (3, 3, 2, 4), "mean": (3,), "var": positive(3), **affine}
     return [*found, Gradient(F.batch_norm, frozen, fixed)]
 

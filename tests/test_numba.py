@@ -46,9 +46,11 @@ def calls():
         yield "dropout_backward", (dy, reference.dropout_forward(x, KEY, p)[1], p)
     yield "random_bits", (KEY, 1234)
     yield "batch_norm_forward", (x, v, v, v, v, 1e-5, ("gelu",))
-    yield "batch_norm_train_forward", (x, v, None, 1e-5)
+    yield "batch_norm_train_forward", (x, v, None, 1e-5, None, False)
+    yield "batch_norm_train_forward", (x, v, None, 1e-5, dy, True)
     for frozen in False, True:
-        yield "batch_norm_backward", (dy, x, v, v, v, 1e-5, frozen)
+        yield "batch_norm_backward", (dy, x, v, v, v, 1e-5, frozen, None)
+    yield "batch_norm_backward", (dy, x, v, v, v, 1e-5, False, x)
     _, statistics = reference.group_norm_forward(x, v, None, 2, 1e-5)
     yield "group_norm_forward", (x, v, None, 2, 1e-5)
     yield "group_norm_backward", (dy, x, statistics, v, 2, 1e-5)

@@ -149,11 +149,11 @@ def test_batch_norm_gradient(affine):
     arrays = [x, weight, bias] if affine else [x]
 
     def train(x, weight=None, bias=None):
-        return ref.batch_norm_train_forward(x, weight, bias, 1e-2)[0]
+        return ref.batch_norm_train_forward(x, weight, bias, 1e-2, None, False)[0]
 
     def train_backward(dy, x, weight=None, bias=None):
-        _, mean, var = ref.batch_norm_train_forward(x, weight, bias, 1e-2)
-        return ref.batch_norm_backward(dy, x, mean, var, weight, 1e-2, False)[: len(arrays)]
+        _, mean, var = ref.batch_norm_train_forward(x, weight, bias, 1e-2, None, False)
+        return ref.batch_norm_backward(dy, x, mean, var, weight, 1e-2, False, None)[: len(arrays)]
 
     check_gradients(train, arrays, train_backward)
 
@@ -163,7 +163,7 @@ def test_batch_norm_gradient(affine):
         return ref.batch_norm_forward(x, mean, var, weight, bias, 1e-2, None)
 
     def frozen_backward(dy, x, weight=None, bias=None):
-        return ref.batch_norm_backward(dy, x, mean, var, weight, 1e-2, True)[: len(arrays)]
+        return ref.batch_norm_backward(dy, x, mean, var, weight, 1e-2, True, None)[: len(arrays)]
 
     check_gradients(frozen, arrays, frozen_backward)
 
@@ -656,18 +656,18 @@ def test_batch_norm_as_torch(torch):
     normalise = torch.nn.functional.batch_norm
 
     torch_ = oracle(torch, lambda x, w, b: normalise(x, None, None, w, b, True, eps=1e-3), x, weight, bias)
-    y, batch_mean, batch_var = ref.batch_norm_train_forward(x, weight, bias, 1e-3)
+    y, batch_mean, batch_var = ref.batch_norm_train_forward(x, weight, bias, 1e-3, None, False)
     assert_near(y, torch_.y, 100)
     assert_near(batch_mean, x.mean(axis=(0, 2, 3)), 20)
     assert_near(batch_var, x.var(axis=(0, 2, 3)), 20)
-    ours = ref.batch_norm_backward(torch_.dy, x, batch_mean, batch_var, weight, 1e-3, False)
+    ours = ref.batch_norm_backward(torch_.dy, x, batch_mean, batch_var, weight, 1e-3, False, None)
     for gradient, theirs, what in zip(ours, torch_.gradients, ("dx", "dweight", "dbias"), strict=True):
         assert_near(gradient, theirs, 1000, what)  # 840 terms a channel
 
     running = (torch.tensor(mean), torch.tensor(var))
     torch_ = oracle(torch, lambda x, w, b: normalise(x, *running, w, b, False, eps=1e-3), x, weight, bias)
     assert_near(ref.batch_norm_forward(x, mean, var, weight, bias, 1e-3, None), torch_.y, 100)
-    ours = ref.batch_norm_backward(torch_.dy, x, mean, var, weight, 1e-3, True)
+    ours = ref.batch_norm_backward(torch_.dy, x, mean, var, weight, 1e-3, True, None)
     for gradient, theirs, what in zip(ours, torch_.gradients, ("dx", "dweight", "dbias"), strict=True):
         assert_near(gradient, theirs, 1000, what)
 
@@ -751,8 +751,8 @@ def test_float32_stays_float32():
         ("log_softmax_forward", rows), ("log_softmax_backward", rows, rows),
         ("cross_entropy", rows, np.arange(6) % 5, None, None, u, -100, 0.1),
         ("dropout_forward", x, KEY, 0.3), ("dropout_backward", x, mask, 0.3),
-        ("batch_norm_forward", x, v, v, v, v, 1e-5, ("gelu",)), ("batch_norm_train_forward", x, v, v, 1e-5),
-        ("batch_norm_backward", x, x[::-1], v, v, v, 1e-5, False),
+        ("batch_norm_forward", x, v, v, v, v, 1e-5, ("gelu",)), ("batch_norm_train_forward", x, v, v, 1e-5, x, True),
+        ("batch_norm_backward", x, x[::-1], v, v, v, 1e-5, False, x),
         ("group_norm_forward", x, v, v, 3, 1e-5), ("group_norm_backward", x, x[::-1], statistics, v, 3, 1e-5),
         ("adaptive_max_pool2d_forward", x, (3, 2)), ("adaptive_max_pool2d_backward", x[:, :, :3, :2], places, (5, 4)),
         ("adaptive_avg_pool2d_forward", x, (3, 2)), ("adaptive_avg_pool2d_backward", x[:, :, :3, :2], (5, 4)),

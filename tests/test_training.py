@@ -56,6 +56,34 @@ def test_programs_and_closures_agree_bit_for_bit(name, optimizer, dtype):
     same(state, expected_state)
 
 
+@pytest.mark.skipif(_backends.name != "compiled", reason="only the compiled backend records programs")
+def test_batch_norm_sum_and_relu_are_recorded_as_one():
+    def conv_norm(c):
+        return [L.Conv2d(c, 4, 3, padding=1, bias=False, rng=c), L.BatchNorm2d(4)]
+
+    def model(frozen=False):
+        block = L.Sequential(*conv_norm(4), L.ReLU(), *conv_norm(4))
+        net = L.Sequential(*conv_norm(3), L.ReLU(), L.Residual(block), L.ReLU(), L.Residual(L.ReLU()), L.ReLU(),
+                           L.Flatten(), L.Linear(64, 3, rng=0))  # fmt: skip
+        for _, layer in net.leaves():
+            if isinstance(layer, L.BatchNorm2d):
+                layer.frozen = frozen
+        return net
+
+    x, y = np.random.default_rng(0).standard_normal((5, 3, 4, 4), np.float32), np.arange(5) % 3
+    for frozen, alone in ((False, 1), (True, 3)):  # the ReLU that is a branch, and those behind a frozen norm
+        results = []
+        for program in (True, False):
+            trainer = fnn.Trainer(model(frozen), optimizer=optim.SGD(lr=0.1), rng=0, program=program)
+            results.append([trainer.step(x, y) for _ in range(3)])
+            if program:
+                (recorded,) = trainer._programs.values()
+                steps = recorded._program.steps
+        assert results[0] == results[1]
+        assert steps.count("relu_forward") == alone
+        assert steps.count("add_forward") == (1 if not frozen else 2) + 2  # forward, and gradients of two inputs
+
+
 def labels_for(loss, scores, rng, dtype):
     """Labels that fit a loss."""
     if loss in ("cross_entropy", "hinge"):

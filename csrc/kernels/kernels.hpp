@@ -215,14 +215,16 @@ struct BatchNormArgs {  // y = activation((x - mean) / sqrt(var + eps) * weight 
   double eps;
   Then then;
 };
-struct BatchNormTrainArgs {  // the same with the batch's own mean and var, which it writes
-  const void *x, *weight, *bias;
+struct BatchNormTrainArgs {  // the same with the batch's own mean and var, which it writes; y += residual, then ReLU
+  const void *x, *weight, *bias, *residual;
   void *y, *mean, *var;
-  int64_t n, c, h, w, channels_last, dtype;
+  int64_t n, c, h, w, channels_last, dtype, relu;
   double eps;
 };
-struct BatchNormBackwardArgs {  // dx may be dy; frozen: mean and var are constants. accumulate: dweight, dbias +=
-  const void *dy, *x, *mean, *var, *weight;
+// dx may be dy; frozen: mean and var are constants. y: null, or what forward gave where it ended in ReLU. accumulate:
+// dweight, dbias +=
+struct BatchNormBackwardArgs {
+  const void *dy, *x, *mean, *var, *weight, *y;
   void *dx, *dweight, *dbias;
   int64_t n, c, h, w, channels_last, dtype, frozen, accumulate;
   double eps;
@@ -430,8 +432,8 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(stochastic_depth_backward, StochasticDepthBackwardArgs, 3) \
   X(random_bits, RandomBitsArgs, 2)                            \
   X(batch_norm_forward, BatchNormArgs, 6)                      \
-  X(batch_norm_train_forward, BatchNormTrainArgs, 6)           \
-  X(batch_norm_backward, BatchNormBackwardArgs, 8)             \
+  X(batch_norm_train_forward, BatchNormTrainArgs, 7)           \
+  X(batch_norm_backward, BatchNormBackwardArgs, 9)             \
   X(group_norm_forward, GroupNormArgs, 5)                      \
   X(group_norm_backward, GroupNormBackwardArgs, 7)             \
   X(max_pool2d_forward, Pool2dArgs, 3)                         \

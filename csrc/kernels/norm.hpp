@@ -43,7 +43,7 @@ FASTNN_INLINE Layout layout_of(int64_t n, int64_t c, int64_t s, bool rows) {
   return l;
 }
 
-// What the write pass needs of each channel: out = [dy * gain +] (x - mean) * scale + shift.
+// What the write pass needs of each channel: out = [dy * gain +] (x - mean) * scale + shift [+ residual].
 template <class T>
 struct Table {
   T *mean, *scale, *shift, *gain;
@@ -77,6 +77,7 @@ FASTNN_INLINE void repeat_all(const Layout& l, const Table<T>& t) {
 }
 
 // ---- sums, in float64: forward s = sum(d), q = sum(d * d); backward s = sum(dy), q = sum(dy * d); d = x - shift ----
+// gated: dy counts as zero where gate, an array of its shape, is not positive: the gradient of a ReLU that gave `gate`.
 
 struct Sums {
   Vec<double> s0, s1, q0, q1;
@@ -107,12 +108,28 @@ FASTNN_INLINE void add_to(Sums& t, Vec<double> x0, Vec<double> x1, Vec<double> d
   t.q1 = fma(g1, d1, t.q1);
 }
 
+template <bool gated, class T>
+FASTNN_INLINE void load_dy(const T* dy, const T* gate, Vec<double>& dy0, Vec<double>& dy1) {
+  gated ? load2_gated(dy, gate, dy0, dy1) : load2(dy, dy0, dy1);
+}
+// The first n; the others are left as they are.
+template <bool gated, class T>
+FASTNN_INLINE void load_dy_partial(const T* dy, const T* gate, int64_t n, Vec<double>& dy0, Vec<double>& dy1) {
+  load2_partial(dy, n, dy0, dy1);
+  if (!gated) return;
+  const Vec<double> zeros = zero<double>();
+  Vec<double> gate0 = zeros, gate1 = zeros;
+  load2_partial(gate, n, gate0, gate1);
+  dy0 = select(gt(gate0, zeros), dy0, zeros);
+  dy1 = select(gt(gate1, zeros), dy1, zeros);
+}
+
 // Part begin .. end of the m values of one channel of planes; x and dy point to its first plane. Pieces of planes of at
 // most kBlock values; while one is summed, one that far ahead is prefetched, which no prefetcher of the processor does
 // across planes (1.3x in all).
-template <class T, bool backward>
+template <class T, bool backward, bool gated = false>
 FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift, int64_t begin, int64_t end, double* s,
-                              double* q) {
+                              double* q, const T* gate = nullptr) {
   const Vec<double> zeros = zero<double>(), vshift = set1(static_cast<double>(shift));
   Sums total = no_sums(), t = no_sums();
   Vec<double> x0, x1, dy0 = zeros, dy1 = zeros;
@@ -130,7 +147,8 @@ FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift,
       load2(x + i, x0, x1);
       if (backward) {
         prefetch_step(dy + i + ahead);
-        load2(dy + i, dy0, dy1);
+        if (gated) prefetch_step(gate + i + ahead);
+        load_dy<gated>(dy + i, gate + i, dy0, dy1);
       }
       add_to<backward>(t, x0, x1, dy0, dy1, vshift, vshift);
     }
@@ -138,7 +156,7 @@ FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift,
       x0 = x1 = vshift;
       dy0 = dy1 = zeros;
       load2_partial(x + i, offset + count - i, x0, x1);
-      if (backward) load2_partial(dy + i, offset + count - i, dy0, dy1);
+      if (backward) load_dy_partial<gated>(dy + i, gate + i, offset + count - i, dy0, dy1);
       add_to<backward>(t, x0, x1, dy0, dy1, vshift, vshift);
     }
     left -= count;
@@ -161,9 +179,9 @@ FASTNN_INLINE void sum_planes(const Layout& l, const T* x, const T* dy, T shift,
 
 // Adds `count` rows of `width` (virtual) channels to s and q. Prefetched is the next tile where it fits in L1 with this
 // one, else a little ahead in each row (1.3-2x on these short strided walks).
-template <class T, bool backward>
+template <class T, bool backward, bool gated = false>
 FASTNN_INLINE void sum_rows(const T* x, const T* dy, int64_t stride, int64_t count, int64_t width, const T* shift,
-                            double* s, double* q) {
+                            double* s, double* q, const T* gate = nullptr) {
   Vec<double> x0, x1, dy0 = zero<double>(), dy1 = zero<double>(), shift0, shift1;
   constexpr int64_t half = Vec<double>::lanes, fits = 32768 / sizeof(T);
   const int64_t ahead = kRowTile * stride <= fits ? kRowTile * stride : 4 * kPad;
@@ -177,7 +195,8 @@ FASTNN_INLINE void sum_rows(const T* x, const T* dy, int64_t stride, int64_t cou
         load2(x + at, x0, x1);
         if (backward) {
           prefetch_step(dy + at + ahead);
-          load2(dy + at, dy0, dy1);
+          if (gated) prefetch_step(gate + at + ahead);
+          load_dy<gated>(dy + at, gate + at, dy0, dy1);
         }
         add_to<backward>(t, x0, x1, dy0, dy1, shift0, shift1);
       }
@@ -187,7 +206,7 @@ FASTNN_INLINE void sum_rows(const T* x, const T* dy, int64_t stride, int64_t cou
         x1 = shift1;
         dy0 = dy1 = zero<double>();
         load2_partial(x + i * stride + j, width - j, x0, x1);
-        if (backward) load2_partial(dy + i * stride + j, width - j, dy0, dy1);
+        if (backward) load_dy_partial<gated>(dy + i * stride + j, gate + i * stride + j, width - j, dy0, dy1);
         add_to<backward>(t, x0, x1, dy0, dy1, shift0, shift1);
       }
     }
@@ -201,7 +220,9 @@ FASTNN_INLINE void sum_rows(const T* x, const T* dy, int64_t stride, int64_t cou
 
 // ---- the write pass ----
 
-enum class Pass { kForward, kBackward, kFrozen };
+// kForwardAdd: dy is a residual that is added.
+enum class Pass { kForward, kForwardAdd, kBackward, kFrozen };
+constexpr bool is_forward(Pass pass) { return pass == Pass::kForward || pass == Pass::kForwardAdd; }
 
 template <class T>
 FASTNN_INLINE bool writes_past_caches(const Layout& l, const T* x, const T* dy, const T* y) {
@@ -227,21 +248,37 @@ FASTNN_INLINE Vec<T> out_of(Vec<T> x, Vec<T> dy, const Entry<T>& e, Parameters<T
   if constexpr (pass == Pass::kFrozen) return dy * e.gain;
   const Vec<T> y = fma(x - e.mean, e.scale, e.shift);
   if constexpr (pass == Pass::kBackward) return fma(dy, e.gain, y);
+  if constexpr (pass == Pass::kForwardAdd) return activate<kind>(y + dy, p);
   return activate<kind>(y, p);
 }
 
+// dy, or zero where gate is not positive.
+template <bool gated, class T>
+FASTNN_INLINE Vec<T> load_gradient(const T* dy, const T* gate) {
+  if constexpr (gated) return load_masked(dy, gt(load(gate), zero<T>()));
+  return load(dy);
+}
+template <bool gated, class T>
+FASTNN_INLINE Vec<T> load_gradient_partial(const T* dy, const T* gate, int n) {
+  const Vec<T> v = load_partial(dy, n);
+  if constexpr (gated) return select(gt(load_partial(gate, n), zero<T>()), v, zero<T>());
+  return v;
+}
+
 // A run of n pixels of one channel.
-template <Pass pass, Activation kind, class T>
+template <Pass pass, Activation kind, bool gated = false, class T>
 FASTNN_INLINE void write_run(const T* x, const T* dy, T* y, int64_t n, const Entry<T>& e, Parameters<T> p,
-                             bool streaming) {
+                             bool streaming, const T* gate = nullptr) {
   constexpr int64_t lanes = Vec<T>::lanes;
   constexpr bool needs_x = pass != Pass::kFrozen, needs_dy = pass != Pass::kForward;
   const auto at = [&](int64_t i) FASTNN_INLINED {
-    return out_of<pass, kind>(needs_x ? load(x + i) : e.mean, needs_dy ? load(dy + i) : e.mean, e, p);
+    return out_of<pass, kind>(needs_x ? load(x + i) : e.mean,
+                              needs_dy ? load_gradient<gated>(dy + i, gate + i) : e.mean, e, p);
   };
   const auto partial = [&](int64_t i, int64_t count) FASTNN_INLINED {
     const int k = static_cast<int>(count);
-    const Vec<T> vx = needs_x ? load_partial(x + i, k) : e.mean, vdy = needs_dy ? load_partial(dy + i, k) : e.mean;
+    const Vec<T> vx = needs_x ? load_partial(x + i, k) : e.mean;
+    const Vec<T> vdy = needs_dy ? load_gradient_partial<gated>(dy + i, gate + i, k) : e.mean;
     store_partial(y + i, out_of<pass, kind>(vx, vdy, e, p), k);
   };
   int64_t i = 0;
@@ -255,23 +292,24 @@ FASTNN_INLINE void write_run(const T* x, const T* dy, T* y, int64_t n, const Ent
 }
 
 // Elements begin .. end of the whole array of planes, in memory order.
-template <Pass pass, Activation kind, class T>
+template <Pass pass, Activation kind, bool gated, class T>
 FASTNN_INLINE void write_planes(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, const Then& then,
-                                bool streaming, int64_t begin, int64_t end) {
+                                bool streaming, int64_t begin, int64_t end, const T* gate) {
   const Parameters<T> p = parameters_of<T>(then);
   int64_t channel = begin / l.s, left = (channel + 1) * l.s - begin;  // of the plane at `at`
   channel %= l.c;
   for (int64_t at = begin; at < end; at += left, left = l.s) {
-    write_run<pass, kind>(x + at, dy + at, y + at, min_of(left, end - at), entry_of(table, channel), p, streaming);
+    write_run<pass, kind, gated>(x + at, dy + at, y + at, min_of(left, end - at), entry_of(table, channel), p,
+                                 streaming, gate + at);
     if (++channel == l.c) channel = 0;
   }
   if (streaming) stream_fence();
 }
 
 // Elements begin .. end of rows; begin is the start of a virtual row.
-template <Pass pass, Activation kind, class T>
+template <Pass pass, Activation kind, bool gated, class T>
 FASTNN_INLINE void write_rows(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, const Then& then,
-                              bool streaming, int64_t begin, int64_t end) {
+                              bool streaming, int64_t begin, int64_t end, const T* gate) {
   constexpr int64_t lanes = Vec<T>::lanes;
   constexpr bool needs_x = pass != Pass::kFrozen, needs_dy = pass != Pass::kForward;
   const Parameters<T> p = parameters_of<T>(then);
@@ -282,14 +320,15 @@ FASTNN_INLINE void write_rows(const Layout& l, const T* x, const T* dy, T* y, co
     const int64_t width = min_of(l.cv, end - row);
     int64_t j = 0;
     for (; j + lanes <= width; j += lanes) {
-      const Vec<T> vx = needs_x ? load(x + row + j) : nothing, vdy = needs_dy ? load(dy + row + j) : nothing;
+      const Vec<T> vx = needs_x ? load(x + row + j) : nothing;
+      const Vec<T> vdy = needs_dy ? load_gradient<gated>(dy + row + j, gate + row + j) : nothing;
       const Vec<T> v = out_of<pass, kind>(vx, vdy, entries_of(table, j), p);
       streaming ? stream(y + row + j, v) : store(y + row + j, v);
     }
     if (j < width) {
       const int k = static_cast<int>(width - j);
       const Vec<T> vx = needs_x ? load_partial(x + row + j, k) : nothing;
-      const Vec<T> vdy = needs_dy ? load_partial(dy + row + j, k) : nothing;
+      const Vec<T> vdy = needs_dy ? load_gradient_partial<gated>(dy + row + j, gate + row + j, k) : nothing;
       store_partial(y + row + j, out_of<pass, kind>(vx, vdy, entries_of(table, j), p), k);
     }
   }
@@ -297,16 +336,18 @@ FASTNN_INLINE void write_rows(const Layout& l, const T* x, const T* dy, T* y, co
 }
 
 // The write pass over everything. An activation other than `kind` follows on what is written, while it is in the cache.
-template <Pass pass, Activation kind, class T>
-static void write_all(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, const Then& then) {
+template <Pass pass, Activation kind, bool gated = false, class T>
+static void write_all(const Layout& l, const T* x, const T* dy, T* y, const Table<T>& table, const Then& then,
+                      const T* gate = nullptr) {
+  if (!gated) gate = x;  // not read
   const int64_t rows = l.rows ? (kChunk + l.cv - 1) / l.cv : 0, chunk = l.rows ? rows * l.cv : kChunk;
   const bool after = then.activation != kind, streaming = !after && writes_past_caches(l, x, dy, y);
   const int64_t chunks = (l.size + chunk - 1) / chunk;
   parallel_for(chunks, l.size / 4 + (after ? l.size : 0), [&](int64_t task) {
     // Backwards: what a pass of sums before this one read last is still in the cache.
     const int64_t begin = (chunks - 1 - task) * chunk, end = min_of(begin + chunk, l.size);
-    l.rows ? write_rows<pass, kind>(l, x, dy, y, table, then, streaming, begin, end)
-           : write_planes<pass, kind>(l, x, dy, y, table, then, streaming, begin, end);
+    l.rows ? write_rows<pass, kind, gated>(l, x, dy, y, table, then, streaming, begin, end, gate)
+           : write_planes<pass, kind, gated>(l, x, dy, y, table, then, streaming, begin, end, gate);
     if (after) activate_array(then, y + begin, end - begin);
   });
 }
@@ -325,9 +366,10 @@ FASTNN_INLINE int64_t sums_of(const Layout& l) {
 
 // The sums of every channel about its table.mean, in parts that are added in order; then finish(channel, s, q) for each
 // channel in turn.
-template <bool backward, class T, class Finish>
-FASTNN_INLINE void sum_all(const Layout& l, const T* x, const T* dy, const Table<T>& table, double* sums,
-                           Finish finish) {
+template <bool backward, bool gated = false, class T, class Finish>
+FASTNN_INLINE void sum_all(const Layout& l, const T* x, const T* dy, const Table<T>& table, double* sums, Finish finish,
+                           const T* gate = nullptr) {
+  if (!gated) gate = x;  // not read
   if (l.rows) {
     const int64_t cv = padded(l.cv), chunk = sum_chunk(l), chunks = (l.size + chunk - 1) / chunk;
     parallel_for(chunks, l.size / (backward ? 2 : 4), [&](int64_t task) {
@@ -337,9 +379,9 @@ FASTNN_INLINE void sum_all(const Layout& l, const T* x, const T* dy, const Table
       for (const int64_t end = min_of(at + chunk, l.size); at < end;) {
         const int64_t count = min_of((end - at) / l.cv, kRowTile);
         if (count > 0)
-          sum_rows<T, backward>(x + at, dy + at, l.cv, count, l.cv, table.mean, s, q);
+          sum_rows<T, backward, gated>(x + at, dy + at, l.cv, count, l.cv, table.mean, s, q, gate + at);
         else
-          sum_rows<T, backward>(x + at, dy + at, l.cv, 1, end - at, table.mean, s, q);
+          sum_rows<T, backward, gated>(x + at, dy + at, l.cv, 1, end - at, table.mean, s, q, gate + at);
         at += count > 0 ? count * l.cv : end - at;
       }
     });
@@ -360,8 +402,8 @@ FASTNN_INLINE void sum_all(const Layout& l, const T* x, const T* dy, const Table
       const int64_t first = task / chunks * group, begin = task % chunks * kChunk;
       for (int64_t c = first; c < min_of(first + group, l.c); ++c) {
         double* sum = sums + 2 * (c * chunks + task % chunks);
-        sum_planes<T, backward>(l, x + c * l.s, dy + c * l.s, table.mean[c], begin, min_of(begin + kChunk, l.m), sum,
-                                sum + 1);
+        sum_planes<T, backward, gated>(l, x + c * l.s, dy + c * l.s, table.mean[c], begin, min_of(begin + kChunk, l.m),
+                                       sum, sum + 1, gate + c * l.s);
       }
     });
     for (int64_t c = 0; c < l.c; ++c) {

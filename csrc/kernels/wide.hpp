@@ -17,6 +17,18 @@ FASTNN_INLINE void load2(const double* p, Vec<double>& low, Vec<double>& high) {
   high = load(p + Vec<double>::lanes);
 }
 
+// Zero where gate is not positive.
+FASTNN_INLINE void load2_gated(const float* p, const float* gate, Vec<double>& low, Vec<double>& high) {
+  const Vec<float> v = load_masked(p, gt(load(gate), zero<float>()));
+  low = widen_low(v);
+  high = widen_high(v);
+}
+FASTNN_INLINE void load2_gated(const double* p, const double* gate, Vec<double>& low, Vec<double>& high) {
+  constexpr int lanes = Vec<double>::lanes;
+  low = load_masked(p, gt(load(gate), zero<double>()));
+  high = load_masked(p + lanes, gt(load(gate + lanes), zero<double>()));
+}
+
 // The first n, n < kStep; the others come from low and high.
 FASTNN_INLINE void load2_partial(const float* p, int64_t n, Vec<double>& low, Vec<double>& high) {
   const Vec<float> v = load_partial(p, static_cast<int>(n));

@@ -82,6 +82,10 @@ class ReLU(_Activation):
     function = staticmethod(F.relu)
     derivative = staticmethod(F.relu_backward)
 
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+        y = self(x)
+        return y, lambda dy: F.relu_backward(dy, y)  # y, which the next layer keeps too, is positive where x is
+
 
 class ReLU6(_Activation):
     """min(max(x, 0), 6); see `fastnn.functional.relu6`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -75,23 +75,35 @@ class _BatchNorm(Layer):
         self._check(np.shape(x))
         return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, self.eps)
 
-    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+    def forward(
+        self, x: ArrayLike, rng: RNG = None, *, residual: Array | None = None, relu: bool = False
+    ) -> tuple[Array, Backward]:
+        """As of any layer; a recorded step has a residual added and a ReLU applied too, unless the layer is frozen.
+
+        With a residual, ``backward`` returns the gradients of both.
+        """
         shape = self._check(np.shape(x))
         frozen, w = self.frozen, self.weight
         if frozen:
             mean, var = self.running_mean, self.running_var
             y = self(x)
         else:
-            y, mean, var = F.batch_norm_train(x, w, self.bias, self.eps)
+            y, mean, var = F.batch_norm_train(x, w, self.bias, self.eps, residual=residual, relu=relu)
             count = int(np.prod(shape)) // max(shape[1], 1)
             if count:
                 unbiased = count / max(count - 1, 1)
                 F._move_average(self.running_mean, mean, self.momentum)
                 F._move_average(self.running_var, var, self.momentum, unbiased)
 
-        def backward(dy: Array) -> Array:
+        result, joined = y if relu else None, residual is not None
+
+        def backward(dy: Array) -> Any:
+            gate = result
+            if joined and gate is not None:
+                dy, gate = F.relu_backward(dy, gate), None
             into = None if w is None else (self.gradient("weight"), self.gradient("bias"))
-            return F.batch_norm_backward(dy, x, mean, var, w, self.eps, frozen=frozen, into=into)[0]
+            dx = F.batch_norm_backward(dy, x, mean, var, w, self.eps, frozen=frozen, y=gate, into=into)[0]
+            return (dx, dy) if joined else dx
 
         return y, backward
 

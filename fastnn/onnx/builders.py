@@ -68,7 +68,7 @@ class ChannelAffine(BatchNorm):
             value = getattr(self, name)
             setattr(self, name, value.astype(np.float64 if dtype == np.float64 else np.float32))
 
-    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:
+    def forward(self, x: ArrayLike, rng: RNG = None) -> tuple[Array, Backward]:  # type: ignore[override]
         mean, var, w = self.running_mean, self.running_var, self.weight
 
         def backward(dy: Array) -> Array:
