@@ -12,6 +12,9 @@
 //                                            low[0] high[0] low[1] high[1] ..; the sum of three is the float, of two
 //                                            the float to 16 bits; one is the float rounded
 //   split_bf16_in_order<n>(from, to, stride) the same of 32 floats in their order
+//   split_bf16_twice(low, high, to, stride, before, before_stride, later)
+//                                            split_bf16<3>, and at `later` the highs of the rows at `before`, which an
+//                                            earlier call wrote, each beside the low of this one
 //
 // The arithmetic is that of Intel's manual for TDPBF16PS: even and odd k are summed apart, each in a chain of fused
 // multiply-adds from zero; the two sums are added, then c is. Every step rounds to nearest even, denormals count as
@@ -147,8 +150,9 @@ class Tiles {
 // Rounded to nearest, ties away from zero, by an addition to the bits: as near as ties to even, and half the work of
 // the instruction that does that. What three parts leave over is nothing, so the third is cut off. A NaN stays one in
 // the last part, whatever its payload makes of the others; infinity gives NaN in all parts but the first.
-template <int n>
-FASTNN_INLINE void split_pairs(Vec<float> a, Vec<float> b, uint16_t* to, int64_t stride) {
+// emit(part, of a, of b): the part is the upper half of each lane, of a with something in the lower half.
+template <int n, class Emit>
+FASTNN_INLINE void split_parts(Vec<float> a, Vec<float> b, const Emit& emit) {
   const U32 half = set1_u32(0x8000u), upper = set1_u32(0xffff0000u);
 #pragma GCC unroll 3
   for (int part = 0; part < n; ++part) {
@@ -157,14 +161,30 @@ FASTNN_INLINE void split_pairs(Vec<float> a, Vec<float> b, uint16_t* to, int64_t
     const U32 bits_a = bit_cast_u32(a), bits_b = bit_cast_u32(b);
     const U32 rounded_a = part == 2 ? bits_a : bits_a + half;
     const U32 rounded_b = (part == 2 ? bits_b : bits_b + half) & upper;
-    store_u32(reinterpret_cast<uint32_t*>(to + part * stride), shift_right<16>(rounded_a) ^ rounded_b);
+    emit(part, rounded_a, rounded_b);
     if (part == n - 1) break;
     a = a - bit_cast_f32(rounded_a & upper), b = b - bit_cast_f32(rounded_b);
   }
 }
 template <int n>
+FASTNN_INLINE void split_pairs(Vec<float> a, Vec<float> b, uint16_t* to, int64_t stride) {
+  split_parts<n>(a, b, [&](int part, U32 bits_a, U32 bits_b) FASTNN_INLINED {
+    store_u32(reinterpret_cast<uint32_t*>(to + part * stride), shift_right<16>(bits_a) ^ bits_b);
+  });
+}
+template <int n>
 FASTNN_INLINE void split_bf16(const float* low, const float* high, uint16_t* to, int64_t stride) {
   for (int i = 0; i < 16; i += Vec<float>::lanes) split_pairs<n>(load(low + i), load(high + i), to + 2 * i, stride);
+}
+FASTNN_INLINE void split_bf16_twice(const float* low, const float* high, uint16_t* to, int64_t stride,
+                                    const uint16_t* before, int64_t before_stride, uint16_t* later) {
+  const U32 upper = set1_u32(0xffff0000u);
+  for (int i = 0; i < 16; i += Vec<float>::lanes)
+    split_parts<3>(load(low + i), load(high + i), [&](int part, U32 bits_a, U32 bits_b) FASTNN_INLINED {
+      const U32 last = load_u32(reinterpret_cast<const uint32_t*>(before + part * before_stride) + i);
+      store_u32(reinterpret_cast<uint32_t*>(to + part * stride) + i, shift_right<16>(bits_a) ^ bits_b);
+      store_u32(reinterpret_cast<uint32_t*>(later + part * stride) + i, shift_right<16>(last) ^ (bits_a & upper));
+    });
 }
 template <int n>
 FASTNN_INLINE void split_bf16_in_order(const float* from, uint16_t* to, int64_t stride) {

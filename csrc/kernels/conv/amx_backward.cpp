@@ -384,9 +384,7 @@ class ChunkPacker {
     while (busy()) run(kHalf);
   }
   // Turns of run(1) that a chunk of this many steps takes.
-  int64_t units(int64_t steps) const {
-    return p_.outs * steps * kHalf + ins_ * p_.phases * (p_.parities[0] + p_.parities[1]) * p_.pairs_of(steps);
-  }
+  int64_t units(int64_t steps) const { return p_.outs * steps * kHalf + ins_ * p_.phases * p_.pairs_of(steps); }
 
  private:
   __attribute__((noinline)) void next_strip() {
@@ -398,9 +396,9 @@ class ChunkPacker {
     const int64_t column = phase % p_.columns.phases;
     x_.first_y = p_.rows.residue(phase / p_.columns.phases) - q_.pad_h;
     x_.first_x = p_.columns.residue(column) - q_.pad_w, x_.columns = p_.columns.span(column);
-    uint16_t* b[2] = {p_.plane(memory_, in, phase, 0), p_.plane(memory_, in, phase, 1)};
     packer_.start_b(x_, Cursor(x_, p_.columns.pitch, p_.rows.pitch, pixel_), (first_in_ + in) * kHalf,
-                    p_.pairs_of(steps_) * 2 / kHalf, b, p_.part());
+                    p_.pairs_of(steps_) * 2 / kHalf, p_.plane(memory_, in, phase, 0), p_.plane(memory_, in, phase, 1),
+                    p_.part());
   }
 
   const Conv2dBackwardArgs& q_;

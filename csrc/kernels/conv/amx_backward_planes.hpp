@@ -32,23 +32,44 @@ class Pixels {
   struct Run {  // of pixels that exist: those from `lane` on
     int64_t image, pixel, lane, length;
   };
-  explicit Pixels(const Source& source) : s_(source) {}
-  void clear() { count_ = 0; }
+  void start(const Source& source) { source_ = &source, count_ = 0; }
   void add(const Run& run) { runs_[count_++] = run; }
+
+  // 16 channels of them, from beyond L2.
+  FASTNN_MEMBER_INLINE void fetch(int64_t channel) const {
+    const Source& s = *source_;
+    const int64_t plane = s.h * s.w, channels = least(kHalf, s.channels - channel);
+    for (int64_t r = 0; r < count_; ++r) {
+      const Run& run = runs_[r];
+      const float* from = s.data + run.image;
+      if (s.last) {
+        from += run.pixel * s.channels + channel;
+        for (int64_t i = 0; i < run.length; ++i, from += s.step_x * s.channels) prefetch(from);
+      } else {
+        from += channel * plane + run.pixel + (run.length - 1) * s.step_x;
+        for (int64_t i = 0; i < channels; ++i, from += plane) prefetch(from);
+      }
+    }
+  }
+  // Where channel.. of the first pixel lies, channels-last, if all 16 exist and 16 channels; else null.
+  const float* whole(int64_t channel) const {
+    const bool all = count_ == 1 && runs_[0].length == kHalf && source_->channels - channel >= kHalf;
+    return all ? source_->data + runs_[0].image + runs_[0].pixel * source_->channels + channel : nullptr;
+  }
 
   // to[pixel * pitch + i] = channel + i of 16 pixels, from channels-last
   void by_pixels(int64_t channel, float* to, int64_t pitch) const {
     constexpr int lanes = Vec<float>::lanes;
-    const int64_t channels = least(kHalf, s_.channels - channel);
+    const int64_t channels = least(kHalf, source_->channels - channel);
     const bool whole = count_ == 1 && runs_[0].length == kHalf;
     if (!whole)
       for (int64_t i = 0; i < kHalf; ++i)
         for (int64_t j = 0; j < kHalf; j += lanes) store(to + i * pitch + j, zero<float>());
     for (int64_t r = 0; r < count_; ++r) {
       const Run& run = runs_[r];
-      const float* from = s_.data + run.image + run.pixel * s_.channels + channel;
+      const float* from = source_->data + run.image + run.pixel * source_->channels + channel;
       float* at = to + run.lane * pitch;
-      for (int64_t i = 0; i < run.length; ++i, from += s_.step_x * s_.channels, at += pitch)
+      for (int64_t i = 0; i < run.length; ++i, from += source_->step_x * source_->channels, at += pitch)
         for (int64_t j = 0; j < kHalf; j += lanes) {
           const int64_t some = most(0, least(channels - j, lanes));
           store(at + j, some == lanes ? load(from + j) : load_partial(from + j, static_cast<int>(some)));
@@ -59,20 +80,20 @@ class Pixels {
   // to[i * pitch + pixel] = channel + i of 16 pixels, from NCHW
   void by_channels(int64_t channel, float* to, int64_t pitch) const {
     constexpr int lanes = Vec<float>::lanes;
-    const int64_t channels = least(kHalf, s_.channels - channel), plane = s_.h * s_.w;
-    const float* from = s_.data + channel * plane;
-    if (s_.step_x == 1 && count_ == 1 && runs_[0].length == kHalf) {
+    const int64_t channels = least(kHalf, source_->channels - channel), plane = source_->h * source_->w;
+    const float* from = source_->data + channel * plane;
+    if (source_->step_x == 1 && count_ == 1 && runs_[0].length == kHalf) {
       from += runs_[0].image + runs_[0].pixel;
       for (int64_t i = 0; i < channels; ++i, from += plane)
         for (int64_t j = 0; j < kHalf; j += lanes) store(to + i * pitch + j, load(from + j));
-    } else if (s_.step_x <= 2) {
+    } else if (source_->step_x <= 2) {
       for (int64_t j = 0; j < kHalf; j += lanes) by_masks(from, channels, static_cast<int>(j), to + j, pitch);
     } else {
       for (int64_t i = 0; i < channels; ++i, from += plane) {
         for (int64_t j = 0; j < kHalf; ++j) to[i * pitch + j] = 0.0f;
         for (int64_t r = 0; r < count_; ++r)
           for (int64_t j = 0; j < runs_[r].length; ++j)
-            to[i * pitch + runs_[r].lane + j] = from[runs_[r].image + runs_[r].pixel + j * s_.step_x];
+            to[i * pitch + runs_[r].lane + j] = from[runs_[r].image + runs_[r].pixel + j * source_->step_x];
       }
     }
     for (int64_t i = channels; i < kHalf; ++i)
@@ -89,7 +110,7 @@ class Pixels {
     };
     Piece pieces[kHalf];
     int64_t count = 0;
-    const bool two = s_.step_x == 2;
+    const bool two = source_->step_x == 2;
     for (int64_t r = 0; r < count_; ++r) {
       const int64_t begin = most(runs_[r].lane - lane, 0), end = least(runs_[r].lane + runs_[r].length - lane, lanes);
       if (begin >= end) continue;
@@ -100,11 +121,11 @@ class Pixels {
         bits = spread;
       }
       constexpr uint32_t all = static_cast<uint32_t>((uint64_t{1} << lanes) - 1);
-      pieces[count++] = {runs_[r].image + runs_[r].pixel - (runs_[r].lane - lane) * s_.step_x,
+      pieces[count++] = {runs_[r].image + runs_[r].pixel - (runs_[r].lane - lane) * source_->step_x,
                          mask_from_bits<float>(static_cast<uint32_t>(bits) & all),
                          mask_from_bits<float>(static_cast<uint32_t>(bits >> lanes) & all)};
     }
-    const int64_t plane = s_.h * s_.w;
+    const int64_t plane = source_->h * source_->w;
     for (int64_t i = 0; i < channels; ++i, from += plane) {
       Vec<float> v = zero<float>();
       for (int64_t p = 0; p < count; ++p) {
@@ -116,7 +137,7 @@ class Pixels {
     }
   }
 
-  const Source& s_;
+  const Source* source_ = nullptr;
   int64_t count_ = 0;
   Run runs_[kHalf];
 };
@@ -133,7 +154,7 @@ class Cursor {
 
   // The next 16.
   void next(Pixels& pixels) {
-    pixels.clear();
+    pixels.start(*s_);
     for (int64_t lane = 0; lane < kHalf;) {
       const int64_t length = least(row_pitch_ - column_, kHalf - lane), y = s_->first_y + row_ * s_->step_y;
       const int64_t begin = most(column_, s_->columns.begin), end = least(column_ + length, s_->columns.end);
@@ -166,54 +187,70 @@ class Packer {
  public:
   // `steps` times 32 pixels of a from the cursor on.
   void start_a(const Source& source, const Cursor& cursor, int64_t channel, int64_t steps, uint16_t* a) {
+    a_ = true, a_to_ = a, part_ = kTile;
     start(source, cursor, channel, steps);
-    a_ = true, b_[0] = a, part_ = kTile;
   }
-  // `blocks` times 16 pixels of b; b[parity] is null where no tap needs it, `part` is from one part to the next.
-  void start_b(const Source& source, const Cursor& cursor, int64_t channel, int64_t blocks, uint16_t* const* b,
-               int64_t part) {
+  // `blocks` times 16 pixels of b; odd, the plane of parity 1, is null where no tap needs it, `part` is from one part
+  // to the next.
+  void start_b(const Source& source, const Cursor& cursor, int64_t channel, int64_t blocks, uint16_t* even,
+               uint16_t* odd, int64_t part) {
+    a_ = false, to_ = even, part_ = part, distance_ = odd ? odd - even : 0;
+    before_ = nothing_, before_part_ = 0;
     start(source, cursor, channel, blocks);
-    a_ = false, b_[0] = b[0], b_[1] = b[1], part_ = part;
   }
-  FASTNN_MEMBER_INLINE bool busy() const { return left_ > 0 || blocks_ > 0 || odd_; }
+  FASTNN_MEMBER_INLINE bool busy() const { return left_ > 0 || blocks_ > 0; }
 
   FASTNN_MEMBER_INLINE void run(int64_t units) {
     if (left_ == 0) next();
     const int64_t count = least(units, left_);
     left_ -= count;
+    if (!a_ && distance_ != 0) {
+      for (int64_t i = 0; i < count; ++i, low_ += step_, high_ += step_, to_ += kLine) {
+        split_bf16_twice(low_, high_, to_, part_, before_, before_part_, to_ + distance_);
+        before_ = to_, before_part_ = part_;
+      }
+      return;
+    }
     for (int64_t i = 0; i < count; ++i, low_ += step_, high_ += step_, to_ += kLine)
       split_bf16<3>(low_, high_, to_, part_);
   }
 
  private:
   void start(const Source& source, const Cursor& cursor, int64_t channel, int64_t blocks) {
-    source_ = &source, cursor_ = cursor, channel_ = channel, blocks_ = blocks, started_ = false;
-    std::memset(rows_, 0, kHalf * sizeof(float));  // before the first pixel
+    cursor_ = cursor, channel_ = channel, blocks_ = blocks, left_ = 0;
+    last_ = source.last, pixel_step_ = source.step_x * source.channels;
+    look_ahead();
+  }
+
+  // The pixels of the next block, which is fetched while this one is split: 16 pixels lie in 16 lines and more, and to
+  // wait for those takes longer than the products last.
+  void look_ahead() {
+    if (blocks_ == 0) return;
+    for (int64_t i = 0; i <= (a_ ? 1 : 0); ++i) cursor_.next(ahead_[i]), ahead_[i].fetch(channel_);
   }
 
   __attribute__((noinline)) void next() {
-    if (odd_) {
-      odd_ = false;
-      units(rows_, rows_ + kHalf, 2 * kHalf, b_[1], kHalf / 2);
-      b_[1] += kHalf / 2 * kLine;
-      return;
-    }
     --blocks_;
     a_ ? next_a() : next_b();
+    look_ahead();
   }
 
-  void units(const float* low, const float* high, int64_t step, uint16_t* to, int64_t count) {
-    low_ = low, high_ = high, step_ = step, to_ = to, left_ = count;
+  void units(const float* low, const float* high, int64_t step, int64_t count) {
+    low_ = low, high_ = high, step_ = step, left_ = count;
   }
 
   void next_a() {
     constexpr int lanes = Vec<float>::lanes;
-    Pixels first(*source_), second(*source_);
-    cursor_.next(first), cursor_.next(second);
+    const Pixels &first = ahead_[0], &second = ahead_[1];
     float *even = rows_, *odd = rows_ + kHalf * kHalf;
-    if (source_->last) {
-      first.by_pixels(channel_, block_, kHalf), second.by_pixels(channel_, block_ + kHalf * kHalf, kHalf);
-      turn_16(block_, 2 * kHalf, even), turn_16(block_ + kHalf, 2 * kHalf, odd);
+    if (last_) {
+      const float *from = first.whole(channel_), *then = second.whole(channel_);
+      int64_t step = pixel_step_;
+      if (!from || then != from + kHalf * step) {
+        first.by_pixels(channel_, block_, kHalf), second.by_pixels(channel_, block_ + kHalf * kHalf, kHalf);
+        from = block_, step = kHalf;
+      }
+      turn_16(from, 2 * step, even), turn_16(from + step, 2 * step, odd);
     } else {
       first.by_channels(channel_, block_, 2 * kHalf), second.by_channels(channel_, block_ + kHalf, 2 * kHalf);
       for (int64_t i = 0; i < kHalf; ++i)
@@ -223,39 +260,34 @@ class Packer {
           store(even + i * kHalf + j, even_lanes(low, high)), store(odd + i * kHalf + j, odd_lanes(low, high));
         }
     }
-    units(even, odd, kHalf, b_[0], kHalf);
-    b_[0] += kStepA;
+    to_ = a_to_, a_to_ += kStepA;
+    units(even, odd, kHalf, kHalf);
   }
 
   void next_b() {
-    Pixels pixels(*source_);
-    cursor_.next(pixels);
-    if (started_) std::memcpy(rows_, rows_ + kHalf * kHalf, kHalf * sizeof(float));
-    float* now = rows_ + kHalf;  // behind the last pixel of the block before
-    if (source_->last) {
-      pixels.by_pixels(channel_, now, kHalf);
+    const Pixels& pixels = ahead_[0];
+    const float* from = last_ ? pixels.whole(channel_) : nullptr;
+    if (from) return units(from, from + pixel_step_, 2 * pixel_step_, kHalf / 2);
+    if (last_) {
+      pixels.by_pixels(channel_, rows_, kHalf);
     } else {
       pixels.by_channels(channel_, block_, kHalf);
-      turn_16(block_, kHalf, now);
+      turn_16(block_, kHalf, rows_);
     }
-    started_ = true;
-    if (b_[0]) {
-      units(now, now + kHalf, 2 * kHalf, b_[0], kHalf / 2);
-      b_[0] += kHalf / 2 * kLine;
-      odd_ = b_[1] != nullptr;
-    } else {
-      odd_ = true;
-      next();
-    }
+    units(rows_, rows_ + kHalf, 2 * kHalf, kHalf / 2);
   }
 
-  const Source* source_ = nullptr;
   Cursor cursor_;
+  Pixels ahead_[2];                                                    // 16 pixels that come next, or 32 of a
   int64_t channel_ = 0, blocks_ = 0, left_ = 0, step_ = 0, part_ = 0;  // blocks: to be gathered yet; left: units
-  bool a_ = false, odd_ = false, started_ = false;                     // odd: the block's pairs of parity 1 are left
+  int64_t pixel_step_ = 0, distance_ = 0;                              // in the source, channels-last; even to odd
+  bool a_ = false, last_ = false;
   const float *low_ = nullptr, *high_ = nullptr;
-  uint16_t *to_ = nullptr, *b_[2] = {};
+  uint16_t *to_ = nullptr, *a_to_ = nullptr;
+  const uint16_t* before_ = nullptr;  // the pair of parity 0 before the next
+  int64_t before_part_ = 0;
   alignas(64) float rows_[2 * kHalf * kHalf], block_[2 * kHalf * kHalf];
+  alignas(64) uint16_t nothing_[kLine] = {};
 };
 
 }  // namespace
