@@ -84,6 +84,19 @@ def test_batch_norm_sum_and_relu_are_recorded_as_one():
         assert steps.count("add_forward") == (1 if not frozen else 2) + 2  # forward, and gradients of two inputs
 
 
+@pytest.mark.skipif(_backends.name != "compiled", reason="the others keep the format of x")
+def test_a_step_computes_in_one_memory_format():
+    """Images in either format, by a program or by closures: the same bits."""
+    model, x, y = build("residual", np.float32)
+    last = np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert last.strides != x.strides
+    results = []
+    for images, program in ((x, True), (last, True), (x, False), (last, False)):
+        trainer = fnn.Trainer(model.copy(), optimizer=optim.SGD(lr=0.05), rng=3, program=program)
+        results.append([trainer.step(images, y) for _ in range(3)])
+    assert results[0] == results[1] == results[2] == results[3]
+
+
 def labels_for(loss, scores, rng, dtype):
     """Labels that fit a loss."""
     if loss in ("cross_entropy", "hinge"):
