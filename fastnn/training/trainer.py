@@ -38,7 +38,8 @@ class Trainer:
 
     The parameters move into one flat buffer, of which the layers' arrays become views; the newest trainer of a layer
     owns it, and an older one raises at its next step. A step of a model whose layers can be traced runs as a program,
-    any other by its closures; both compute the same.
+    any other by its closures; both compute the same. Images are brought into channels-last first (with the compiled
+    kernels), which makes the scores of a step channels-last where they are images.
 
     Parameters
     ----------
