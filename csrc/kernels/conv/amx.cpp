@@ -2,8 +2,8 @@
 // the nine products the six largest are summed in float32, smallest first (Henry, Tang, Heinecke, arXiv 1904.06376).
 // Programs may ask for two parts and three products (float32-fast), or one of each (bfloat16).
 //   step     32 input channels (a channel block) of one tap, block by block and within one tap by tap
-//   panel    32 output channels
-//   block    32 flat pixels of one panel: four tiles of sums
+//   panel    32 output channels, or 16
+//   block    32 flat pixels of one panel, or 64: four tiles of sums
 // amx_plan.hpp says where a pixel lies and what a task is, amx_planes.hpp packs what is multiplied. Between the
 // products of a block its predecessor is finished, pixels of its successors are packed and weights fetched: in their
 // shadow. Error against float64 as part of the rms of y (and of a plain chain of multiply-adds), 3x3, x after ReLU: 16
@@ -11,6 +11,7 @@
 // all, as denormals are flushed. An image with a sum that is not finite (infinity, NaN, overflow) is done again by
 // im2col, and all that has groups, float64 or too few channels is done there at once.
 #include "kernels/conv/amx_planes.hpp"
+#include "kernels/conv/amx_products.hpp"
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/conv/images.hpp"
 #include "runtime/fp_state.hpp"
@@ -18,36 +19,43 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-constexpr int64_t kKeepAwake = 4;  // steps: a tile store that follows 2000 idle cycles costs 650-870
+template <int n>
+struct Number {
+  static constexpr int value = n;
+};
+
 // A step rounds the sum six times whatever it holds, a chain once per element: with half of x zero the rms error is 1.2
 // times the chain's at 8 elements of a step's 32, .97 at 12, .86 at 16 (the worst of 3x3 to 11x11).
 constexpr int64_t kLeastElements = 12;
 
-// ---- the end of a block: a pixel at a time where all 32 channels lie side by side in y, else in eight parts ----
+// ---- the end of a block: pixel by pixel where all channels of a panel lie side by side in y, else in eight parts ----
 
 class Finish {
  public:
-  // transposed: 32 x 32 floats; not_finite: a flag for each image
+  // transposed: 1024 floats; not_finite: a flag for each image
   Finish(const Conv2dArgs& q, const Plan& p, const Epilogue<float>& epilogue, float* transposed, uint8_t* not_finite)
       : q_(q), p_(p), epilogue_(epilogue), transposed_(transposed), not_finite_(not_finite) {
     with_cheap_activation(epilogue.then.activation, [&](auto tag) {
-      write_ = epilogue.residual ? write<tag.value, true> : write<tag.value, false>;
+      const auto choose = [&](auto outs) {
+        write_ = epilogue.residual ? write<tag.value, true, outs.value> : write<tag.value, false, outs.value>;
+      };
+      p.tall() ? choose(Number<16>{}) : choose(Number<32>{});
     });
   }
 
-  // sums: 32 pixels x 32 channels; pixel: the flat pixel of the first
+  // sums: of a block, pixel by pixel; pixel: the flat pixel of the first
   void start(const float* sums, int64_t panel, int64_t pixel) {
-    sums_ = sums, channel_ = panel * kBlock;
+    sums_ = sums, channel_ = panel * p_.outs;
     if (pixel != pixel_) {  // the panels of a block follow each other, and three divisions take 45 cycles
       first_.row = pixel / p_.columns.pitch, first_.column = pixel % p_.columns.pitch;
       first_.image = first_.row / p_.rows.pitch, first_.row %= p_.rows.pitch;
       pixel_ = pixel;
     }
-    if (!q_.y_last || q_.o - channel_ < kBlock || write_ == nullptr) {
+    if (!q_.y_last || q_.o - channel_ < p_.outs || write_ == nullptr) {
       part_ = 0;
       return;
     }
-    for (int64_t i = 0; i < kBlock; ++i) {
+    for (int64_t i = 0; i < p_.outs; ++i) {
       scale_[i] = epilogue_.scale ? epilogue_.scale[channel_ + i] : 1.0f;
       shift_[i] = epilogue_.shift ? epilogue_.shift[channel_ + i] : -0.0f;
     }
@@ -59,12 +67,12 @@ class Finish {
   FASTNN_MEMBER_INLINE void run(int64_t pixels) {
     if (left_ == 0) return run_part();
     const int64_t count = least(pixels, left_);
-    write_(*this, sums_ + done_ * kBlock, y_, count);
+    write_(*this, sums_ + done_ * p_.outs, y_, count);
     left_ -= count, done_ += count, y_ += count * q_.o;
     if (left_ == 0) next_run();
   }
   void drain() {
-    while (busy()) run(kBlock);
+    while (busy()) run(p_.pixels);
   }
 
  private:
@@ -75,7 +83,7 @@ class Finish {
 
   // The next pixels of the block that lie side by side in y; left_ is 0 where there are none.
   __attribute__((noinline)) void next_run() {
-    const int64_t end = runs_of_pixels(at_, done_, kBlock, [&](const Place& place, int64_t at, int64_t count) {
+    const int64_t end = runs_of_pixels(at_, done_, p_.pixels, [&](const Place& place, int64_t at, int64_t count) {
       y_ = static_cast<float*>(q_.y) + ((place.image * q_.oh + place.row) * q_.ow + place.column) * q_.o + channel_;
       image_ = place.image, done_ = at, left_ = count;
       return true;
@@ -84,29 +92,30 @@ class Finish {
   }
 
   __attribute__((noinline)) void run_part() {
-    const int64_t channels = least(kBlock, q_.o - channel_), i = part_++;
+    const int64_t channels = least(p_.outs, q_.o - channel_), i = part_++;
     Place place = first_;
     if (q_.y_last) {
-      runs_of_pixels(place, 0, kBlock, [&](const Place& run, int64_t at, int64_t count) {
-        const int64_t begin = most(at, i * 4), end = least(at + count, i * 4 + 4);
+      const int64_t some = p_.pixels / kParts;
+      runs_of_pixels(place, 0, p_.pixels, [&](const Place& run, int64_t at, int64_t count) {
+        const int64_t begin = most(at, i * some), end = least(at + count, (i + 1) * some);
         if (begin >= end) return false;
         float* y = static_cast<float*>(q_.y) + ((run.image * q_.oh + run.row) * q_.ow + run.column + begin - at) * q_.o;
-        const float* from = sums_ + begin * kBlock;
-        check(from, kBlock, run.image, end - begin, channels);
-        finish<float, false>(epilogue_, from, kBlock, y + channel_, q_.o, channel_, end - begin, channels);
+        const float* from = sums_ + begin * p_.outs;
+        check(from, p_.outs, run.image, end - begin, channels);
+        finish<float, false>(epilogue_, from, p_.outs, y + channel_, q_.o, channel_, end - begin, channels);
         return false;
       });
     } else if (i < 4) {
-      const int64_t half = i / 2 * 16, other = i % 2 * 16;
-      transpose_16(sums_ + half * kBlock + other, kBlock, transposed_ + other * kBlock + half);
+      const int64_t pixel = i * 16 % p_.pixels, channel = i * 16 / p_.pixels * 16;
+      transpose_16(sums_ + pixel * p_.outs + channel, p_.outs, transposed_ + channel * p_.pixels + pixel, p_.pixels);
     } else {
-      const int64_t c = (i - 4) * 8, count_c = least(8, channels - c), plane = q_.oh * q_.ow;
+      const int64_t some = p_.outs / 4, c = (i - 4) * some, count_c = least(some, channels - c), plane = q_.oh * q_.ow;
       if (count_c <= 0) return;
-      runs_of_pixels(place, 0, kBlock, [&](const Place& run, int64_t at, int64_t count) {
+      runs_of_pixels(place, 0, p_.pixels, [&](const Place& run, int64_t at, int64_t count) {
         float* y = static_cast<float*>(q_.y) + (run.image * q_.o + channel_ + c) * plane + run.row * q_.ow + run.column;
-        const float* from = transposed_ + c * kBlock + at;
-        check(from, kBlock, run.image, count_c, count);
-        finish<float, true>(epilogue_, from, kBlock, y, plane, channel_ + c, count_c, count);
+        const float* from = transposed_ + c * p_.pixels + at;
+        check(from, p_.pixels, run.image, count_c, count);
+        finish<float, true>(epilogue_, from, p_.pixels, y, plane, channel_ + c, count_c, count);
         return false;
       });
     }
@@ -129,21 +138,24 @@ class Finish {
     return begin;
   }
 
-  template <Activation kind, bool has_residual>
+  template <Activation kind, bool has_residual, int outs>
   static void write(const Finish& f, const float* from, float* y, int64_t count) {
     constexpr int lanes = Vec<float>::lanes;
     const Parameters<float> p = parameters_of<float>(f.epilogue_.then);
-    const int64_t residual = has_residual ? f.epilogue_.residual - f.epilogue_.y : 0;
-    Vec<float> bad = zero<float>();  // 0 times what is not finite is NaN, and stays
-    for (int64_t i = 0; i < count; ++i, from += kBlock, y += f.q_.o)
-      for (int64_t j = 0; j < kBlock; j += lanes) {
-        const Vec<float> sum = load(from + j);
-        bad = fma(sum, zero<float>(), bad);
-        Vec<float> v = fma(sum, load(f.scale_ + j), load(f.shift_ + j));
-        if (has_residual) v = v + load(y + j + residual);
-        store(y + j, activate<kind>(v, p));
+    const int64_t residual = has_residual ? f.epilogue_.residual - f.epilogue_.y : 0, pitch = f.q_.o;
+    constexpr int vectors = outs / lanes;
+    Vec<float> bad[vectors];  // 0 times what is not finite is NaN, and stays
+    for (int j = 0; j < vectors; ++j) bad[j] = zero<float>();
+    for (int64_t i = 0; i < count; ++i, from += outs, y += pitch)
+      for (int j = 0; j < vectors; ++j) {
+        const Vec<float> sum = load(from + j * lanes);
+        bad[j] = fma(sum, zero<float>(), bad[j]);
+        Vec<float> v = fma(sum, load(f.scale_ + j * lanes), load(f.shift_ + j * lanes));
+        if (has_residual) v = v + load(y + j * lanes + residual);
+        store(y + j * lanes, activate<kind>(v, p));
       }
-    if (any(is_nan(bad))) f.flag(f.image_);
+    for (int j = 1; j < vectors; ++j) bad[0] = bad[0] + bad[j];
+    if (any(is_nan(bad[0]))) f.flag(f.image_);
   }
 
   void flag(int64_t image) const { __atomic_store_n(not_finite_ + image, uint8_t{1}, __ATOMIC_RELAXED); }
@@ -186,7 +198,7 @@ struct Shadow {
   FASTNN_MEMBER_INLINE bool busy() const { return finish.busy() || planes.busy() || fetch < fetch_end; }
   FASTNN_MEMBER_INLINE void step() {
     if (fetch < fetch_end)
-      for (int64_t i = 0; i < lines; ++i, fetch += 64) prefetch_l2(fetch);
+      for (const char* end = fetch + lines * 64; fetch < end; fetch += 64) prefetch_l2(fetch);
     if (finish.busy())
       finish.run(pixels);
     else if (planes.busy())
@@ -194,74 +206,8 @@ struct Shadow {
   }
 };
 
-// ---- products ----
-
-// One step of 32 pixels x 32 channels out, in an order that reloads least: 24 products and 14 tile loads of three
-// parts. After each quartet `between` does something else, which costs next to nothing there.
-template <int parts, class Between>
-FASTNN_INLINE void multiply_step(Tiles& t, const uint16_t* x, int64_t part, int64_t pitch, const uint16_t* w,
-                                 const Between& between) {
-  const auto load_x = [&](int64_t i) __attribute__((always_inline)) {
-    t.load<4>(x + i * part, pitch), t.load<5>(x + i * part + pitch * 8, pitch);
-  };
-  const auto products = [&]() __attribute__((always_inline)) {
-    t.dot<0, 4, 6>(), t.dot<1, 4, 7>(), t.dot<2, 5, 6>(), t.dot<3, 5, 7>();
-    between();
-  };
-  if constexpr (parts == 3) {
-    load_x(2);
-    t.load<6>(w, 64), t.load<7, 1024>(w, 64);
-    products();  // x3 w1
-    load_x(1);
-    products();  // x2 w1
-    t.load<6, 2048>(w, 64), t.load<7, 3072>(w, 64);
-    products();  // x2 w2
-    load_x(0);
-    products();  // x1 w2
-    t.load<6, 4096>(w, 64), t.load<7, 5120>(w, 64);
-    products();  // x1 w3
-  } else if constexpr (parts == 2) {
-    load_x(1);
-    t.load<6>(w, 64), t.load<7, 1024>(w, 64);
-    products();  // x2 w1
-    load_x(0);
-    t.load<6, 2048>(w, 64), t.load<7, 3072>(w, 64);
-    products();  // x1 w2
-  } else {
-    load_x(0);
-  }
-  t.load<6>(w, 64), t.load<7, 1024>(w, 64);
-  products();  // x1 w1
-}
-
-// Steps of one block, added to tiles 0..3: four accumulators, as a product takes 52 cycles and one can start every 16.
-template <int parts>
-struct Steps {
-  const uint16_t* x;    // planes, from the block's first pixel
-  int64_t part, pitch;  // elements from part to part, bytes from pixel to pixel
-  const int64_t* offsets;
-  const uint16_t* w;
-  int64_t count;
-  void* unread;  // 1 KB
-
-  template <class Between>
-  FASTNN_MEMBER_INLINE void next(Tiles& t, int64_t step, const Between& between) {
-    constexpr int64_t awake = kKeepAwake * 6 / (parts * (parts + 1) / 2);
-    multiply_step<parts>(t, x + offsets[step], part, pitch, w, between);
-    w += parts * kPartWeights;
-    if (step % awake == awake - 1) t.store<4>(unread, 64);
-  }
-};
-
-// A function of its own, on a copy that stays in registers: a step has 24 products, 14 loads, 12 other instructions.
-template <int parts>
-__attribute__((noinline)) void multiply_plain(Tiles& t, const Steps<parts>& steps, int64_t step) {
-  Steps<parts> s = steps;
-  for (; step < s.count; ++step) s.next(t, step, [] {});
-}
-
-template <int parts>
-void multiply_block(Tiles& t, Steps<parts> s, Shadow<parts>& shadow) {
+template <int parts, bool tall>
+void multiply_block(Tiles& t, Steps<parts, tall> s, Shadow<parts>& shadow) {
   int64_t step = 0;
   for (; step < s.count && shadow.busy(); ++step) s.next(t, step, [&] { shadow.step(); });
   multiply_plain(t, s, step);
@@ -287,11 +233,6 @@ void fill_offsets(int64_t* offsets, const Plan& p, const Conv2dArgs& q, int64_t 
     }
 }
 
-template <int n>
-struct Parts {
-  static constexpr int value = n;
-};
-
 // ---- one task ----
 
 template <int parts>
@@ -310,7 +251,7 @@ class Task {
         sums_(reinterpret_cast<float*>(memory + 8192 + offsets_size(p))),
         unread_(memory + 4096),
         shadow_{{q, p, epilogue, reinterpret_cast<float*>(memory), not_finite},
-                {q, p, first_ * kBlock, blocks_ * kBlock + p.reach,
+                {q, p, first_ * p.pixels, blocks_ * p.pixels + p.reach,
                  reinterpret_cast<uint16_t*>(memory + 8192 + offsets_size(p) + sums_size(p))}} {}
 
   static size_t memory(const Plan& p) {
@@ -319,7 +260,7 @@ class Task {
 
   void run() {
     // Little at a time hides best; 32 pixels and what is to be packed must find room between the products of a block.
-    shadow_.pixels = blocks_of(kBlock, most(1, p_.steps_a_block * products_of(p_) * 2 / 3));
+    shadow_.pixels = blocks_of(p_.pixels, most(1, p_.steps_a_block * products_of(p_) * 2 / 3));
     want(0);
     shadow_.planes.drain();
     fill_offsets(offsets_, p_, q_, 0);
@@ -332,20 +273,20 @@ class Task {
   static int64_t sums_kept(const Plan& p) { return p.steps_a_block < p.steps ? most(2, p.blocks_a_task) : 2; }
   static size_t sums_size(const Plan& p) { return static_cast<size_t>(sums_kept(p)) * 4096; }
 
-  void want(int64_t block) { shadow_.planes.want((block + 1) * kBlock + p_.reach); }
+  void want(int64_t block) { shadow_.planes.want((block + 1) * p_.pixels + p_.reach); }
 
   // All panels at a block of pixels: their weights stay in L2, the planes are a ring.
   void run_pixels() {
-    const bool wraps = p_.ring < blocks_ * kBlock + p_.reach;
+    const bool wraps = p_.ring < blocks_ * p_.pixels + p_.reach;
     for (int64_t block = 0; block < blocks_; ++block) {
-      if (wraps && block > 0) fill_offsets(offsets_, p_, q_, block * kBlock);
+      if (wraps && block > 0) fill_offsets(offsets_, p_, q_, block * p_.pixels);
       if (block + 1 < blocks_) want(block + 1);
       // What the end of the block before leaves of the slots between the quartets.
-      const int64_t slots = panels_ * most(1, p_.steps * products_of(p_) - kBlock / shadow_.pixels);
+      const int64_t slots = panels_ * most(1, p_.steps * products_of(p_) - p_.pixels / shadow_.pixels);
       shadow_.units = blocks_of(shadow_.planes.units_left(), slots);
       for (int64_t panel = 0; panel < panels_; ++panel, ++turn_) {
         if (block == 0 && panel + 1 < panels_) fetch(panel + 1, 0, p_.steps, p_.steps);
-        multiply(panel, block, wraps ? 0 : block * kBlock, 0, p_.steps, sums_ + turn_ % 2 * 1024);
+        multiply(panel, block, wraps ? 0 : block * p_.pixels, 0, p_.steps, sums_ + turn_ % 2 * 1024);
       }
       shadow_.planes.drain();
     }
@@ -364,9 +305,9 @@ class Task {
           if (panel == 0 && step == 0 && block + 1 < blocks_) {
             want(block + 1);
             shadow_.units =
-                blocks_of(shadow_.planes.units_left(), most(1, count * products_of(p_) - kBlock / shadow_.pixels));
+                blocks_of(shadow_.planes.units_left(), most(1, count * products_of(p_) - p_.pixels / shadow_.pixels));
           }
-          multiply(panel, block, block * kBlock, step, count, sums_ + turn_ % sums_kept(p_) * 1024);
+          multiply(panel, block, block * p_.pixels, step, count, sums_ + turn_ % sums_kept(p_) * 1024);
           if (panel == 0 && step == 0) shadow_.planes.drain();
         }
         if (p_.steps_a_block < p_.steps) turn_ = 0;
@@ -384,20 +325,25 @@ class Task {
 
   // Steps [step, step + count) of a block; x: where its planes begin, from those that the offsets were made for.
   void multiply(int64_t panel, int64_t block, int64_t x, int64_t step, int64_t count, float* sums) {
+    const int64_t row = p_.outs * int64_t{sizeof(float)}, second = p_.tall() ? 256 : 16;
     if (step == 0)
       tiles_.zero<0>(), tiles_.zero<1>(), tiles_.zero<2>(), tiles_.zero<3>();
     else
-      tiles_.load<0>(sums, 128), tiles_.load<1>(sums + 16, 128), tiles_.load<2>(sums + 512, 128),
-          tiles_.load<3>(sums + 528, 128);
-    const uint16_t* w = weights_ + ((panel_ + panel) * p_.steps + step) * p_.step_weights();
-    multiply_block<parts>(tiles_,
-                          {shadow_.planes.memory() + x * p_.width, p_.part, p_.width * int64_t{sizeof(uint16_t)},
-                           offsets_ + step, w, count, unread_},
-                          shadow_);
+      tiles_.load<0>(sums, row), tiles_.load<1>(sums + second, row), tiles_.load<2>(sums + 512, row),
+          tiles_.load<3>(sums + 512 + second, row);
+    p_.tall() ? multiply_steps<true>(panel, x, step, count) : multiply_steps<false>(panel, x, step, count);
     shadow_.finish.drain();
-    tiles_.store<0>(sums, 128), tiles_.store<1>(sums + 16, 128);
-    tiles_.store<2>(sums + 512, 128), tiles_.store<3>(sums + 528, 128);
-    if (step + count == p_.steps) shadow_.finish.start(sums, panel_ + panel, (first_ + block) * kBlock);
+    tiles_.store<0>(sums, row), tiles_.store<1>(sums + second, row);
+    tiles_.store<2>(sums + 512, row), tiles_.store<3>(sums + 512 + second, row);
+    if (step + count == p_.steps) shadow_.finish.start(sums, panel_ + panel, (first_ + block) * p_.pixels);
+  }
+
+  template <bool tall>
+  void multiply_steps(int64_t panel, int64_t x, int64_t step, int64_t count) {
+    const uint16_t* w = weights_ + ((panel_ + panel) * p_.steps + step) * p_.step_weights();
+    const int64_t pitch = p_.width * int64_t{sizeof(uint16_t)};
+    multiply_block<parts, tall>(
+        tiles_, {shadow_.planes.memory() + x * p_.width, p_.part, pitch, offsets_ + step, w, count, unread_}, shadow_);
   }
 
   const Conv2dArgs& q_;
@@ -439,7 +385,7 @@ void convolve_images(const Conv2dArgs& q) {
 
 template <class F>
 void in_parts(const Conv2dArgs& q, const F& f) {
-  q.parts == 3 ? f(Parts<3>{}) : q.parts == 2 ? f(Parts<2>{}) : f(Parts<1>{});
+  q.parts == 3 ? f(Number<3>{}) : q.parts == 2 ? f(Number<2>{}) : f(Number<1>{});
 }
 
 }  // namespace

@@ -17,8 +17,7 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-constexpr int64_t kBlock = 32;                     // pixels, channels in and channels out of one block of products
-constexpr int64_t kPartWeights = kBlock * kBlock;  // bfloat16 of one part of a step of a panel: 2 KB
+constexpr int64_t kBlock = 32;  // channels in of a step; pixels and channels out of a wide block of products
 // Bytes of the 2 MB of L2 that stay there while a task runs: the weights of its panels where all panels take turns at a
 // block of pixels, the planes of its pixels where all pixels take turns at a panel.
 constexpr int64_t kWeightsBudget = 1 << 20, kPlanesBudget = 1600 << 10;
@@ -77,9 +76,10 @@ FASTNN_INLINE Axis row_axis_of(int64_t size, int64_t pad, int64_t stride, int64_
 struct Plan {
   int64_t parts;
   Axis rows, columns;
-  bool by_rows;       // steps are cut from rows of taps
-  int64_t row_steps;  // of a row of taps, with all channels
-  int64_t width;      // elements of a flat pixel in its plane
+  int64_t pixels, outs;  // of one block of products, which has four tiles of sums: wide 32 x 32, or tall 64 x 16
+  bool by_rows;          // steps are cut from rows of taps
+  int64_t row_steps;     // of a row of taps, with all channels
+  int64_t width;         // elements of a flat pixel in its plane
   int64_t taps, channel_blocks, panels, steps, phases;
   int64_t blocks;  // of flat pixels
   int64_t reach;   // flat pixels from a pixel to the last one that its steps read
@@ -91,7 +91,9 @@ struct Plan {
   int64_t ring;         // flat pixels
   int64_t plane, part;  // elements of a phase, and of all phases
 
-  int64_t step_weights() const { return parts * kPartWeights; }
+  bool tall() const { return pixels > kBlock; }
+  int64_t part_weights() const { return kBlock * outs; }
+  int64_t step_weights() const { return parts * part_weights(); }
   int64_t weights_size() const { return panels * steps * step_weights(); }
   int64_t planes_size() const { return channel_blocks * parts * part; }
   int64_t tasks() const { return ranges * groups; }
@@ -106,16 +108,16 @@ FASTNN_INLINE int64_t cut(Plan& p, int64_t ranges, int64_t groups, int64_t threa
   const int64_t weights = p.panels_a_task * p.steps * p.step_weights() * 2;
   p.panels_outside = weights > kWeightsBudget && p.blocks_a_task > 1;
   p.steps_a_block = p.panels_outside && p.steps > 2 * kWeightsBlock ? kWeightsBlock : p.steps;
-  const int64_t pixels = p.blocks_a_task * kBlock + p.reach;
+  const int64_t pixels = p.blocks_a_task * p.pixels + p.reach;
   // A window of two blocks, one that is read and one that is packed meanwhile. Rows of taps are few elements.
-  p.ring = p.panels_outside || p.by_rows ? pixels : least(pixels, p.reach + 3 * kBlock);
-  p.plane = blocks_of((p.ring + kBlock) * p.width, kBlock) * kBlock;
+  p.ring = p.panels_outside || p.by_rows ? pixels : least(pixels, p.reach + 3 * p.pixels);
+  p.plane = blocks_of((p.ring + p.pixels) * p.width, kBlock) * kBlock;
   p.part = (p.phases * p.plane / kBlock | 1) * kBlock;  // an odd number of lines: parts lie in different sets of L1
   // 16 cycles a product of tiles. To pack 32 channels of a pixel takes about 30 cycles; most of it, and nearly all of
   // what ends a block, is hidden between products, unless there are too few of them.
   const int64_t compute = p.blocks_a_task * p.panels_a_task * p.steps * products_of(p) * 64;
   const int64_t unit = blocks_of(10 * p.parts * p.channel_blocks * p.phases * p.width, kBlock);
-  const int64_t start = least(pixels, kBlock + p.reach) * unit;
+  const int64_t start = least(pixels, p.pixels + p.reach) * unit;
   const int64_t shadow = (pixels * unit - start) + p.blocks_a_task * p.panels_a_task * 400;
   const int64_t work = compute + start + shadow / 2 + most(0, shadow - compute) / 2 + 1500;
   const int64_t stream = weights / 8;  // bytes a cycle from L3
@@ -138,7 +140,6 @@ FASTNN_INLINE int64_t next_count(int64_t n) {  // 1 2 3 4 6 8 12 16 24 ..
   p.columns = axis_of(q.w, q.pad_w, q.stride_w, q.dilation_w, q.kw, q.ow);
   p.taps = q.kh * q.kw;
   p.channel_blocks = blocks_of(q.c, kBlock);
-  p.panels = blocks_of(q.o, kBlock);
   p.steps = p.channel_blocks * p.taps;
   p.width = kBlock;
   p.row_steps = blocks_of(q.kw * q.c, kBlock);
@@ -148,7 +149,12 @@ FASTNN_INLINE int64_t next_count(int64_t n) {  // 1 2 3 4 6 8 12 16 24 ..
     p.steps = q.kh * p.row_steps, p.channel_blocks = 1, p.width = q.stride_w * q.c;
   }
   p.phases = p.rows.phases * p.columns.phases;
-  p.blocks = blocks_of(((q.n - 1) * p.rows.pitch + q.oh - 1) * p.columns.pitch + q.ow, kBlock);
+  // By one image, as packed weights serve batches of any size.
+  const int64_t image = (q.oh - 1) * p.columns.pitch + q.ow;
+  const int64_t wide = blocks_of(image, 32) * blocks_of(q.o, 32), tall = blocks_of(image, 64) * blocks_of(q.o, 16);
+  p.pixels = tall < wide ? 64 : 32, p.outs = 1024 / p.pixels;
+  p.blocks = blocks_of((q.n - 1) * p.rows.pitch * p.columns.pitch + image, p.pixels);
+  p.panels = blocks_of(q.o, p.outs);
   p.reach =
       p.rows.reach * p.columns.pitch + (p.by_rows ? blocks_of(p.row_steps * kBlock, p.width) - 1 : p.columns.reach);
   return p;

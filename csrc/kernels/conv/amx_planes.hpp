@@ -1,9 +1,9 @@
 // What conv2d_amx multiplies: weights, packed once, and planes of x, packed pixel by pixel as the products need them.
-//   weights  [panel][channel block][tap][part][half of the panel][pair of channels][16 output channels][2]
+//   weights  [panel][channel block][tap][part][tile of the panel][pair of channels][16 output channels][2]
 //   planes   [channel block][part][phase][flat pixel of the ring][pair of channels][2], zero outside x
 // A pair is channels i and i + 16 of the block, as split_bf16 puts them side by side. Where steps are cut from rows of
 // taps, both are in order:
-//   weights  [panel][row of taps][step of the row][part][half of the panel][pair of elements][16 output channels][2]
+//   weights  [panel][row of taps][step of the row][part][tile of the panel][pair of elements][16 output channels][2]
 //   planes   [part][phase of rows][flat pixel][stride_w columns][channel]
 #pragma once
 #include "kernels/conv/amx_plan.hpp"
@@ -13,22 +13,22 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-// to[j * 32 + i] = from[i * stride + j], i and j < 16
-FASTNN_INLINE void transpose_16(const float* from, int64_t stride, float* to) {
+// to[j * pitch + i] = from[i * stride + j], i and j < 16
+FASTNN_INLINE void transpose_16(const float* from, int64_t stride, float* to, int64_t pitch = kBlock) {
   constexpr int lanes = Vec<float>::lanes;
   for (int i = 0; i < 16; i += lanes)
-    for (int j = 0; j < 16; j += lanes) transpose(from + i * stride + j, stride, to + j * kBlock + i, kBlock);
+    for (int j = 0; j < 16; j += lanes) transpose(from + i * stride + j, stride, to + j * pitch + i, pitch);
 }
 
-// One channel block of one panel, by way of `rows`: 32 * taps rows (channel, tap) of 32 output channels.
+// One channel block of one panel, by way of `rows`: 32 * taps rows (channel, tap) of all output channels of a panel.
 template <int parts>
 void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t block, float* rows, uint16_t* packed) {
-  const int64_t channels = least(kBlock, q.c - block * kBlock), outs = least(kBlock, q.o - panel * kBlock);
+  const int64_t channels = least(kBlock, q.c - block * kBlock), outs = least(p.outs, q.o - panel * p.outs);
   const int64_t width = kBlock * p.taps, stride = q.c * p.taps;
-  const float* w = static_cast<const float*>(q.weight) + panel * kBlock * stride + block * width;
-  if (channels == kBlock && outs == kBlock) {
+  const float* w = static_cast<const float*>(q.weight) + panel * p.outs * stride + block * width;
+  if (channels == kBlock && outs == p.outs) {
     for (int64_t i = 0; i < width; i += 16)
-      for (int64_t o = 0; o < kBlock; o += 16) transpose_16(w + o * stride + i, stride, rows + i * kBlock + o);
+      for (int64_t o = 0; o < outs; o += 16) transpose_16(w + o * stride + i, stride, rows + i * kBlock + o);
   } else {
     std::memset(rows, 0, static_cast<size_t>(width * kBlock) * sizeof(float));
     for (int64_t o = 0; o < outs; ++o)
@@ -36,28 +36,28 @@ void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t blo
   }
   packed += (panel * p.channel_blocks + block) * p.taps * p.step_weights();
   for (int64_t tap = 0; tap < p.taps; ++tap, packed += p.step_weights())
-    for (int64_t half = 0; half < 2; ++half)
+    for (int64_t half = 0; half < p.outs / 16; ++half)
       for (int64_t pair = 0; pair < 16; ++pair) {
         const float* row = rows + (pair * p.taps + tap) * kBlock + half * 16;
-        split_bf16<parts>(row, row + 16 * p.taps * kBlock, packed + (half * 16 + pair) * 32, kPartWeights);
+        split_bf16<parts>(row, row + 16 * p.taps * kBlock, packed + (half * 16 + pair) * 32, p.part_weights());
       }
 }
 
 // The same for one step of a row of taps; rows: 32 of 32.
 template <int parts>
 void pack_row_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t step, float* rows, uint16_t* packed) {
-  const int64_t first = step % p.row_steps * kBlock, outs = least(kBlock, q.o - panel * kBlock);
-  const float* w = static_cast<const float*>(q.weight) + panel * kBlock * q.c * p.taps + step / p.row_steps * q.kw;
+  const int64_t first = step % p.row_steps * kBlock, outs = least(p.outs, q.o - panel * p.outs);
+  const float* w = static_cast<const float*>(q.weight) + panel * p.outs * q.c * p.taps + step / p.row_steps * q.kw;
   std::memset(rows, 0, static_cast<size_t>(kBlock * kBlock) * sizeof(float));
   for (int64_t i = 0; i < least(kBlock, q.kw * q.c - first); ++i) {
     const int64_t column = (first + i) / q.c, channel = (first + i) % q.c;
     for (int64_t o = 0; o < outs; ++o) rows[i * kBlock + o] = w[(o * q.c + channel) * p.taps + column];
   }
   packed += (panel * p.steps + step) * p.step_weights();
-  for (int64_t half = 0; half < 2; ++half)
+  for (int64_t half = 0; half < p.outs / 16; ++half)
     for (int64_t pair = 0; pair < 16; ++pair) {
       const float* row = rows + 2 * pair * kBlock + half * 16;
-      split_bf16<parts>(row, row + kBlock, packed + (half * 16 + pair) * 32, kPartWeights);
+      split_bf16<parts>(row, row + kBlock, packed + (half * 16 + pair) * 32, p.part_weights());
     }
 }
 
@@ -97,18 +97,24 @@ class Planes {
 
   FASTNN_MEMBER_INLINE void run(int64_t units) {
     if (left_ == 0 && !next_run()) return;
-    const int64_t count = least(units, left_);
+    const int64_t count = least(units, left_), part = p_.part;
     left_ -= count;
+    // Copies stay in registers, where the stores would have members read again.
+    const float* from = from_;
+    uint16_t* to = to_;
     if (p_.by_rows) {
-      for (int64_t i = 0; i < count; ++i, from_ += kBlock, to_ += kBlock)
-        split_bf16_in_order<parts>(from_, to_, p_.part);
-      return;
+      for (int64_t i = 0; i < count; ++i, from += kBlock, to += kBlock) split_bf16_in_order<parts>(from, to, part);
+    } else {
+      const int64_t run_blocks = run_blocks_, to_block = to_block_, to_pixel = to_pixel_, from_pixel = from_pixel_;
+      int64_t blocks_left = blocks_left_;
+      for (int64_t i = 0; i < count; ++i, from += kBlock) {
+        split_bf16<parts>(from, from + 16, to, part);
+        to += to_block;
+        if (--blocks_left == 0) blocks_left = run_blocks, to += to_pixel, from += from_pixel;
+      }
+      blocks_left_ = blocks_left;
     }
-    for (int64_t i = 0; i < count; ++i, from_ += kBlock) {
-      split_bf16<parts>(from_, from_ + 16, to_, p_.part);
-      to_ += to_block_;
-      if (--blocks_left_ == 0) blocks_left_ = run_blocks_, to_ += to_pixel_, from_ += from_pixel_;
-    }
+    from_ = from, to_ = to;
   }
   void drain() {
     while (busy()) run(1 << 10);
@@ -266,8 +272,8 @@ class Planes {
 
   // What lies at the begin of the ring lies behind it too.
   void mirror() {
-    if (!wraps_ || slot_ >= kBlock || phase_ == 0) return;
-    const size_t bytes = static_cast<size_t>(least(kBlock - slot_, length_) * p_.width) * sizeof(uint16_t);
+    if (!wraps_ || slot_ >= p_.pixels || phase_ == 0) return;
+    const size_t bytes = static_cast<size_t>(least(p_.pixels - slot_, length_) * p_.width) * sizeof(uint16_t);
     for (int64_t i = 0; i < parts * p_.channel_blocks; ++i) {
       uint16_t* at = plane(phase_ - 1, i) + slot_ * p_.width;
       std::memcpy(at + p_.ring * p_.width, at, bytes);
