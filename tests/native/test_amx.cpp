@@ -353,17 +353,58 @@ void large_shapes() {
   }
 }
 
+// Winograd's algorithm, which 3x3 takes for so many squares of 2 x 2 pixels.
+void squares() {
+  const Shape shapes[] = {
+      {1, 64, 36, 36, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1},   // nothing left over
+      {1, 64, 37, 35, 70, 3, 3, 1, 1, 1, 1, 1, 1, 1},   // rows, columns, blocks and channels out that are not whole
+      {4, 96, 22, 20, 96, 3, 3, 1, 1, 0, 0, 1, 1, 1},   // images share blocks; no padding
+      {1, 64, 34, 36, 131, 3, 3, 1, 1, 2, 3, 1, 1, 1},  // squares of padding alone
+      {4, 128, 28, 27, 64, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+  };
+  for (const Shape& shape : shapes)
+    for (int64_t activation : {int64_t{fastnn::kIdentity}, int64_t{fastnn::k_leaky_relu}, int64_t{fastnn::k_gelu}}) {
+      Case q(shape);
+      q.bias = activation != fastnn::kIdentity, q.batch_norm = activation == fastnn::k_leaky_relu;
+      q.residual = activation == fastnn::k_leaky_relu || shape.n > 1, q.activation = activation;
+      Floats first;
+      for (const Set& set : g_sets) {
+        const bool is_scalar = std::strcmp(set.isa, "scalar") == 0, is_amx = std::strcmp(set.isa, "amx") == 0;
+        if (is_scalar ? &shape != shapes || q.batch_norm : is_amx && g_emulated) continue;
+        CHECK(std::strcmp(set.table->conv2d_amx_forward_algorithm(q.args(nullptr)), "amx, winograd") == 0, "%s",
+              q.name().c_str());
+        fastnn::runtime::set_num_threads(1);
+        const Floats y = q.run(set);
+        fastnn::runtime::set_num_threads(3);
+        CHECK(differences(y, q.run(set)) == 0, "%s, %s: on three threads", set.isa, q.name().c_str());
+        if (activation != fastnn::k_gelu) CHECK(q.outliers(y) == 0, "%s, %s", set.isa, q.name().c_str());
+        if (first.empty()) first = y;
+        if (activation != fastnn::k_gelu)  // which is not the same on every set
+          CHECK(differences(y, first) == 0, "%s, %s", set.isa, q.name().c_str());
+        std::vector<char> packed(static_cast<size_t>(set.table->conv2d_amx_forward_pack(q.args(nullptr), nullptr)));
+        set.table->conv2d_amx_forward_pack(q.args(nullptr), packed.data());
+        Floats again(y.size());
+        Conv2dArgs args = q.args(again.data());
+        args.packed = packed.data();
+        set.table->conv2d_amx_forward(args);
+        CHECK(differences(y, again) == 0, "%s, %s: packed", set.isa, q.name().c_str());
+      }
+    }
+}
+
 // The promise of float32, as root mean square: no worse than a plain chain of fused multiply-adds.
 void no_worse_than_a_chain() {
   struct Kind {
-    int64_t c, k, stride;
+    int64_t c, k, stride, side = 14, channels_last = 0;
   };
-  for (const Kind& kind : {Kind{16, 1, 1}, Kind{16, 3, 1}, Kind{32, 1, 1}, Kind{32, 3, 1}, Kind{33, 1, 1},
-                           Kind{33, 3, 1}, Kind{64, 1, 1}, Kind{64, 3, 1}, Kind{256, 1, 1}, Kind{256, 3, 1},
-                           Kind{3, 7, 2}, Kind{3, 5, 1}, Kind{3, 11, 4}, Kind{5, 3, 1}, Kind{8, 3, 1}, Kind{24, 3, 1}})
+  for (const Kind& kind :
+       {Kind{16, 1, 1}, Kind{16, 3, 1}, Kind{32, 1, 1}, Kind{32, 3, 1}, Kind{33, 1, 1}, Kind{33, 3, 1}, Kind{64, 1, 1},
+        Kind{64, 3, 1}, Kind{256, 1, 1}, Kind{256, 3, 1}, Kind{3, 7, 2}, Kind{3, 5, 1}, Kind{3, 11, 4}, Kind{5, 3, 1},
+        Kind{8, 3, 1}, Kind{24, 3, 1}, Kind{64, 3, 1, 36, 1}, Kind{96, 3, 1, 36, 1}})
     for (bool dense : {true, false}) {
       const int64_t c = kind.c, k = kind.k;
-      Case q({1, c, 14 * kind.stride, 14 * kind.stride, 32, k, k, kind.stride, kind.stride, k / 2, k / 2, 1, 1, 0});
+      const int64_t side = kind.side * kind.stride, outs = kind.channels_last ? 64 : 32;
+      Case q({1, c, side, side, outs, k, k, kind.stride, kind.stride, k / 2, k / 2, 1, 1, kind.channels_last});
       if (!dense)
         for (float& v : q.x) v = std::max(v, 0.0f);
       const Floats y = q.run(g_sets.back());  // all sets have the same bits
@@ -379,10 +420,15 @@ void no_worse_than_a_chain() {
 // An image that has them is what im2col makes of it; the others of the batch do not notice.
 void infinity_nan_and_overflow() {
   const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
-  const int64_t image = 32 * 6 * 6;
-  for (int64_t channels_last : {0, 1})
+  const Shape shapes[] = {{3, 32, 6, 6, 40, 3, 3, 1, 1, 1, 1, 1, 1, 0},
+                          {3, 32, 6, 6, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+                          {3, 64, 20, 20, 70, 3, 3, 1, 1, 1, 1, 1, 1, 1}};  // by Winograd's algorithm
+  for (const Shape& shape : shapes)
     for (const Set& set : g_sets) {
-      Case q({3, 32, 6, 6, 40, 3, 3, 1, 1, 1, 1, 1, 1, channels_last});
+      const bool slow = std::strcmp(set.isa, "scalar") == 0 || (g_emulated && std::strcmp(set.isa, "amx") == 0);
+      if (shape.c == 64 && slow) continue;
+      const int64_t image = shape.c * shape.h * shape.w;
+      Case q(shape);
       q.bias = q.residual = true;
       const Floats clean = q.run(set);
       const int64_t y_image = q.size() / 3;
@@ -663,6 +709,7 @@ int main() {
                                 {"shapes_with_edges", shapes_with_edges},
                                 {"random_shapes", random_shapes},
                                 {"large_shapes", large_shapes},
+                                {"squares", squares},
                                 {"no_worse_than_a_chain", no_worse_than_a_chain},
                                 {"infinity_nan_and_overflow", infinity_nan_and_overflow},
                                 {"numbers_near_the_ends_of_float32", numbers_near_the_ends_of_float32},

@@ -4,7 +4,8 @@
 //   step     32 input channels (a channel block) of one tap, block by block and within one tap by tap
 //   panel    32 output channels, or 16
 //   block    32 flat pixels of one panel, or 64: four tiles of sums
-// amx_plan.hpp says where a pixel lies and what a task is, amx_planes.hpp packs what is multiplied. Between the
+// amx_plan.hpp says where a pixel lies and what a task is, amx_planes.hpp packs what is multiplied, amx_products.hpp
+// multiplies; amx_winograd.hpp is the same for 3x3 with fewer products, where these pay (by_squares). Between the
 // products of a block its predecessor is finished, pixels of its successors are packed and weights fetched: in their
 // shadow. Error against float64 as part of the rms of y (and of a plain chain of multiply-adds), 3x3, x after ReLU: 16
 // channels 1.2e-7 (1.5e-7), 64 1.8e-7 (2.9e-7), 256 3.8e-7 (6.3e-7). Products below 8e-34 lose low parts, below 1.2e-38
@@ -12,6 +13,7 @@
 // im2col, and all that has groups, float64 or too few channels is done there at once.
 #include "kernels/conv/amx_planes.hpp"
 #include "kernels/conv/amx_products.hpp"
+#include "kernels/conv/amx_winograd.hpp"
 #include "kernels/conv/epilogue.hpp"
 #include "kernels/conv/images.hpp"
 #include "runtime/fp_state.hpp"
@@ -383,6 +385,38 @@ void convolve_images(const Conv2dArgs& q) {
   again_by_im2col(q, not_finite);
 }
 
+// The same by Winograd's algorithm.
+void convolve_squares(const Conv2dArgs& q) {
+  const SquarePlan p = square_plan_of(q);
+  uint8_t not_finite[kImages] = {};
+  {
+    const runtime::FlushDenormals flush;
+    const int64_t unpacked = q.packed ? 0 : p.weights_size();
+    char* memory = static_cast<char*>(runtime::scratch(
+        runtime::Slot::kShared,
+        static_cast<size_t>(unpacked) * sizeof(uint16_t) + static_cast<size_t>(epilogue_size(q)) * sizeof(float)));
+    if (!q.packed) pack_square_weights(q, p, reinterpret_cast<uint16_t*>(memory));
+    const uint16_t* weights = static_cast<const uint16_t*>(q.packed ? q.packed : memory);
+    const Epilogue<float> epilogue = prepare_epilogue<float>(
+        q, reinterpret_cast<float*>(memory + unpacked * static_cast<int64_t>(sizeof(uint16_t))));
+    runtime::parallel_for(
+        p.ranges * p.groups, p.blocks * p.panels * p.channel_blocks * kPoints * 200, [&](int64_t task) {
+          char* scratch = static_cast<char*>(runtime::scratch(runtime::Slot::kTask, SquareTask::memory(p)));
+          SquareTask(q, p, epilogue, weights, not_finite, task, scratch).run();
+        });
+  }
+  again_by_im2col(q, not_finite);
+}
+
+// Where it pays. More channels have more weights, 16 for 9, than stay in L2 beside the planes: 128 -> 128 @28 takes as
+// long as by steps, four images of it 0.86; 256 channels @56 1.9 times as long. 64 -> 64 @28, 196 squares, 1.08.
+bool by_squares(const Conv2dArgs& q) {
+  const int64_t squares = q.n * blocks_of(q.oh, 2) * blocks_of(q.ow, 2);
+  return q.parts == 3 && q.x_last && q.y_last && q.kh == 3 && q.kw == 3 && q.stride_h * q.stride_w == 1 &&
+         q.dilation_h * q.dilation_w == 1 && q.c % kBlock == 0 && q.c >= 64 && q.c <= 128 && q.o >= 64 &&
+         squares >= (q.c <= 96 ? 300 : 700);
+}
+
 template <class F>
 void in_parts(const Conv2dArgs& q, const F& f) {
   q.parts == 3 ? f(Number<3>{}) : q.parts == 2 ? f(Number<2>{}) : f(Number<1>{});
@@ -407,8 +441,13 @@ static Conv2dArgs as_one_row(Conv2dArgs q) {
 int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
   if (!takes_tiles(args)) return conv2d_im2col_forward_pack(args, packed);
   int64_t size = 0;
+  if (by_squares(args)) {
+    const SquarePlan p = square_plan_of(args);
+    if (packed) pack_square_weights(args, p, static_cast<uint16_t*>(packed));
+    return p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
+  }
   in_parts(args, [&](auto parts) {
-    const Plan p = plan_of(args, parts.value);
+    const Plan p = plan_of(as_one_row(args), parts.value);
     if (packed) pack_all_weights<parts.value>(args, p, static_cast<uint16_t*>(packed));
     size = p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
   });
@@ -417,11 +456,13 @@ int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
 
 const char* conv2d_amx_forward_algorithm(const Conv2dArgs& args) {
   constexpr const char* names[] = {"amx, one part", "amx, two parts", "amx"};
+  if (takes_tiles(args) && by_squares(args)) return "amx, winograd";
   return takes_tiles(args) ? names[args.parts - 1] : conv2d_im2col_forward_algorithm(args);
 }
 
 void conv2d_amx_forward(const Conv2dArgs& args) {
   if (!takes_tiles(args)) return conv2d_im2col_forward(args);
+  if (by_squares(args)) return by_images(args, convolve_squares);
   by_images(as_one_row(args),
             [](const Conv2dArgs& some) { in_parts(some, [&](auto parts) { convolve_images<parts.value>(some); }); });
 }

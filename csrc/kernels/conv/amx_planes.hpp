@@ -20,20 +20,27 @@ FASTNN_INLINE void transpose_16(const float* from, int64_t stride, float* to, in
     for (int j = 0; j < 16; j += lanes) transpose(from + i * stride + j, stride, to + j * pitch + i, pitch);
 }
 
+// rows[i * 32 + o] = w[o * stride + i]: `width` of them, zeros from `count` on and for outputs of a panel beyond
+// `outs`.
+[[maybe_unused]] void gather_weights(const float* w, int64_t stride, int64_t width, int64_t count, int64_t outs,
+                                     int64_t panel, float* rows) {
+  if (count == width && outs == panel) {
+    for (int64_t i = 0; i < width; i += 16)
+      for (int64_t o = 0; o < outs; o += 16) transpose_16(w + o * stride + i, stride, rows + i * kBlock + o);
+    return;
+  }
+  std::memset(rows, 0, static_cast<size_t>(width * kBlock) * sizeof(float));
+  for (int64_t o = 0; o < outs; ++o)
+    for (int64_t i = 0; i < count; ++i) rows[i * kBlock + o] = w[o * stride + i];
+}
+
 // One channel block of one panel, by way of `rows`: 32 * taps rows (channel, tap) of all output channels of a panel.
 template <int parts>
 void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t block, float* rows, uint16_t* packed) {
   const int64_t channels = least(kBlock, q.c - block * kBlock), outs = least(p.outs, q.o - panel * p.outs);
   const int64_t width = kBlock * p.taps, stride = q.c * p.taps;
   const float* w = static_cast<const float*>(q.weight) + panel * p.outs * stride + block * width;
-  if (channels == kBlock && outs == p.outs) {
-    for (int64_t i = 0; i < width; i += 16)
-      for (int64_t o = 0; o < outs; o += 16) transpose_16(w + o * stride + i, stride, rows + i * kBlock + o);
-  } else {
-    std::memset(rows, 0, static_cast<size_t>(width * kBlock) * sizeof(float));
-    for (int64_t o = 0; o < outs; ++o)
-      for (int64_t i = 0; i < channels * p.taps; ++i) rows[i * kBlock + o] = w[o * stride + i];
-  }
+  gather_weights(w, stride, width, channels * p.taps, outs, p.outs, rows);
   packed += (panel * p.channel_blocks + block) * p.taps * p.step_weights();
   for (int64_t tap = 0; tap < p.taps; ++tap, packed += p.step_weights())
     for (int64_t half = 0; half < p.outs / 16; ++half)

@@ -19,8 +19,6 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-using Lanes = Vec<float>;
-constexpr int64_t kLanes = Lanes::lanes;
 constexpr int64_t kMemory = 1400 << 10;            // bytes of v and sums, of 2 MB of L2
 constexpr int64_t kWeightsBudget = 3 << 20;        // bytes of weights that may stay there beside them
 constexpr int64_t kPanel = kTileVectors * kLanes;  // outputs, at most
@@ -73,33 +71,6 @@ Plan plan_of(const Conv2dArgs& q) {
 
 // ---- weights: (panel, point, channel, outputs of the panel) ----
 
-// The nine weights of a vector of outputs to all points, in double.
-template <int m>
-void transform_weights(const float* w, int64_t tap, float* to, int64_t point) {
-  constexpr int size = Winograd<m>::size;
-#pragma GCC unroll 1
-  for (int a = 0; a < size; ++a) {
-    Vec<double> low[3], high[3];
-    for (int b = 0; b < 3; ++b) {
-      low[b] = high[b] = zero<double>();
-      for (int k = 0; k < 3; ++k) {
-        const Vec<float> v = load(w + (k * 3 + b) * tap);
-        const Vec<double> g = set1(Winograd<m>::weights[a][k]);
-        low[b] = fma(widen_low(v), g, low[b]), high[b] = fma(widen_high(v), g, high[b]);
-      }
-    }
-#pragma GCC unroll 1
-    for (int b = 0; b < size; ++b) {
-      Vec<double> sum_low = zero<double>(), sum_high = zero<double>();
-      for (int k = 0; k < 3; ++k) {
-        const Vec<double> g = set1(Winograd<m>::weights[b][k]);
-        sum_low = fma(low[k], g, sum_low), sum_high = fma(high[k], g, sum_high);
-      }
-      store(to + (a * size + b) * point, narrow(sum_low, sum_high));
-    }
-  }
-}
-
 template <int m>
 void pack_weights(const Conv2dArgs& q, const Plan& p, float* dst) {
   const Columns columns = {q.c, q.h, q.w, 1, q.w * q.c, q.c, 3, 3, 0, 0, 1, 1, 1, 1, q.oh, q.ow};
@@ -113,72 +84,6 @@ void pack_weights(const Conv2dArgs& q, const Plan& p, float* dst) {
     for (int64_t i = 0; i < q.c * ld; i += kLanes)
       transform_weights<m>(plain + i, q.c * ld, dst + p.points * q.c * j + i, q.c * ld);
   });
-}
-
-// ---- one vector of channels of one tile ----
-
-// The patch under a tile. What lies outside the image is zero: such a row is a vector of zeros that is read again and
-// again (step 0), such a column is not read.
-template <int size>
-struct Patch {
-  const float* row[size];
-  int64_t step[size];
-  int column0, column1;  // inside
-};
-
-// Channels [c, c + lanes) of a patch to all points of v; temporary: as many vectors.
-template <int m, bool partial>
-void transform_input(const Patch<m + 2>& patch, int64_t c, int64_t pixel, int lanes, float* temporary, float* v,
-                     int64_t v_point) {
-  constexpr int size = m + 2;
-  for (int j = 0; j < size; ++j) {
-    Lanes d[size], t[size];
-    const int64_t offset = j * pixel + c;
-    const bool inside = j >= patch.column0 && j < patch.column1;
-#pragma GCC unroll 6
-    for (int i = 0; i < size; ++i) {
-      const float* x = patch.row[i] + (inside ? patch.step[i] * offset : 0);
-      d[i] = !inside ? zero<float>() : partial ? load_partial(x, lanes) : load(x);
-    }
-    Winograd<m>::input(d, t);
-#pragma GCC unroll 6
-    for (int i = 0; i < size; ++i) store(temporary + (i * size + j) * kLanes, t[i]);
-  }
-  for (int i = 0; i < size; ++i) {
-    Lanes d[size], t[size];
-#pragma GCC unroll 6
-    for (int j = 0; j < size; ++j) d[j] = load(temporary + (i * size + j) * kLanes);
-    Winograd<m>::input(d, t);
-#pragma GCC unroll 6
-    for (int j = 0; j < size; ++j) store(v + (i * size + j) * v_point, t[j]);
-  }
-}
-
-// to: m x m pixels with stride ld. Returns 0 or NaN: the latter where a result is not finite.
-template <int m>
-Lanes transform_output(const float* sums, int64_t sum_point, float* temporary, float* to, int64_t ld) {
-  constexpr int size = Winograd<m>::size;
-  for (int j = 0; j < size; ++j) {
-    Lanes t[size], y[m];
-#pragma GCC unroll 6
-    for (int i = 0; i < size; ++i) t[i] = load(sums + (i * size + j) * sum_point);
-    Winograd<m>::output(t, y);
-#pragma GCC unroll 4
-    for (int i = 0; i < m; ++i) store(temporary + (i * size + j) * kLanes, y[i]);
-  }
-  Lanes not_finite = zero<float>();
-  for (int i = 0; i < m; ++i) {
-    Lanes t[size], y[m];
-#pragma GCC unroll 6
-    for (int j = 0; j < size; ++j) t[j] = load(temporary + (i * size + j) * kLanes);
-    Winograd<m>::output(t, y);
-#pragma GCC unroll 4
-    for (int j = 0; j < m; ++j) {
-      store(to + (i * m + j) * ld, y[j]);
-      not_finite = fma(y[j], zero<float>(), not_finite);
-    }
-  }
-  return not_finite;
 }
 
 // ---- one task ----

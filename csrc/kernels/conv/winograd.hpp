@@ -4,7 +4,8 @@
 //   m = 2   points 0, 1, -1, infinity: 16 products for 36
 //   m = 4   points 0, +-1/sqrt(2), +-sqrt(2), infinity: 36 products for 144. With 0, +-1, +-2 the error is twice as
 //   large
-// Here is one axis; winograd.cpp applies it to columns, then to rows. The products, and where tiles lie, are there.
+// Here is one axis, then both for a vector of outputs or channels. The products, and where tiles lie, are in
+// winograd.cpp (multiply-adds) and amx_winograd.hpp (the matrix unit's tiles).
 #pragma once
 #include "kernels/gemm.hpp"
 
@@ -70,6 +71,102 @@ struct Winograd<4> {
     y[3] = fma(half, odd1, fma(two, odd2, t[5]));
   }
 };
+
+using Lanes = Vec<float>;
+constexpr int64_t kLanes = Lanes::lanes;
+
+// The nine weights of a vector of outputs to all points, in double.
+template <int m>
+void transform_weights(const float* w, int64_t tap, float* to, int64_t point) {
+  constexpr int size = Winograd<m>::size;
+#pragma GCC unroll 1
+  for (int a = 0; a < size; ++a) {
+    Vec<double> low[3], high[3];
+    for (int b = 0; b < 3; ++b) {
+      low[b] = high[b] = zero<double>();
+      for (int k = 0; k < 3; ++k) {
+        const Vec<float> v = load(w + (k * 3 + b) * tap);
+        const Vec<double> g = set1(Winograd<m>::weights[a][k]);
+        low[b] = fma(widen_low(v), g, low[b]), high[b] = fma(widen_high(v), g, high[b]);
+      }
+    }
+#pragma GCC unroll 1
+    for (int b = 0; b < size; ++b) {
+      Vec<double> sum_low = zero<double>(), sum_high = zero<double>();
+      for (int k = 0; k < 3; ++k) {
+        const Vec<double> g = set1(Winograd<m>::weights[b][k]);
+        sum_low = fma(low[k], g, sum_low), sum_high = fma(high[k], g, sum_high);
+      }
+      store(to + (a * size + b) * point, narrow(sum_low, sum_high));
+    }
+  }
+}
+
+// ---- one vector of channels of one tile ----
+
+// The patch under a tile. What lies outside the image is zero: such a row is a vector of zeros that is read again and
+// again (step 0), such a column is not read.
+template <int size>
+struct Patch {
+  const float* row[size];
+  int64_t step[size];
+  int column0, column1;  // inside
+};
+
+// Channels [c, c + lanes) of a patch to all points of v; temporary: as many vectors.
+template <int m, bool partial>
+void transform_input(const Patch<m + 2>& patch, int64_t c, int64_t pixel, int lanes, float* temporary, float* v,
+                     int64_t v_point) {
+  constexpr int size = m + 2;
+  for (int j = 0; j < size; ++j) {
+    Lanes d[size], t[size];
+    const int64_t offset = j * pixel + c;
+    const bool inside = j >= patch.column0 && j < patch.column1;
+#pragma GCC unroll 6
+    for (int i = 0; i < size; ++i) {
+      const float* x = patch.row[i] + (inside ? patch.step[i] * offset : 0);
+      d[i] = !inside ? zero<float>() : partial ? load_partial(x, lanes) : load(x);
+    }
+    Winograd<m>::input(d, t);
+#pragma GCC unroll 6
+    for (int i = 0; i < size; ++i) store(temporary + (i * size + j) * kLanes, t[i]);
+  }
+  for (int i = 0; i < size; ++i) {
+    Lanes d[size], t[size];
+#pragma GCC unroll 6
+    for (int j = 0; j < size; ++j) d[j] = load(temporary + (i * size + j) * kLanes);
+    Winograd<m>::input(d, t);
+#pragma GCC unroll 6
+    for (int j = 0; j < size; ++j) store(v + (i * size + j) * v_point, t[j]);
+  }
+}
+
+// to: m x m pixels with stride ld. Returns 0 or NaN: the latter where a result is not finite.
+template <int m>
+Lanes transform_output(const float* sums, int64_t sum_point, float* temporary, float* to, int64_t ld) {
+  constexpr int size = Winograd<m>::size;
+  for (int j = 0; j < size; ++j) {
+    Lanes t[size], y[m];
+#pragma GCC unroll 6
+    for (int i = 0; i < size; ++i) t[i] = load(sums + (i * size + j) * sum_point);
+    Winograd<m>::output(t, y);
+#pragma GCC unroll 4
+    for (int i = 0; i < m; ++i) store(temporary + (i * size + j) * kLanes, y[i]);
+  }
+  Lanes not_finite = zero<float>();
+  for (int i = 0; i < m; ++i) {
+    Lanes t[size], y[m];
+#pragma GCC unroll 6
+    for (int j = 0; j < size; ++j) t[j] = load(temporary + (i * size + j) * kLanes);
+    Winograd<m>::output(t, y);
+#pragma GCC unroll 4
+    for (int j = 0; j < m; ++j) {
+      store(to + (i * m + j) * ld, y[j]);
+      not_finite = fma(y[j], zero<float>(), not_finite);
+    }
+  }
+  return not_finite;
+}
 
 }  // namespace
 }  // namespace fastnn::FASTNN_ISA
