@@ -10,8 +10,9 @@ namespace {
 using runtime::parallel_for;
 
 constexpr int64_t kTaskElements = 65536;
-constexpr int64_t kBlock = 1024;  // values that are summed before they join the sum of blocks
-constexpr int64_t kPixels = 64;   // the same for pixels
+constexpr int64_t kBlock = 1024;    // values that are summed before they join the sum of blocks
+constexpr int64_t kPixels = 64;     // the same for pixels
+constexpr int64_t kChannels = 512;  // of a task
 
 FASTNN_INLINE int64_t min_of(int64_t a, int64_t b) { return a < b ? a : b; }
 
@@ -45,26 +46,32 @@ FASTNN_INLINE T mean_of_plane(const T* x, int64_t s) {
   return static_cast<T>(reduce_add(total) / static_cast<double>(s));
 }
 
-// n <= kStep channels of one image of s pixels of c channels.
+// n <= kChannels channels of one image of s pixels of c channels: some pixels of all of them at a time, so that lines
+// are read in order.
 template <class T>
 FASTNN_INLINE void mean_of_pixels(const T* x, int64_t s, int64_t c, int64_t n, T* y) {
-  Vec<double> low = zero<double>(), high = low;
+  alignas(64) double sums[kChannels];
   for (int64_t begin = 0; begin < s; begin += kPixels) {
     const int64_t end = min_of(begin + kPixels, s);
-    Sums t = no_sums();
-    int64_t i = begin;
-    for (; i + 2 <= end; i += 2) {
-      add_to(t, 0, x + i * c, n);
-      add_to(t, 1, x + (i + 1) * c, n);
-    }
-    if (i < end) add_to(t, 0, x + i * c, n);
-    low += t.low[0] + t.low[1];
-    high += t.high[0] + t.high[1];
+    const auto add_channels = [&](int64_t k, int64_t count) FASTNN_INLINED {
+      Sums t = no_sums();
+      int64_t i = begin;
+      for (; i + 2 <= end; i += 2) {
+        add_to(t, 0, x + i * c + k, count);
+        add_to(t, 1, x + (i + 1) * c + k, count);
+      }
+      if (i < end) add_to(t, 0, x + i * c + k, count);
+      double* at = sums + k;
+      const Vec<double> none = zero<double>();
+      store(at, (begin == 0 ? none : load(at)) + (t.low[0] + t.low[1]));
+      store(at + kStep / 2, (begin == 0 ? none : load(at + kStep / 2)) + (t.high[0] + t.high[1]));
+      if (end == s)
+        for (i = 0; i < count; ++i) y[k + i] = static_cast<T>(at[i] / static_cast<double>(s));
+    };
+    int64_t k = 0;
+    for (; k + kStep <= n; k += kStep) add_channels(k, kStep);
+    if (k < n) add_channels(k, n - k);
   }
-  double sums[kStep];
-  store(sums, low);
-  store(sums + kStep / 2, high);
-  for (int64_t k = 0; k < n; ++k) y[k] = static_cast<T>(sums[k] / static_cast<double>(s));
 }
 
 template <class T>
@@ -73,13 +80,10 @@ static void global_avg_pool2d_forward_of(const GlobalPoolArgs& a) {
   T* y = static_cast<T*>(a.y);
   const int64_t s = a.h * a.w, planes = a.n * a.c;
   if (a.channels_last && a.c > 1 && s > 1) {
-    // A task is some channels of an image: many of them, so that lines are read in order.
-    const int64_t block = a.c * s > kTaskElements ? 512 : a.c, blocks = (a.c + block - 1) / block;
+    const int64_t block = min_of(a.c, kChannels), blocks = (a.c + block - 1) / block;
     parallel_for(a.n * blocks, planes * s / 8, [&](int64_t task) {
       const int64_t n = task / blocks, begin = task % blocks * block, end = min_of(begin + block, a.c);
-      int64_t c = begin;
-      for (; c + kStep <= end; c += kStep) mean_of_pixels(x + n * s * a.c + c, s, a.c, kStep, y + n * a.c + c);
-      if (c < end) mean_of_pixels(x + n * s * a.c + c, s, a.c, end - c, y + n * a.c + c);
+      mean_of_pixels(x + n * s * a.c + begin, s, a.c, end - begin, y + n * a.c + begin);
     });
     return;
   }
