@@ -84,6 +84,15 @@ def test_batch_norm_sum_and_relu_are_recorded_as_one():
         assert steps.count("add_forward") == (1 if not frozen else 2) + 2  # forward, and gradients of two inputs
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_gradients_of_programs_and_closures_agree(name):
+    """Also of layers that stand in two places or get none: what a program does not write first it sets to zero."""
+    (_, _, trainer), (_, _, twin) = (run(name, steps=3, program=program) for program in (True, False))
+    for mine, other in zip(trainer._parameters.buffers, twin._parameters.buffers, strict=True):
+        np.testing.assert_array_equal(mine.grads, other.grads)
+    assert not F._unwritten
+
+
 @pytest.mark.skipif(_backends.name != "compiled", reason="the others keep the format of x")
 def test_a_step_computes_in_one_memory_format():
     """Images in either format, by a program or by closures: the same bits."""

@@ -20,7 +20,7 @@ from ..layers.activation import ReLU
 from ..layers.base import Array, Layer
 from ..layers.function import Add
 from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
-from ..layers.norm import _BatchNorm
+from ..layers.norm import BatchNorm1d, BatchNorm2d, _BatchNorm
 from ..losses import Known
 from ..optim import Optimizer
 from ..random import Stream
@@ -70,8 +70,6 @@ class StepProgram:
             inputs = [program.input(x.shape, x.dtype, F._prefers_channels_last(x)) for x in xs]
             target = program.input(labels.shape, labels.dtype)
             weights = None if sample_weight is None else program.input(sample_weight.shape, sample_weight.dtype)
-            for buffer in parameters.buffers:
-                core.fill(0.0, buffer.grads)
             groups = _groups(graph)
             scores, backwards = _forward(graph, groups, inputs, stream)
             value, dscores = loss(scores, target, weights)
@@ -79,7 +77,11 @@ class StepProgram:
             core.copy(scores, False, program.output(scores.shape, scores.dtype))
             self.scores_shape, self._dtype = scores.shape, scores.dtype
             del scores, value
-            _backward(groups, backwards, {graph.outputs[0]: dscores})
+            gradients = _Gradients(core, [node.layer for node in graph.nodes])
+            try:
+                _backward(groups, backwards, {graph.outputs[0]: dscores}, gradients)
+            finally:
+                gradients.finish()
             del dscores
             parameters.update(optimizer)
         self._keys = stream.keys
@@ -181,13 +183,52 @@ def _forward(
     return values[graph.outputs[0]], backwards
 
 
-def _backward(groups: list[_Group], backwards: list[Callable[..., Any] | None], gradients: dict[Value, Array]) -> None:
+class _Gradients:
+    """What gathers the parameters' gradients: zeros are written only where the first kernel to come would add."""
+
+    def __init__(self, core: Any, layers: list[Layer]) -> None:
+        self._core = core
+        self._left: dict[int, Array] = {}
+        for layer in layers:
+            for array in self._of(layer):
+                self._left[F._address(array)] = array
+        F._unwritten.update(address for address, array in self._left.items() if array.size)
+
+    @staticmethod
+    def _of(layer: Layer) -> list[Array]:
+        return [layer.gradient(name) for name in layer.parameters if getattr(layer, name) is not None]
+
+    def before(self, group: _Group) -> None:
+        """Write zeros for layers whose kernels do not ask whether they come first."""
+        for node in group.nodes:
+            if type(node.layer) not in (Conv2d, Linear, BatchNorm1d, BatchNorm2d):
+                self._zero(self._of(node.layer))
+
+    def finish(self) -> None:
+        """Write zeros for what has no gradient."""
+        self._zero(list(self._left.values()))
+
+    def _zero(self, arrays: list[Array]) -> None:
+        for array in arrays:
+            address = F._address(array)
+            if address in F._unwritten:
+                F._unwritten.discard(address)
+                self._core.fill(0.0, array)
+
+
+def _backward(
+    groups: list[_Group],
+    backwards: list[Callable[..., Any] | None],
+    gradients: dict[Value, Array],
+    parameters: _Gradients,
+) -> None:
     """Run the closures from last to first; each is dropped, with what it holds, when it has run."""
     for group in reversed(groups):
         backward = backwards.pop()
         dys = [gradients.pop(value, None) for value in group.outputs]
         if backward is None or all(dy is None for dy in dys):
             continue
+        parameters.before(group)
         dxs = backward(*dys)
         del backward, dys
         for value, dx in zip(group.inputs, dxs if isinstance(dxs, (tuple, list)) else (dxs,), strict=True):
