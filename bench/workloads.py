@@ -294,16 +294,23 @@ def _by_onnx(model: bytes, x: np.ndarray) -> dict[str, Call]:
     return calls
 
 
-def network(name: str, n: int) -> dict[str, Call]:
-    """A whole network for inference: ours compiled, its twin of torch's modules, and that twin as an ONNX model."""
+def network(name: str, n: int, precision: str = "float32") -> dict[str, Call]:
+    """A whole network for inference: ours compiled, its twin of torch's modules, and that twin as an ONNX model.
+
+    In bfloat16 the peer is OpenVINO, which computes in it too.
+    """
     import models  # beside this file, for those who run it
 
     model = models.build(name, 0)
     x = _normal(n, *models.MODELS[name][1])
-    program = fnn.compile(model, x.shape)
+    program = fnn.compile(model, x.shape, precision=precision)
     calls: dict[str, Call] = {"compiled, program": lambda: program(x)}
     if _torch():
         twin = models.torch_twin(name, model)
+        if precision == "bfloat16":
+            if peers.installed("onnx") and peers.installed("openvino"):
+                calls |= peers.openvino(peers.onnx_network(twin, x), [x], "bf16")
+            return calls
         calls |= peers.torch(twin, x)
         if peers.installed("onnx"):
             calls |= _by_onnx(peers.onnx_network(twin, x), x)
@@ -500,8 +507,17 @@ def _depthwise_row(c: int, size: int, k: int, stride: int = 1) -> Workload:
                     kernels=("conv2d_forward", "conv2d_im2col_forward"))  # fmt: skip
 
 
-def _network_row(name: str, n: int, multiply_adds: int) -> Workload:
-    return Workload(f"network {name} b{n}", "network", partial(network, name, n), flops=2.0 * n * multiply_adds)
+_MULTIPLY_ADDS = {"resnet18": 1_814_073_344, "resnet50": 4_089_184_256, "vgg16_bn": 15_470_264_320,
+                  "mobilenet_v2": 300_774_272, "resnet20": 40_551_040}  # fmt: skip
+
+
+def _network_row(name: str, n: int, precision: str = "float32") -> Workload:
+    label = f"network {name} b{n}{'' if precision == 'float32' else f' {precision}'}"
+    flops = 2.0 * n * _MULTIPLY_ADDS[name]
+    if precision == "float32":
+        return Workload(label, "network", partial(network, name, n), flops=flops)
+    # Of the largest score: two engines that round each product's factors to 8 bits in 50 layers.
+    return Workload(label, "network", partial(network, name, n, precision), flops=flops, tolerance=0.05)
 
 
 def _train_row(n: int, c: int, size: int, o: int, k: int) -> Workload:
@@ -715,10 +731,9 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("pixel_shuffle 2 256 @28 b8", "pixel_shuffle", pixel_shuffle, bytes=8.0 * 8 * 256 * 28 * 28,
              kernels=("copy",)),
     Workload("concat 64 + 64 @56 b8", "concat", concat, bytes=16.0 * 8 * 64 * 56 * 56, kernels=("copy",)),
-    _network_row("resnet18", 1, 1_814_073_344),
-    _network_row("resnet50", 1, 4_089_184_256),
-    _network_row("vgg16_bn", 1, 15_470_264_320),
-    _network_row("mobilenet_v2", 1, 300_774_272),
+    *(_network_row(name, n) for name, n in (("resnet18", 1), ("resnet18", 8), ("resnet50", 1), ("resnet50", 8),
+      ("vgg16_bn", 1), ("mobilenet_v2", 1), ("mobilenet_v2", 8), ("resnet20", 1), ("resnet20", 64))),
+    *(_network_row(name, n, "bfloat16") for name, n in (("resnet18", 1), ("resnet50", 1), ("resnet50", 8))),
     Workload("training step, small CNN b64 @32", "training", small_cnn_step, tolerance=1e-4),
     Workload("training step, ResNet-20 b128", "training", partial(network_step, "resnet20", 128), tolerance=1e-4),
     Workload("training step, ResNet-18 b8", "training", partial(network_step, "resnet18", 8), tolerance=1e-4),

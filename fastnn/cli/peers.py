@@ -93,14 +93,14 @@ def onnxruntime(model: Path | bytes, xs: Sequence[np.ndarray]) -> dict[str, Call
     return {"onnxruntime": lambda: _one_or_all(session.run(None, feed))}
 
 
-def openvino(model: Path | bytes, xs: Sequence[np.ndarray]) -> dict[str, Call]:
-    """An ONNX model in OpenVINO, in float32, on arrays that are shared with it."""
+def openvino(model: Path | bytes, xs: Sequence[np.ndarray], precision: str = "f32") -> dict[str, Call]:
+    """An ONNX model in OpenVINO, on arrays that are shared with it; precision: that of its products, f32 or bf16."""
     package = importlib.import_module("openvino")
     core = package.Core()
     network = core.read_model(model if isinstance(model, bytes) else str(model))
     network.reshape({port: list(x.shape) for port, x in zip(network.inputs, xs, strict=True)})
     settings = {
-        "INFERENCE_PRECISION_HINT": "f32",  # else it computes in bfloat16 where the processor can
+        "INFERENCE_PRECISION_HINT": precision,  # else it computes in bfloat16 where the processor can
         "INFERENCE_NUM_THREADS": get_num_threads(),
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
