@@ -1314,12 +1314,20 @@ def _slots(velocity: Array | None, like: Array) -> Array:
 
 @_jit
 def _adam(
-    lo: int, hi: int, grad: Array, param: Array, m: Array, v: Array, settings: tuple[float, ...], decay: float
+    lo: int,
+    hi: int,
+    grad: Array,
+    param: Array,
+    m: Array,
+    v: Array,
+    settings: tuple[float, ...],
+    decay: float,
+    decoupled: bool,
 ) -> None:
     rate, beta1, beta2, eps, keep, correction1, correction2 = settings
     grad, param, m, v = grad[lo:hi], param[lo:hi], m[lo:hi], v[lo:hi]
     for i in range(grad.size):
-        g = grad[i] + decay * param[i]
+        g = grad[i] if decoupled else grad[i] + decay * param[i]  # a NaN in param alone is none in the moments
         m[i] += (1 - beta1) * (g - m[i])
         v[i] = beta2 * v[i] + (1 - beta2) * (g * g)
         param[i] = keep * param[i] - rate / correction1 * m[i] / (math.sqrt(v[i] / correction2) + eps)
@@ -1333,7 +1341,7 @@ def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array
         if factor != 0:
             settings = (rate, beta1, beta2, eps, 1 - rate * decay if decoupled else 1.0, *corrections)
             arrays = _input(grad[part]), param[part], m[part], v[part]
-            _parallel(_adam, arrays[0].size, arrays[0].size, *arrays, settings, 0.0 if decoupled else decay)
+            _parallel(_adam, arrays[0].size, arrays[0].size, *arrays, settings, decay, bool(decoupled))
 
 
 @_jit

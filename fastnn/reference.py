@@ -1248,7 +1248,7 @@ def adam_step(grad: Array, hyper: Array, segments: Array, param: Array, m: Array
     for part, rate, decay in _live_segments(segments):
         g = grad[part]
         if decoupled:
-            param[part] -= (lr * rate * decay) * param[part]
+            param[part] *= 1 - lr * rate * decay  # as torch: an infinity stays one
         else:
             g = g + decay * param[part]
         m[part] += (1 - beta1) * (g - m[part])

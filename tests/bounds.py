@@ -352,7 +352,7 @@ def rmsprop(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     s = alpha * a["square"] + (1 - alpha) * g * g
     live = rate != 0
     with np.errstate(invalid="ignore", divide="ignore"):
-        step = np.where(live, g / np.sqrt(y[1]) * (8 + 4 * s / y[1]), 0.0)
+        step = np.where(live & (g > 0), g / np.sqrt(y[1]) * (8 + 4 * s / y[1]), 0.0)
     if "velocity" not in a:
         return live * (2 * np.abs(a["param"]) + lr * rate * step), live * 6 * s
     v = step + 3 * (momentum * np.abs(a["velocity"]) + np.abs(y[2]))

@@ -1393,8 +1393,10 @@ def _optimizers() -> list[Op]:
         ("first", {**flat(100), **zeros}, {"hyper": first, "segments": three}),
         ("segments", flat(100, "m", "v"), {"hyper": later, "segments": three}),
         ("decoupled", flat(100, "m", "v"), {"hyper": (*later[:5], 1.0), "segments": three}),
+        ("decoupled_nan", {**flat(44, "m", "v"), "param": SPECIAL},
+         {"hyper": (*later[:5], 1.0), "segments": [(0, 44, 1.0, 0.5)]}),
         ("no_segments", flat(10, "m", "v"), {"hyper": later, "segments": np.zeros((0, 4))}),
-    ]
+    ]  # fmt: skip
     adagrad: list[Spec] = [
         (f"n{n}", flat(n, "sum"), {"hyper": (0.1, 1e-10), "segments": [(0, n, 1.0, 0.01)]}) for n in whole
     ]

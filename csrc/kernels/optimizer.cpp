@@ -66,10 +66,11 @@ void adam_step_of(const AdamArgs& a) {
   const Vec<T> unbias = set<T>(1 / std::sqrt(correction2));
   for_segments<T>(a, 2000, [&](const double* segment) FASTNN_INLINED {
     const double rate = a.hyper[0] * segment[2];
-    const Vec<T> step = set<T>(rate / correction1), decay = set<T>(decoupled ? 0 : segment[3]);
+    const Vec<T> step = set<T>(rate / correction1), decay = set<T>(segment[3]);
     const Vec<T> keep = set<T>(decoupled ? 1 - rate * segment[3] : 1);
     return [=](int64_t i, int n) FASTNN_INLINED {
-      const Vec<T> p = load_n(param + i, n), g = fma(decay, p, load_n(grad + i, n));
+      const Vec<T> p = load_n(param + i, n), plain = load_n(grad + i, n);
+      const Vec<T> g = decoupled ? plain : fma(decay, p, plain);  // a NaN in p alone is none in the moments
       const Vec<T> m0 = load_n(m + i, n), mi = fma(g - m0, new1, m0);
       const Vec<T> vi = fma(old2, load_n(v + i, n), new2 * g * g);
       store_n(m + i, mi, n);
