@@ -2298,10 +2298,7 @@ def batch_norm_train(
     c = array.shape[1]
     weights, biases = _affine(op, weight, bias, c)
     skip = None if residual is None else _as_features(op, "residual", residual, array, shape)
-    array, weights, biases = _same_dtype(array, weights, biases)
-    if skip is not None and skip.dtype != array.dtype:  # y is rounded to x's dtype, then the sum is that of `add`
-        y, mean, var = batch_norm_train(array, weights, biases, eps)
-        return _restore(add(y, skip, activation="relu" if relu else None), shape), mean, var
+    array, weights, biases, skip = _same_dtype(array, weights, biases, skip)
     y = _K.empty(array.shape, array.dtype, not array.flags.c_contiguous)
     mean, var = _K.empty((c,), array.dtype), _K.empty((c,), array.dtype)
     if y.size:
