@@ -5,11 +5,11 @@
 //   square   2 x 2 pixels of y and the 4 x 4 of x under them; squares count through all images
 //   block    32 squares
 //   task     some blocks, and all panels of 32 outputs or some
-//   planes   [block][point][channel block][part][square][pair of channels][2], as amx_planes.hpp has them
+//   planes   [point][channel block][part][square][pair of channels][2] of a block, as amx_planes.hpp has them
 //   weights  [panel][point][channel block][part][tile of the panel][pair of channels][16 outputs][2]
-//   sums     [point][square][output] of one panel and block
-// In the shadow of a block's products its predecessor's sums become y, and with the first panel x becomes the planes of
-// the next block.
+//   sums     [panel][point][square][output] of a block
+// A block's products go point by point, so that its planes of a point stay in L1 for all panels. In their shadow the
+// sums of the block before become y, and x the planes of the next: there are two of each.
 #pragma once
 #include "kernels/conv/amx_planes.hpp"
 #include "kernels/conv/amx_products.hpp"
