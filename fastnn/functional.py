@@ -1253,6 +1253,19 @@ def sqrt(x: ArrayLike, *, out: Array | None = None) -> Array:
     return y
 
 
+def _operands(op: str, a: Array, b: Array, out: Array | None) -> tuple[Array, Array, Array]:
+    """Dense a and b as a kernel of two arrays reads them, b spread to a's shape where it is of another, and its y."""
+    first, second = _same_dtype(a, b)
+    first, y = _elementwise(op, first, out)
+    if second.shape != first.shape:
+        second = np.broadcast_to(second, first.shape)
+    if not _same_layout(second, first):
+        second = _laid_out_as(second, first)
+    if out is not None and np.may_share_memory(y, second) and _address(y) != _address(second):
+        raise ValueError(f"{op}: out overlaps b without being b")
+    return first, second, y
+
+
 def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array | None = None) -> Array:
     """Sum of two arrays of one shape, activation(a + b): the end of a residual block.
 
@@ -1265,12 +1278,7 @@ def add(a: ArrayLike, b: ArrayLike, *, activation: Activation = None, out: Array
     first, second = _dense("add", "a", a), _dense("add", "b", b)
     if first.shape != second.shape:
         raise ShapeError(f"add: a and b must have the same shape, got {first.shape} and {second.shape}")
-    first, second = _same_dtype(first, second)
-    first, y = _elementwise("add", first, out)
-    if not _same_layout(second, first):
-        second = _laid_out_as(second, first)
-    if out is not None and np.may_share_memory(y, second) and _address(y) != _address(second):
-        raise ValueError("add: out overlaps b without being b")
+    first, second, y = _operands("add", first, second, out)
     _K.add_forward(first, second, then, y)
     return y
 
@@ -1287,14 +1295,7 @@ def mul(a: ArrayLike, b: ArrayLike, *, out: Array | None = None) -> Array:
     """
     first, second = _dense("mul", "a", a), _dense("mul", "b", b)
     _mul_shape("mul: ", first.shape, second.shape)
-    first, second = _same_dtype(first, second)
-    first, y = _elementwise("mul", first, out)
-    if second.shape != first.shape:
-        second = np.broadcast_to(second, first.shape)
-    if not _same_layout(second, first):
-        second = _laid_out_as(second, first)
-    if out is not None and np.may_share_memory(y, second) and _address(y) != _address(second):
-        raise ValueError("mul: out overlaps b without being b")
+    first, second, y = _operands("mul", first, second, out)
     _K.mul_forward(first, second, y)
     return y
 
@@ -1332,12 +1333,7 @@ def div(a: ArrayLike, b: ArrayLike, *, out: Array | None = None) -> Array:
     first, second = _dense("div", "a", a), _dense("div", "b", b)
     if first.shape != second.shape:
         raise ShapeError(f"div: a and b must have the same shape, got {first.shape} and {second.shape}")
-    first, second = _same_dtype(first, second)
-    first, y = _elementwise("div", first, out)
-    if not _same_layout(second, first):
-        second = _laid_out_as(second, first)
-    if out is not None and np.may_share_memory(y, second) and _address(y) != _address(second):
-        raise ValueError("div: out overlaps b without being b")
+    first, second, y = _operands("div", first, second, out)
     _K.div_forward(first, second, y)
     return y
 

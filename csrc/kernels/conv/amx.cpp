@@ -359,10 +359,9 @@ class Task {
   Shadow<parts> shadow_;
 };
 
-// At most kImages images.
-template <int parts>
-void convolve_images(const Conv2dArgs& q) {
-  const Plan p = plan_of(q, parts);
+// At most kImages images: packs what is not, and runs task by task what `TaskOf` does for a plan.
+template <class TaskOf, class AnyPlan, class Pack>
+void convolve_images(const Conv2dArgs& q, const AnyPlan& p, int64_t tasks, int64_t nanoseconds, const Pack& pack) {
   uint8_t not_finite[kImages] = {};
   {
     const runtime::FlushDenormals flush;
@@ -370,14 +369,13 @@ void convolve_images(const Conv2dArgs& q) {
     char* memory = static_cast<char*>(runtime::scratch(
         runtime::Slot::kShared,
         static_cast<size_t>(unpacked) * sizeof(uint16_t) + static_cast<size_t>(epilogue_size(q)) * sizeof(float)));
-    if (!q.packed) pack_all_weights<parts>(q, p, reinterpret_cast<uint16_t*>(memory));
+    if (!q.packed) pack(reinterpret_cast<uint16_t*>(memory));
     const uint16_t* weights = static_cast<const uint16_t*>(q.packed ? q.packed : memory);
     const Epilogue<float> epilogue = prepare_epilogue<float>(
         q, reinterpret_cast<float*>(memory + unpacked * static_cast<int64_t>(sizeof(uint16_t))));
-    const int64_t nanoseconds = p.blocks * p.panels * p.steps * products_of(p) * 25;
-    runtime::parallel_for(p.tasks(), nanoseconds, [&](int64_t task) {
-      char* scratch = static_cast<char*>(runtime::scratch(runtime::Slot::kTask, Task<parts>::memory(p)));
-      Task<parts>(q, p, epilogue, weights, not_finite, task, scratch).run();
+    runtime::parallel_for(tasks, nanoseconds, [&](int64_t task) {
+      char* scratch = static_cast<char*>(runtime::scratch(runtime::Slot::kTask, TaskOf::memory(p)));
+      TaskOf(q, p, epilogue, weights, not_finite, task, scratch).run();
     });
   }
   // An infinite or NaN element, one that rounds to infinity as a part, or a sum that overflows half way makes NaN or
@@ -385,27 +383,17 @@ void convolve_images(const Conv2dArgs& q) {
   again_by_im2col(q, not_finite);
 }
 
-// The same by Winograd's algorithm.
+template <int parts>
+void convolve_steps(const Conv2dArgs& q) {
+  const Plan p = plan_of(q, parts);
+  convolve_images<Task<parts>>(q, p, p.tasks(), p.blocks * p.panels * p.steps * products_of(p) * 25,
+                               [&](uint16_t* to) { pack_all_weights<parts>(q, p, to); });
+}
+
 void convolve_squares(const Conv2dArgs& q) {
   const SquarePlan p = square_plan_of(q);
-  uint8_t not_finite[kImages] = {};
-  {
-    const runtime::FlushDenormals flush;
-    const int64_t unpacked = q.packed ? 0 : p.weights_size();
-    char* memory = static_cast<char*>(runtime::scratch(
-        runtime::Slot::kShared,
-        static_cast<size_t>(unpacked) * sizeof(uint16_t) + static_cast<size_t>(epilogue_size(q)) * sizeof(float)));
-    if (!q.packed) pack_square_weights(q, p, reinterpret_cast<uint16_t*>(memory));
-    const uint16_t* weights = static_cast<const uint16_t*>(q.packed ? q.packed : memory);
-    const Epilogue<float> epilogue = prepare_epilogue<float>(
-        q, reinterpret_cast<float*>(memory + unpacked * static_cast<int64_t>(sizeof(uint16_t))));
-    runtime::parallel_for(
-        p.ranges * p.groups, p.blocks * p.panels * p.channel_blocks * kPoints * 200, [&](int64_t task) {
-          char* scratch = static_cast<char*>(runtime::scratch(runtime::Slot::kTask, SquareTask::memory(p)));
-          SquareTask(q, p, epilogue, weights, not_finite, task, scratch).run();
-        });
-  }
-  again_by_im2col(q, not_finite);
+  convolve_images<SquareTask>(q, p, p.ranges * p.groups, p.blocks * p.panels * p.channel_blocks * kPoints * 200,
+                              [&](uint16_t* to) { pack_square_weights(q, p, to); });
 }
 
 // Where it pays. More channels have more weights, 16 for 9, than stay in L2 beside the planes: 128 -> 128 @28 takes as
@@ -464,7 +452,7 @@ void conv2d_amx_forward(const Conv2dArgs& args) {
   if (!takes_tiles(args)) return conv2d_im2col_forward(args);
   if (by_squares(args)) return by_images(args, convolve_squares);
   by_images(as_one_row(args),
-            [](const Conv2dArgs& some) { in_parts(some, [&](auto parts) { convolve_images<parts.value>(some); }); });
+            [](const Conv2dArgs& some) { in_parts(some, [&](auto parts) { convolve_steps<parts.value>(some); }); });
 }
 
 }  // namespace fastnn::FASTNN_ISA
