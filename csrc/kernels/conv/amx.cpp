@@ -397,7 +397,7 @@ void convolve_squares(const Conv2dArgs& q) {
 }
 
 // Where it pays. More channels have more weights, 16 for 9, than stay in L2 beside the planes: 128 -> 128 @28 takes as
-// long as by steps, four images of it 0.86; 256 channels @56 1.9 times as long. 64 -> 64 @28, 196 squares, 1.08.
+// long as by steps, four images of it 0.86; 256 channels @56 1.7 times as long. 64 -> 64 @28, 196 squares, 1.08.
 bool by_squares(const Conv2dArgs& q) {
   const int64_t squares = q.n * blocks_of(q.oh, 2) * blocks_of(q.ow, 2);
   return q.parts == 3 && q.x_last && q.y_last && q.kh == 3 && q.kw == 3 && q.stride_h * q.stride_w == 1 &&
