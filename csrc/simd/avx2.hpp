@@ -389,18 +389,31 @@ FASTNN_INLINE __m256 load_halves(const float* p, int64_t ld) {
 FASTNN_INLINE __m256d load_halves(const double* p, int64_t ld) {
   return _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_loadu_pd(p)), _mm_loadu_pd(p + ld), 1);
 }
+FASTNN_INLINE __m256 load_halves(const float* const* rows, int64_t offset) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(rows[0] + offset)), _mm_loadu_ps(rows[4] + offset),
+                              1);
+}
+FASTNN_INLINE void turn_halves(__m256 r0, __m256 r1, __m256 r2, __m256 r3, Vec<float>* r) {
+  const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1));
+  const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
+  const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1));
+  const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
+  r[0] = {_mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23))};
+  r[1] = {_mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23))};
+  r[2] = {_mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23))};
+  r[3] = {_mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23))};
+}
+FASTNN_INLINE void turn_four(const float* const* rows, int64_t offset, Vec<float>* r) {
+  turn_halves(load_halves(rows, offset), load_halves(rows + 1, offset), load_halves(rows + 2, offset),
+              load_halves(rows + 3, offset), r);
+}
 FASTNN_INLINE void transpose(const float* x, int64_t ldx, float* y, int64_t ldy) {
-  for (int j = 0; j < 8; j += 4, x += 4, y += 4 * ldy) {
-    const __m256 r0 = load_halves(x, 4 * ldx), r1 = load_halves(x + ldx, 4 * ldx);
-    const __m256 r2 = load_halves(x + 2 * ldx, 4 * ldx), r3 = load_halves(x + 3 * ldx, 4 * ldx);
-    const __m256d low01 = _mm256_castps_pd(_mm256_unpacklo_ps(r0, r1));
-    const __m256d low23 = _mm256_castps_pd(_mm256_unpacklo_ps(r2, r3));
-    const __m256d high01 = _mm256_castps_pd(_mm256_unpackhi_ps(r0, r1));
-    const __m256d high23 = _mm256_castps_pd(_mm256_unpackhi_ps(r2, r3));
-    _mm256_storeu_ps(y, _mm256_castpd_ps(_mm256_unpacklo_pd(low01, low23)));
-    _mm256_storeu_ps(y + ldy, _mm256_castpd_ps(_mm256_unpackhi_pd(low01, low23)));
-    _mm256_storeu_ps(y + 2 * ldy, _mm256_castpd_ps(_mm256_unpacklo_pd(high01, high23)));
-    _mm256_storeu_ps(y + 3 * ldy, _mm256_castpd_ps(_mm256_unpackhi_pd(high01, high23)));
+  for (int j = 0; j < 8; j += 4, x += 4) {
+    Vec<float> r[4];
+    turn_halves(load_halves(x, 4 * ldx), load_halves(x + ldx, 4 * ldx), load_halves(x + 2 * ldx, 4 * ldx),
+                load_halves(x + 3 * ldx, 4 * ldx), r);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) store(y + (j + i) * ldy, r[i]);
   }
 }
 FASTNN_INLINE void transpose(const double* x, int64_t ldx, double* y, int64_t ldy) {

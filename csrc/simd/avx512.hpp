@@ -323,18 +323,33 @@ FASTNN_INLINE __m512d load_quarters(const double* p, int64_t ld) {
   r = _mm512_insertf64x2(r, _mm_loadu_pd(p + 2 * ld), 2);
   return _mm512_insertf64x2(r, _mm_loadu_pd(p + 3 * ld), 3);
 }
+FASTNN_INLINE __m512 load_quarters(const float* const* rows, int64_t offset) {
+  __m512 r = _mm512_castps128_ps512(_mm_loadu_ps(rows[0] + offset));
+  r = _mm512_insertf32x4(r, _mm_loadu_ps(rows[4] + offset), 1);
+  r = _mm512_insertf32x4(r, _mm_loadu_ps(rows[8] + offset), 2);
+  return _mm512_insertf32x4(r, _mm_loadu_ps(rows[12] + offset), 3);
+}
+FASTNN_INLINE void turn_quarters(__m512 r0, __m512 r1, __m512 r2, __m512 r3, Vec<float>* r) {
+  const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1));
+  const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
+  const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1));
+  const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
+  r[0] = {_mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23))};
+  r[1] = {_mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23))};
+  r[2] = {_mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23))};
+  r[3] = {_mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23))};
+}
+FASTNN_INLINE void turn_four(const float* const* rows, int64_t offset, Vec<float>* r) {
+  turn_quarters(load_quarters(rows, offset), load_quarters(rows + 1, offset), load_quarters(rows + 2, offset),
+                load_quarters(rows + 3, offset), r);
+}
 FASTNN_INLINE void transpose(const float* x, int64_t ldx, float* y, int64_t ldy) {
-  for (int j = 0; j < 16; j += 4, x += 4, y += 4 * ldy) {
-    const __m512 r0 = load_quarters(x, 4 * ldx), r1 = load_quarters(x + ldx, 4 * ldx);
-    const __m512 r2 = load_quarters(x + 2 * ldx, 4 * ldx), r3 = load_quarters(x + 3 * ldx, 4 * ldx);
-    const __m512d low01 = _mm512_castps_pd(_mm512_unpacklo_ps(r0, r1));
-    const __m512d low23 = _mm512_castps_pd(_mm512_unpacklo_ps(r2, r3));
-    const __m512d high01 = _mm512_castps_pd(_mm512_unpackhi_ps(r0, r1));
-    const __m512d high23 = _mm512_castps_pd(_mm512_unpackhi_ps(r2, r3));
-    _mm512_storeu_ps(y, _mm512_castpd_ps(_mm512_unpacklo_pd(low01, low23)));
-    _mm512_storeu_ps(y + ldy, _mm512_castpd_ps(_mm512_unpackhi_pd(low01, low23)));
-    _mm512_storeu_ps(y + 2 * ldy, _mm512_castpd_ps(_mm512_unpacklo_pd(high01, high23)));
-    _mm512_storeu_ps(y + 3 * ldy, _mm512_castpd_ps(_mm512_unpackhi_pd(high01, high23)));
+  for (int j = 0; j < 16; j += 4, x += 4) {
+    Vec<float> r[4];
+    turn_quarters(load_quarters(x, 4 * ldx), load_quarters(x + ldx, 4 * ldx), load_quarters(x + 2 * ldx, 4 * ldx),
+                  load_quarters(x + 3 * ldx, 4 * ldx), r);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) store(y + (j + i) * ldy, r[i]);
   }
 }
 FASTNN_INLINE void transpose(const double* x, int64_t ldx, double* y, int64_t ldy) {

@@ -434,6 +434,10 @@ FASTNN_INLINE void transpose(const T* x, int64_t ldx, T* y, int64_t ldy) {
   for (int i = 0; i < Vec<T>::lanes; ++i)
     for (int j = 0; j < Vec<T>::lanes; ++j) y[j * ldy + i] = x[i * ldx + j];
 }
+FASTNN_INLINE void turn_four(const float* const* rows, int64_t offset, Vec<float>* r) {
+  for (int i = 0; i < 4; ++i)
+    for (int j = 0; j < 4; ++j) r[j].v[i] = rows[i][offset + j];
+}
 template <class T>
 FASTNN_INLINE Vec<T> opaque(Vec<T> a) {
   return a;

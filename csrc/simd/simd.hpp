@@ -41,6 +41,7 @@
 //   interleave(even, odd, a, b)                the inverse
 //   store_bytes(p, v) load_bytes<T>(p)         one byte a lane
 //   transpose(x, ldx, y, ldy)                  y[j * ldy + i] = x[i * ldx + j] for i, j < lanes
+//   turn_four(rows, offset, r)                 lane i of r[j] is rows[i][offset + j], j < 4; float alone
 //   opaque(v)                                  v, where the compiler must take it from a register, not from memory
 //
 // The file for one set says only how that set spells it; algorithms (math.hpp, kernels) name no instruction.

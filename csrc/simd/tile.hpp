@@ -12,9 +12,6 @@
 //                                            low[0] high[0] low[1] high[1] ..; the sum of three is the float, of two
 //                                            the float to 16 bits; one is the float rounded
 //   split_bf16_in_order<n>(from, to, stride) the same of 32 floats in their order
-//   split_bf16_twice(low, high, to, stride, before, before_stride, later)
-//                                            split_bf16<3>, and at `later` the highs of the rows at `before`, which an
-//                                            earlier call wrote, each beside the low of this one
 //
 // The arithmetic is that of Intel's manual for TDPBF16PS: even and odd k are summed apart, each in a chain of fused
 // multiply-adds from zero; the two sums are added, then c is. Every step rounds to nearest even, denormals count as
@@ -175,16 +172,6 @@ FASTNN_INLINE void split_pairs(Vec<float> a, Vec<float> b, uint16_t* to, int64_t
 template <int n>
 FASTNN_INLINE void split_bf16(const float* low, const float* high, uint16_t* to, int64_t stride) {
   for (int i = 0; i < 16; i += Vec<float>::lanes) split_pairs<n>(load(low + i), load(high + i), to + 2 * i, stride);
-}
-FASTNN_INLINE void split_bf16_twice(const float* low, const float* high, uint16_t* to, int64_t stride,
-                                    const uint16_t* before, int64_t before_stride, uint16_t* later) {
-  const U32 upper = set1_u32(0xffff0000u);
-  for (int i = 0; i < 16; i += Vec<float>::lanes)
-    split_parts<3>(load(low + i), load(high + i), [&](int part, U32 bits_a, U32 bits_b) FASTNN_INLINED {
-      const U32 last = load_u32(reinterpret_cast<const uint32_t*>(before + part * before_stride) + i);
-      store_u32(reinterpret_cast<uint32_t*>(to + part * stride) + i, shift_right<16>(bits_a) ^ bits_b);
-      store_u32(reinterpret_cast<uint32_t*>(later + part * stride) + i, shift_right<16>(last) ^ (bits_a & upper));
-    });
 }
 template <int n>
 FASTNN_INLINE void split_bf16_in_order(const float* from, uint16_t* to, int64_t stride) {

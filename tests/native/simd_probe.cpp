@@ -324,6 +324,14 @@ void check_lanes() {
     for (int i = 0; i < ldy; ++i)
       CHECK(same(y[j * ldy + i], i < n ? x[i * ldx + j] : T(7)), "%s transpose %d %d", kIsa, i, j);
 
+  if constexpr (sizeof(T) == 4) {
+    const float* rows[n];
+    for (int i = 0; i < n; ++i) rows[i] = x + (i * 5 % n) * ldx;
+    Vec<float> turned[4];
+    turn_four(rows, 2, turned);
+    for (int j = 0; j < 4; ++j) expect("turn_four", turned[j], [&](int i) { return rows[i][2 + j]; });
+  }
+
   // Reductions: whole numbers add exactly in any order; a NaN or infinity comes through a sum.
   const auto w = lanes_of<T>([] { return static_cast<T>(random_between(-1000, 1000)); });
   T sum = 0, largest = w.v[0], smallest = w.v[0];

@@ -620,6 +620,7 @@ void gradients() {
       {1, 20, 9, 40, 20, 3, 3, 1, 4, 5, 5, 1, 1, 0},   // rows and columns of padding alone
       {1, 16, 12, 12, 24, 3, 3, 1, 1, 2, 2, 2, 2, 0},  // dilated
       {4, 3, 20, 20, 32, 7, 7, 2, 2, 3, 3, 1, 1, 0},   // a first layer, more taps than lanes
+      {1, 90, 6, 6, 75, 3, 3, 1, 1, 1, 1, 1, 1, 0},    // groups of channels of x and of dy, the last with fewer
       {9, 16, 32, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},  // several parts and chunks
   };
   for (Shape shape : shapes)

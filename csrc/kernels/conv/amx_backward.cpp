@@ -3,10 +3,11 @@
 //   dx       conv2d_amx_forward of dy with the flipped weights. Stride phases are computed side by side in memory, some
 //            images at a time, and then put in their places: all in one call where they have as many taps, as channels
 //            of its output, so that dy is packed once; else one call for each.
-//   dweight  products with the pixels of all images as their inner length: A = rows of 16 channels of dy, pixel beside
-//            pixel, B = pairs of pixels of 16 channels of x, which a tap moves by whole rows
+//   dweight  products with the pixels of all images as their inner length, in pairs that lie far apart: A = rows of 16
+//            channels of dy, pair beside pair, B = pairs of 16 channels of x, which a tap moves by whole rows
 //              half    16 channels of x at one tap; four halves of 16 x 16 sums are a block: two of dy by two of x, or
-//                      where dy has an odd 16 left, one by four
+//                      where dy has an odd 16 left, one by four, or by one where that is all that is left
+//              group   some channels of dy and of x, which are packed for it alone
 //              chunk   the pixels whose planes lie in L2 while all blocks take their turns
 //              part    the chunks of one task; the parts are summed in order
 //            Flat pixels, pitches and phases are those of the forward pass (amx_plan.hpp); dy is zero where there is
@@ -245,29 +246,32 @@ constexpr int64_t kAwake = 4;           // as in amx.cpp: a tile store that foll
 struct Cut {
   Axis rows, columns;
   int64_t taps, phases, reach, steps;  // steps: of 32 flat pixels, all of them
-  int64_t outs, ins;                   // sixteens of channels of dy and of x
-  int64_t groups, ins_a_group, parts, steps_a_chunk;
-  bool parities[2];
+  int64_t all_outs, all_ins;           // sixteens of channels of dy and of x
+  int64_t outs, ins;                   // of them, in a group of both; the last have what is left
+  int64_t out_groups, in_groups, parts, steps_a_chunk;
 
-  int64_t pairs_of(int64_t a_steps) const { return (2 * a_steps + blocks_of(reach, kHalf) + 1) * kHalf / 2; }
-  int64_t part() const { return pairs_of(steps_a_chunk) * kLine; }
-  int64_t planes_a_phase() const { return (parities[0] + parities[1]) * 3 * part(); }
+  // Blocks of 16 pairs of x that the steps of a chunk read.
+  int64_t pairs_of(int64_t a_steps) const { return a_steps + blocks_of(reach, kHalf); }
+  int64_t part() const { return pairs_of(steps_a_chunk) * kTile; }
   int64_t size_a() const { return outs * steps_a_chunk * kStepA; }
-  int64_t size_b() const { return ins_a_group * phases * planes_a_phase(); }
+  int64_t size_b() const { return ins * phases * 3 * part(); }
   int64_t planes() const { return size_a() + size_b(); }
   // Of 16 channels of the group, in the planes of a chunk.
-  uint16_t* plane(uint16_t* memory, int64_t in, int64_t phase, int64_t parity) const {
-    if (!parities[parity]) return nullptr;
-    return memory + size_a() + (in * phases + phase) * planes_a_phase() + (parity && parities[0] ? 3 * part() : 0);
+  uint16_t* plane(uint16_t* memory, int64_t in, int64_t phase) const {
+    return memory + size_a() + (in * phases + phase) * 3 * part();
   }
-  int64_t halves() const { return ins_a_group * taps; }
+  int64_t groups() const { return out_groups * in_groups; }
+  int64_t group_of(int64_t out, int64_t in) const { return out / outs * in_groups + in / ins; }
+  int64_t outs_of(int64_t group) const { return least(outs, all_outs - group / in_groups * outs); }
+  int64_t ins_of(int64_t group) const { return least(ins, all_ins - group % in_groups * ins); }
+  int64_t halves() const { return ins * taps; }
   int64_t blocks() const { return outs / 2 * blocks_of(halves(), 2) + outs % 2 * blocks_of(halves(), 4); }
   int64_t sums() const { return blocks() * 4 * kSum; }
-  // Where the sums of 16 channels of dy and a half are, among those of a group and part.
-  int64_t sum_at(int64_t out, int64_t half) const {
-    if (out < outs / 2 * 2)
+  // Where the sums of 16 channels of dy and a half are, among those of a part of a group of `some` outs.
+  int64_t sum_at(int64_t some, int64_t out, int64_t half) const {
+    if (out < some / 2 * 2)
       return (((out / 2 * blocks_of(halves(), 2) + half / 2) * 2 + out % 2) * 2 + half % 2) * kSum;
-    return outs / 2 * blocks_of(halves(), 2) * 4 * kSum + half * kSum;
+    return some / 2 * blocks_of(halves(), 2) * 4 * kSum + half * kSum;
   }
 };
 
@@ -285,23 +289,32 @@ Cut cut_of(const Conv2dBackwardArgs& q) {
   p.columns = axis_of(q.w, q.pad_w, q.stride_w, q.dilation_w, q.kw, q.ow);
   p.taps = q.kh * q.kw, p.phases = p.rows.phases * p.columns.phases;
   p.reach = p.rows.reach * p.columns.pitch + p.columns.reach;
-  for (int64_t tap = 0; tap < p.taps; ++tap) p.parities[shift_of(q, p, tap) % 2] = true;
   p.steps = blocks_of(((q.n - 1) * p.rows.pitch + q.oh - 1) * p.columns.pitch + q.ow, kBlock);
-  p.outs = blocks_of(q.o, kHalf), p.ins = blocks_of(q.c, kHalf);
-  // Chunks first, each part of them costs a pass over dweight; then groups of channels of x, each of which packs all of
-  // dy: eight products of tiles and more for each of its tiles pay for that.
+  p.all_outs = p.outs = blocks_of(q.o, kHalf), p.all_ins = p.ins = blocks_of(q.c, kHalf);
+  // Chunks first, each part of them costs a pass over dweight; then groups of channels, as long as their products last
+  // three times as long as the packing of their pixels.
   p.parts = most(1, least(kTasks, p.steps / kMostSteps));
-  p.groups = least(blocks_of(kTasks, p.parts), most(1, p.ins * p.taps / 16));
-  p.ins_a_group = blocks_of(p.ins, p.groups), p.groups = blocks_of(p.ins, p.ins_a_group);
-  p.parts = most(1, least(p.parts, blocks_of(kTasks, p.groups)));
-  const int64_t step = p.outs * kStepA + p.ins_a_group * p.phases * (p.parities[0] + p.parities[1]) * 3 * kTile;
+  p.out_groups = p.in_groups = 1;
+  for (int64_t outs = p.outs, ins = p.ins; p.groups() * p.parts < kTasks;) {
+    const bool split_ins = outs <= 2 || (ins > 1 && ins * p.phases >= outs);
+    split_ins ? ins = (ins + 1) / 2 : outs = (outs + 3) / 4 * 2;
+    if (outs * ins * p.taps < 8 * (outs + ins * p.phases) || (outs == p.outs && ins == p.ins)) break;
+    p.outs = outs, p.out_groups = blocks_of(p.all_outs, outs), p.ins = ins, p.in_groups = blocks_of(p.all_ins, ins);
+  }
+  p.parts = most(1, least(p.parts, blocks_of(kTasks, p.groups())));
+  const int64_t step = p.outs * kStepA + p.ins * p.phases * kStepA;
   const int64_t a_part = blocks_of(p.steps, p.parts);
   const int64_t most_steps = least(least(kMostSteps, most(4, kPlanes / 2 / step)), a_part);
   p.steps_a_chunk = blocks_of(a_part, blocks_of(a_part, most_steps));
   return p;
 }
 
-// Four halves: a0 and a1 with b0 and b1, or a0 with b0 .. b3.
+template <int n>
+struct Part {
+  static constexpr int value = n;
+};
+
+// Four halves: a0 and a1 with b0 and b1, or a0 with b0 .. b3; or b0 alone.
 struct Operands {
   const uint16_t *a0, *a1, *b0, *b1, *b2, *b3;
   int64_t part;  // of b
@@ -346,130 +359,202 @@ FASTNN_INLINE void multiply_one_by_four(Tiles& t, const Operands& o, const Betwe
   products(o.part), products(2 * o.part), products(0);
 }
 
+// A half that is left over, two steps at a time: four sums, to be added up in the end, as a product must not wait for
+// the one before.
+template <class Between>
+FASTNN_INLINE void multiply_one_by_one(Tiles& t, Operands o, int64_t steps, void* unread, const Between& between) {
+  const auto step = [&](auto second) FASTNN_INLINED {
+    constexpr bool two = decltype(second)::value;
+    const auto load_a = [&](auto part) FASTNN_INLINED {
+      t.load<4, part.value * 1024>(o.a0, 64);
+      if (two) t.load<6, 3072 + part.value * 1024>(o.a0, 64);
+    };
+    const auto load_b = [&](int64_t at) FASTNN_INLINED {
+      t.load<5>(o.b0 + at, 64);
+      if (two) t.load<7, 1024>(o.b0 + at, 64);
+    };
+    const auto even = [&]() FASTNN_INLINED {
+      t.dot<0, 4, 5>();
+      if (two) t.dot<1, 6, 7>();
+    };
+    const auto odd = [&]() FASTNN_INLINED {
+      t.dot<2, 4, 5>();
+      if (two) t.dot<3, 6, 7>();
+      between();
+    };
+    load_a(Part<2>{}), load_b(0), even();          // a3 b1
+    load_a(Part<1>{}), odd();                      // a2 b1
+    load_b(o.part), even();                        // a2 b2
+    load_a(Part<0>{}), odd();                      // a1 b2
+    load_b(2 * o.part), even(), load_b(0), odd();  // a1 b3, a1 b1
+  };
+  for (int64_t i = 0; i + 2 <= steps; i += 2, o.a0 += 2 * kStepA, o.b0 += 2 * kTile) {
+    step(Part<true>{});
+    if (i % (2 * kAwake) == kAwake) t.store<4>(unread, 64);
+  }
+  if (steps % 2 != 0) step(Part<false>{});
+}
+
 // On a copy of the operands, which stays in registers.
-template <bool two, class Between>
+template <int halves, class Between>
 FASTNN_INLINE void multiply_steps(Tiles& t, Operands o, int64_t steps, void* unread, const Between& between) {
+  if (halves == 1) return multiply_one_by_one(t, o, steps, unread, between);
   for (int64_t step = 0; step < steps; ++step) {
-    two ? multiply_two_by_two(t, o, between) : multiply_one_by_four(t, o, between);
+    halves == 2 ? multiply_two_by_two(t, o, between) : multiply_one_by_four(t, o, between);
     o.a0 += kStepA, o.a1 += kStepA, o.b0 += kTile, o.b1 += kTile, o.b2 += kTile, o.b3 += kTile;
     if (step % kAwake == kAwake - 1) t.store<4>(unread, 64);
   }
 }
 
-template <bool two>
+template <int halves>
 __attribute__((noinline)) void multiply_plain(Tiles& t, const Operands& o, int64_t steps, void* unread) {
-  multiply_steps<two>(t, o, steps, unread, [] {});
+  multiply_steps<halves>(t, o, steps, unread, [] {});
 }
 
-// The planes of one chunk, packed strip by strip.
+// The planes of one chunk: first all of a, then b phase by phase.
+template <class Packer>
 class ChunkPacker {
  public:
-  ChunkPacker(const Conv2dBackwardArgs& q, const Cut& p, int64_t first_in, int64_t ins)
-      : q_(q), p_(p), first_in_(first_in), ins_(ins), strips_(p.outs + ins * p.phases), strip_(strips_) {
-    const bool last = q.channels_last != 0;
-    dy_ = {static_cast<const float*>(q.dy), q.n, q.o, q.oh, q.ow, 0, 1, 0, 1, q.oh, {0, q.ow}, last};
-    x_ = {static_cast<const float*>(q.x), q.n, q.c, q.h, q.w, 0, q.stride_h, 0, q.stride_w, p.rows.pitch, {}, last};
+  ChunkPacker(const Conv2dBackwardArgs& q, const Cut& p, int64_t group, const float* nowhere)
+      : q_(q),
+        p_(p),
+        first_out_(group / p.in_groups * p.outs),
+        first_in_(group % p.in_groups * p.ins),
+        outs_(p.outs_of(group)),
+        ins_(p.ins_of(group)),
+        turns_(1 + p.phases),
+        turn_(turns_),
+        packer_(nowhere) {
+    dy_ = {static_cast<const float*>(q.dy), q.n, q.o, q.oh, q.ow, 0, 1, 0, 1, q.oh, {0, q.ow}};
+    x_ = {static_cast<const float*>(q.x), q.n, q.c, q.h, q.w, 0, q.stride_h, 0, q.stride_w, p.rows.pitch, {}};
   }
 
   void start(int64_t pixel, int64_t steps, uint16_t* memory) {
-    pixel_ = pixel, steps_ = steps, memory_ = memory, strip_ = 0;
-    next_strip();
+    pixel_ = pixel, steps_ = steps, memory_ = memory, turn_ = 0;
+    next_turn();
   }
-  FASTNN_MEMBER_INLINE bool busy() const { return packer_.busy() || strip_ < strips_; }
+  FASTNN_MEMBER_INLINE bool busy() const { return packer_.busy() || turn_ < turns_; }
   FASTNN_MEMBER_INLINE void run(int64_t units) {
-    if (!packer_.busy()) next_strip();
+    if (!packer_.busy()) next_turn();
     packer_.run(units);
   }
   void drain() {
     while (busy()) run(kHalf);
   }
   // Turns of run(1) that a chunk of this many steps takes.
-  int64_t units(int64_t steps) const { return p_.outs * steps * kHalf + ins_ * p_.phases * p_.pairs_of(steps); }
+  int64_t units(int64_t steps) const {
+    return (outs_ * steps + ins_ * p_.phases * p_.pairs_of(steps)) * Packer::kUnits;
+  }
 
  private:
-  __attribute__((noinline)) void next_strip() {
-    const int64_t strip = strip_++;
-    if (strip < p_.outs)
-      return packer_.start_a(dy_, Cursor(dy_, p_.columns.pitch, p_.rows.pitch, pixel_), strip * kHalf, steps_,
-                             memory_ + strip * p_.steps_a_chunk * kStepA);
-    const int64_t in = (strip - p_.outs) / p_.phases, phase = (strip - p_.outs) % p_.phases;
-    const int64_t column = phase % p_.columns.phases;
+  Cursor cursor(const Source& source, int64_t pixel) const {
+    return Cursor(source, p_.columns.pitch, p_.rows.pitch, pixel);
+  }
+
+  __attribute__((noinline)) void next_turn() {
+    const int64_t phase = turn_++ - 1, column = phase % p_.columns.phases, second = pixel_ + steps_ * kHalf;
+    if (phase < 0)
+      return packer_.start({cursor(dy_, pixel_), cursor(dy_, second), true, first_out_ * kHalf, outs_, memory_,
+                            p_.steps_a_chunk * kStepA, kTile, steps_});
     x_.first_y = p_.rows.residue(phase / p_.columns.phases) - q_.pad_h;
     x_.first_x = p_.columns.residue(column) - q_.pad_w, x_.columns = p_.columns.span(column);
-    packer_.start_b(x_, Cursor(x_, p_.columns.pitch, p_.rows.pitch, pixel_), (first_in_ + in) * kHalf,
-                    p_.pairs_of(steps_) * 2 / kHalf, p_.plane(memory_, in, phase, 0), p_.plane(memory_, in, phase, 1),
-                    p_.part());
+    packer_.start({cursor(x_, pixel_), cursor(x_, second), false, first_in_ * kHalf, ins_, p_.plane(memory_, 0, phase),
+                   p_.phases * 3 * p_.part(), p_.part(), p_.pairs_of(steps_)});
   }
 
   const Conv2dBackwardArgs& q_;
   const Cut& p_;
-  int64_t first_in_, ins_, strips_, strip_;
+  int64_t first_out_, first_in_, outs_, ins_, turns_, turn_;
   int64_t pixel_ = 0, steps_ = 0;
   uint16_t* memory_ = nullptr;
   Source dy_, x_;
   Packer packer_;
 };
 
-// One part of the pixels for one group of channels of x. memory: 1 KB and the planes of two chunks, one that is read
-// and one that is packed meanwhile.
+// One part of the pixels for one group of channels. memory: 1 KB, the planes of two chunks, one that is read and
+// one that is packed meanwhile, and zeros.
+template <class Packer>
 class WeightTask {
  public:
   WeightTask(const Conv2dBackwardArgs& q, const Cut& p, int64_t group, int64_t part, uint16_t* memory, float* sums)
       : q_(q),
         p_(p),
-        ins_(least(p.ins_a_group, p.ins - group * p.ins_a_group)),
+        outs_(p.outs_of(group)),
+        ins_(p.ins_of(group)),
         first_step_(p.steps * part / p.parts),
         end_step_(p.steps * (part + 1) / p.parts),
         unread_(memory),
         now_(memory + kTile),
         next_(now_ + p.planes()),
         sums_(sums),
-        packer_(q, p, group * p.ins_a_group, ins_) {}
+        packer_(q, p, group, reinterpret_cast<const float*>(next_ + p.planes())) {
+    std::memset(next_ + p.planes(), 0, static_cast<size_t>(zeros_size(p)) * sizeof(uint16_t));
+  }
 
-  static int64_t memory(const Cut& p) { return (kTile + 2 * p.planes()) * 2; }
+  static int64_t memory(const Cut& p) { return (kTile + 2 * p.planes() + zeros_size(p)) * 2; }
 
   void run() {
-    const auto steps_from = [&](int64_t step) { return least(p_.steps_a_chunk, end_step_ - step); };
-    packer_.start(first_step_ * kBlock, steps_from(first_step_), now_);
+    // The first chunk is packed with no products to hide behind: as short as can hide the second.
+    const int64_t slots = 6 * p_.blocks();
+    int64_t steps = blocks_of(packer_.units(p_.steps_a_chunk), slots);
+    if (steps >= p_.steps_a_chunk || steps >= end_step_ - first_step_) steps = p_.steps_a_chunk;
+    steps = least(steps, end_step_ - first_step_);
+    packer_.start(first_step_ * kBlock, steps, now_);
     packer_.drain();
-    for (int64_t step = first_step_; step < end_step_; step += p_.steps_a_chunk) {
-      const int64_t steps = steps_from(step), after = step + p_.steps_a_chunk;
-      if (after < end_step_) {
-        packer_.start(after * kBlock, steps_from(after), next_);
-        units_ = blocks_of(packer_.units(steps_from(after)), steps * 6 * p_.blocks());
+    for (int64_t step = first_step_; step < end_step_;) {
+      const int64_t after = step + steps, next = least(p_.steps_a_chunk, end_step_ - after);
+      if (next > 0) {
+        packer_.start(after * kBlock, next, next_);
+        units_ = blocks_of(packer_.units(next), steps * slots);
         if (units_ > kMostUnits) packer_.drain();
       }
       multiply(steps, step == first_step_);
       packer_.drain();
       uint16_t* packed = next_;
-      next_ = now_, now_ = packed;
+      next_ = now_, now_ = packed, step = after, steps = next;
     }
+    finish();
   }
 
  private:
+  static int64_t zeros_size(const Cut& p) { return most(p.all_outs, p.all_ins) * kHalf * 2; }
+
   // The planes of a half, from the chunk's first pixel. Halves beyond the last repeat it; nobody reads their sums.
   const uint16_t* half(int64_t i) {
     i = least(i, ins_ * p_.taps - 1);
     const int64_t tap = i % p_.taps, shift = shift_of(q_, p_, tap);
-    return p_.plane(now_, i / p_.taps, phase_of_tap(q_, p_, tap), shift % 2) + (shift + 1) / 2 * kLine;
+    return p_.plane(now_, i / p_.taps, phase_of_tap(q_, p_, tap)) + shift * kLine;
   }
 
   void multiply(int64_t steps, bool first) {
     const int64_t halves = ins_ * p_.taps, size = p_.steps_a_chunk * kStepA;
     for (int64_t i = 0; i < halves; i += 2) {
       const uint16_t *b0 = half(i), *b1 = half(i + 1), *a = now_;
-      for (int64_t out = 0; out + 2 <= p_.outs; out += 2, a += 2 * size)
-        block<true>({a, a + size, b0, b1, b0, b1, p_.part()}, steps, sums_ + p_.sum_at(out, i), first);
+      for (int64_t out = 0; out + 2 <= outs_; out += 2, a += 2 * size)
+        block<2>({a, a + size, b0, b1, b0, b1, p_.part()}, steps, sums_ + p_.sum_at(outs_, out, i), first);
     }
-    if (p_.outs % 2 == 0) return;
-    const uint16_t* a = now_ + (p_.outs - 1) * size;
-    for (int64_t i = 0; i < halves; i += 4)
-      block<false>({a, a, half(i), half(i + 1), half(i + 2), half(i + 3), p_.part()}, steps,
-                   sums_ + p_.sum_at(p_.outs - 1, i), first);
+    if (outs_ % 2 == 0) return;
+    const uint16_t* a = now_ + (outs_ - 1) * size;
+    for (int64_t i = 0; i < halves; i += 4) {
+      const Operands operands = {a, a, half(i), half(i + 1), half(i + 2), half(i + 3), p_.part()};
+      float* sums = sums_ + p_.sum_at(outs_, outs_ - 1, i);
+      halves - i == 1 ? block<1>(operands, steps, sums, first) : block<4>(operands, steps, sums, first);
+    }
+  }
+
+  // The four sums of a half that is left over, as one.
+  void finish() {
+    const int64_t halves = ins_ * p_.taps;
+    if (outs_ % 2 == 0 || halves % 4 != 1) return;
+    float* sums = sums_ + p_.sum_at(outs_, outs_ - 1, halves - 1);
+    for (int64_t i = 0; i < kSum; i += Vec<float>::lanes)
+      store(sums + i,
+            (load(sums + i) + load(sums + kSum + i)) + (load(sums + 2 * kSum + i) + load(sums + 3 * kSum + i)));
   }
 
   // sums: four tiles, added to unless this is their first chunk.
-  template <bool two>
+  // halves: at a time and sixteen of dy; where it is two, of two sixteens.
+  template <int halves>
   void block(const Operands& operands, int64_t steps, float* sums, bool first) {
     Tiles& t = tiles_;
     if (first)
@@ -477,25 +562,25 @@ class WeightTask {
     else
       t.load<0>(sums, 64), t.load<1, 1024>(sums, 64), t.load<2, 2048>(sums, 64), t.load<3, 3072>(sums, 64);
     if (packer_.busy()) {
-      ChunkPacker& packer = packer_;
+      ChunkPacker<Packer>& packer = packer_;
       const int64_t units = units_;
-      multiply_steps<two>(t, operands, steps, unread_, [&] {
+      multiply_steps<halves>(t, operands, steps, unread_, [&] {
         if (packer.busy()) packer.run(units);
       });
     } else {
-      multiply_plain<two>(t, operands, steps, unread_);
+      multiply_plain<halves>(t, operands, steps, unread_);
     }
     t.store<0>(sums, 64), t.store<1>(sums + kSum, 64), t.store<2>(sums + 2 * kSum, 64), t.store<3>(sums + 3 * kSum, 64);
   }
 
   const Conv2dBackwardArgs& q_;
   const Cut& p_;
-  int64_t ins_, first_step_, end_step_;
+  int64_t outs_, ins_, first_step_, end_step_;
   uint16_t *unread_, *now_, *next_;
   float* sums_;
   int64_t units_ = 1;  // to pack between two quartets of products
   Tiles tiles_;
-  ChunkPacker packer_;
+  ChunkPacker<Packer> packer_;
 };
 
 // The parts of `size` floats, added in order to the first; whether all is finite.
@@ -514,57 +599,59 @@ bool add_parts(float* sums, int64_t parts, int64_t stride, int64_t size) {
 // 16 channels of dy by 16 of x of dweight, from sums (channel of dy, channel of x) tap by tap.
 void write_weights(const Conv2dBackwardArgs& q, const Cut& p, const float* sums, int64_t out, int64_t in) {
   constexpr int lanes = Vec<float>::lanes;
-  const int64_t group = in / p.ins_a_group, outs = least(kHalf, q.o - out * kHalf),
-                ins = least(kHalf, q.c - in * kHalf);
+  const int64_t some = p.outs_of(p.group_of(out, in));
+  const int64_t outs = least(kHalf, q.o - out * kHalf), ins = least(kHalf, q.c - in * kHalf);
+  const auto write = [&](float* to, Vec<float> v, int64_t count) FASTNN_INLINED {
+    const int n = static_cast<int>(least(count, lanes));
+    store_partial(to, q.accumulate ? load_partial(to, n) + v : v, n);
+  };
   const float* from[kHalf];
-  sums += group * p.parts * p.sums();
-  alignas(64) float rows[kHalf * kHalf], turned[kHalf * kHalf];
+  sums += p.group_of(out, in) * p.parts * p.sums();
   for (int64_t tap = 0; tap < p.taps; tap += kHalf) {
     const int64_t taps = least(kHalf, p.taps - tap);
     for (int64_t i = 0; i < kHalf; ++i)
-      from[i] = sums + p.sum_at(out, in % p.ins_a_group * p.taps + tap + least(i, taps - 1));
+      from[i] = sums + p.sum_at(some, out % p.outs, in % p.ins * p.taps + tap + least(i, taps - 1));
     for (int64_t o = 0; o < outs; ++o) {
       float* to = static_cast<float*>(q.dweight) + ((out * kHalf + o) * q.c + in * kHalf) * p.taps + tap;
-      const float* row = from[0] + o * kHalf;
-      int64_t length = ins, count = 1, step = 0;
-      if (p.taps > 1) {
-        for (int64_t i = 0; i < taps; ++i)
-          for (int64_t j = 0; j < kHalf; j += lanes) store(rows + i * kHalf + j, load(from[i] + o * kHalf + j));
-        turn_16(rows, kHalf, turned);
-        row = turned, length = taps, count = ins, step = p.taps;
+      if (p.taps == 1) {
+        for (int64_t i = 0; i < ins; i += lanes) write(to + i, load(from[0] + o * kHalf + i), ins - i);
+        continue;
       }
-      for (int64_t i = 0; i < count; ++i, row += kHalf, to += step)
-        for (int64_t j = 0; j < length; j += lanes) {
-          const int some = static_cast<int>(least(length - j, lanes));
-          const Vec<float> v = load(row + j);
-          store_partial(to + j, q.accumulate ? load_partial(to + j, some) + v : v, some);
+      for (int64_t i = 0; i < ins; i += 4)
+        for (int64_t j = 0; j < taps; j += lanes) {
+          Vec<float> turned[4];
+          turn_four(from + j, o * kHalf + i, turned);
+#pragma GCC unroll 4
+          for (int64_t k = 0; k < 4; ++k)
+            if (i + k < ins) write(to + (i + k) * p.taps + j, turned[k], taps - j);
         }
     }
   }
 }
 
 // False where a sum is not finite; then dweight is as it was.
+template <class Packer>
 bool backward_weight(const Conv2dBackwardArgs& q) {
   const runtime::FlushDenormals flush;
   const Cut p = cut_of(q);
-  const int64_t size = p.sums(), tasks = p.groups * p.parts;
+  const int64_t size = p.sums(), tasks = p.groups() * p.parts;
   float* sums =
       static_cast<float*>(runtime::scratch(runtime::Slot::kShared, static_cast<size_t>(tasks * size) * sizeof(float)));
-  runtime::parallel_for(tasks, p.steps * p.groups * p.blocks() * 250, [&](int64_t task) {
-    const size_t bytes = static_cast<size_t>(WeightTask::memory(p));
+  runtime::parallel_for(tasks, p.steps * p.groups() * p.blocks() * 250, [&](int64_t task) {
+    const size_t bytes = static_cast<size_t>(WeightTask<Packer>::memory(p));
     uint16_t* memory = static_cast<uint16_t*>(runtime::scratch(runtime::Slot::kTask, bytes));
-    WeightTask(q, p, task / p.parts, task % p.parts, memory, sums + task * size).run();
+    WeightTask<Packer>(q, p, task / p.parts, task % p.parts, memory, sums + task * size).run();
   });
   uint8_t bad = 0;
   const int64_t pieces = blocks_of(size, kSum * 64);
-  runtime::parallel_for(p.groups * pieces, tasks * size / 8, [&](int64_t task) {
+  runtime::parallel_for(p.groups() * pieces, tasks * size / 8, [&](int64_t task) {
     const int64_t first = task % pieces * kSum * 64;
     if (!add_parts(sums + task / pieces * p.parts * size + first, p.parts, size, least(kSum * 64, size - first)))
       __atomic_store_n(&bad, uint8_t{1}, __ATOMIC_RELAXED);
   });
   if (bad) return false;
-  runtime::parallel_for(p.outs * p.ins, q.o * q.c * p.taps / 2,
-                        [&](int64_t task) { write_weights(q, p, sums, task / p.ins, task % p.ins); });
+  runtime::parallel_for(p.all_outs * p.all_ins, q.o * q.c * p.taps / 2,
+                        [&](int64_t task) { write_weights(q, p, sums, task / p.all_ins, task % p.all_ins); });
   return true;
 }
 
@@ -641,7 +728,9 @@ void conv2d_amx_backward(const Conv2dBackwardArgs& args) {
     backward_data_by_tiles(args, nullptr, {});
     rest.dx = nullptr;
   }
-  if (args.dweight && tiles_take_weight(args) && backward_weight(args)) rest.dweight = nullptr;
+  if (args.dweight && tiles_take_weight(args) &&
+      (args.channels_last ? backward_weight<PixelsPacker>(args) : backward_weight<PlanesPacker>(args)))
+    rest.dweight = nullptr;
   if (rest.dx || rest.dweight || rest.dbias) conv2d_im2col_backward(rest);
 }
 

@@ -1,8 +1,9 @@
 // What the weight gradient multiplies on tiles: planes of dy and of x for a chunk of flat pixels, in three parts.
-//   a   [16 channels][32 pixels][part][channel][pixel]                 of dy; each innermost pair of axes is a tile
-//   b   [16 channels][phase][parity][part][pair of pixels][channel][2]   of x; 16 pairs are a tile
-// Parity 0 pairs pixels 2i and 2i + 1 of the chunk, parity 1 pixels 2i - 1 and 2i: what a tap at an even and at an odd
-// distance needs. Where an array has no pixel or no channel the planes are zero.
+//   a   [16 channels][16 pairs of pixels][part][channel][pair][2]      of dy; each innermost three axes are a tile
+//   b   [16 channels][phase][part][pair of pixels][channel][2]         of x; 16 pairs are a tile
+// A pair is two pixels that lie half of a chunk apart, so that a tap at any distance is a move by whole pairs. (Pairs
+// of neighbours have to be packed twice, for even and for odd distances.) Where an array has no pixel or no channel the
+// planes are zero.
 #pragma once
 #include "kernels/conv/amx_plan.hpp"
 #include "simd/tile.hpp"
@@ -10,7 +11,7 @@
 namespace fastnn::FASTNN_ISA {
 namespace {
 
-constexpr int64_t kHalf = 16;          // channels of a tile; pixels that are packed at a time
+constexpr int64_t kHalf = 16;          // channels of a tile; pairs of pixels that are packed at a time
 constexpr int64_t kTile = 512;         // bfloat16 of a tile
 constexpr int64_t kStepA = 3 * kTile;  // of 16 channels of 32 pixels
 constexpr int64_t kLine = 32;          // bfloat16 of a pair of pixels of 16 channels
@@ -23,7 +24,6 @@ struct Source {
   int64_t first_y, step_y, first_x, step_x;
   int64_t end_row;  // of those that count
   Span columns;     // likewise
-  bool last;
 };
 
 // Sixteen flat pixels in a row, and how 16 of their channels are brought together.
@@ -35,45 +35,25 @@ class Pixels {
   void start(const Source& source) { source_ = &source, count_ = 0; }
   void add(const Run& run) { runs_[count_++] = run; }
 
-  // 16 channels of them, from beyond L2.
+  // 16 channels of them, from beyond L2; NCHW.
   FASTNN_MEMBER_INLINE void fetch(int64_t channel) const {
     const Source& s = *source_;
     const int64_t plane = s.h * s.w, channels = least(kHalf, s.channels - channel);
     for (int64_t r = 0; r < count_; ++r) {
       const Run& run = runs_[r];
-      const float* from = s.data + run.image;
-      if (s.last) {
-        from += run.pixel * s.channels + channel;
-        for (int64_t i = 0; i < run.length; ++i, from += s.step_x * s.channels) prefetch(from);
-      } else {
-        from += channel * plane + run.pixel + (run.length - 1) * s.step_x;
-        for (int64_t i = 0; i < channels; ++i, from += plane) prefetch(from);
-      }
+      const float* from = s.data + run.image + channel * plane + run.pixel + (run.length - 1) * s.step_x;
+      for (int64_t i = 0; i < channels; ++i, from += plane) prefetch(from);
     }
   }
-  // Where channel.. of the first pixel lies, channels-last, if all 16 exist and 16 channels; else null.
-  const float* whole(int64_t channel) const {
-    const bool all = count_ == 1 && runs_[0].length == kHalf && source_->channels - channel >= kHalf;
-    return all ? source_->data + runs_[0].image + runs_[0].pixel * source_->channels + channel : nullptr;
-  }
 
-  // to[pixel * pitch + i] = channel + i of 16 pixels, from channels-last
-  void by_pixels(int64_t channel, float* to, int64_t pitch) const {
-    constexpr int lanes = Vec<float>::lanes;
-    const int64_t channels = least(kHalf, source_->channels - channel);
-    const bool whole = count_ == 1 && runs_[0].length == kHalf;
-    if (!whole)
-      for (int64_t i = 0; i < kHalf; ++i)
-        for (int64_t j = 0; j < kHalf; j += lanes) store(to + i * pitch + j, zero<float>());
+  // Where the 16 pixels lie, channels-last; `nowhere` for those that do not exist.
+  void places(const float* nowhere, const float** to) const {
+    for (int64_t i = 0; i < kHalf; ++i) to[i] = nowhere;
+    const int64_t step = source_->step_x * source_->channels;
     for (int64_t r = 0; r < count_; ++r) {
       const Run& run = runs_[r];
-      const float* from = source_->data + run.image + run.pixel * source_->channels + channel;
-      float* at = to + run.lane * pitch;
-      for (int64_t i = 0; i < run.length; ++i, from += source_->step_x * source_->channels, at += pitch)
-        for (int64_t j = 0; j < kHalf; j += lanes) {
-          const int64_t some = most(0, least(channels - j, lanes));
-          store(at + j, some == lanes ? load(from + j) : load_partial(from + j, static_cast<int>(some)));
-        }
+      const float* from = source_->data + run.image + run.pixel * source_->channels;
+      for (int64_t i = 0; i < run.length; ++i, from += step) to[run.lane + i] = from;
     }
   }
 
@@ -152,6 +132,7 @@ class Cursor {
     image_ = row_ / image_pitch, row_ %= image_pitch;
   }
 
+  int64_t channels() const { return s_->channels; }
   // The next 16.
   void next(Pixels& pixels) {
     pixels.start(*s_);
@@ -181,44 +162,45 @@ FASTNN_INLINE void turn_16(const float* x, int64_t ldx, float* y) {
     for (int j = 0; j < kHalf; j += lanes) transpose(x + i * ldx + j, ldx, y + j * kHalf + i, kHalf);
 }
 
-// Packs strips of 16 channels bit by bit, between products: a unit is a pair of pixels of 16 channels (b) or a channel
-// of 32 pixels (a); before some units pixels are brought together.
-class Packer {
+// What is packed in one go: sixteens of channels (strips) of the same pixels, `blocks` times 16 pairs.
+struct Strips {
+  Cursor first, second;    // of a pair
+  bool a;                  // or b
+  int64_t channel, count;  // the first channel; sixteens
+  uint16_t* to;            // of the first sixteen
+  int64_t step, part;      // elements from one sixteen to the next, from one part to the next
+  int64_t blocks;
+
+  int64_t block_size() const { return a ? kStepA : kTile; }
+};
+
+// Packs NCHW bit by bit, between products: one sixteen of channels after the other. A unit is a pair of pixels of 16
+// channels (b) or a channel of 16 pairs (a); before some units pixels are brought together.
+class PlanesPacker {
  public:
-  // `steps` times 32 pixels of a from the cursor on.
-  void start_a(const Source& source, const Cursor& cursor, int64_t channel, int64_t steps, uint16_t* a) {
-    a_ = true, a_to_ = a, part_ = kTile;
-    start(source, cursor, channel, steps);
-  }
-  // `blocks` times 16 pixels of b; odd, the plane of parity 1, is null where no tap needs it, `part` is from one part
-  // to the next.
-  void start_b(const Source& source, const Cursor& cursor, int64_t channel, int64_t blocks, uint16_t* even,
-               uint16_t* odd, int64_t part) {
-    a_ = false, to_ = even, part_ = part, distance_ = odd ? odd - even : 0;
-    before_ = nothing_, before_part_ = 0;
-    start(source, cursor, channel, blocks);
+  static constexpr int64_t kUnits = kHalf;  // of 16 pairs of a sixteen
+
+  explicit PlanesPacker(const float*) {}
+
+  void start(const Strips& strips) {
+    strips_ = strips, strip_ = 0, left_ = 0;
+    begin_strip();
   }
   FASTNN_MEMBER_INLINE bool busy() const { return left_ > 0 || blocks_ > 0; }
 
   FASTNN_MEMBER_INLINE void run(int64_t units) {
     if (left_ == 0) next();
-    const int64_t count = least(units, left_);
+    const int64_t count = least(units, left_), part = strips_.part;
     left_ -= count;
-    if (!a_ && distance_ != 0) {
-      for (int64_t i = 0; i < count; ++i, low_ += step_, high_ += step_, to_ += kLine) {
-        split_bf16_twice(low_, high_, to_, part_, before_, before_part_, to_ + distance_);
-        before_ = to_, before_part_ = part_;
-      }
-      return;
-    }
-    for (int64_t i = 0; i < count; ++i, low_ += step_, high_ += step_, to_ += kLine)
-      split_bf16<3>(low_, high_, to_, part_);
+    for (int64_t i = 0; i < count; ++i, low_ += kHalf, high_ += kHalf, to_ += kLine)
+      split_bf16<3>(low_, high_, to_, part);
+    if (!busy() && ++strip_ < strips_.count) begin_strip();
   }
 
  private:
-  void start(const Source& source, const Cursor& cursor, int64_t channel, int64_t blocks) {
-    cursor_ = cursor, channel_ = channel, blocks_ = blocks, left_ = 0;
-    last_ = source.last, pixel_step_ = source.step_x * source.channels;
+  __attribute__((noinline)) void begin_strip() {
+    first_ = strips_.first, second_ = strips_.second, blocks_ = strips_.blocks;
+    channel_ = strips_.channel + strip_ * kHalf, to_block_ = strips_.to + strip_ * strips_.step;
     look_ahead();
   }
 
@@ -226,68 +208,125 @@ class Packer {
   // wait for those takes longer than the products last.
   void look_ahead() {
     if (blocks_ == 0) return;
-    for (int64_t i = 0; i <= (a_ ? 1 : 0); ++i) cursor_.next(ahead_[i]), ahead_[i].fetch(channel_);
+    first_.next(ahead_[0]), second_.next(ahead_[1]);
+    for (const Pixels& pixels : ahead_) pixels.fetch(channel_);
   }
 
   __attribute__((noinline)) void next() {
     --blocks_;
-    a_ ? next_a() : next_b();
+    for (int64_t i = 0; i < 2; ++i) {
+      float* rows = rows_ + i * kHalf * kHalf;
+      ahead_[i].by_channels(channel_, strips_.a ? rows : block_, kHalf);
+      if (!strips_.a) turn_16(block_, kHalf, rows);
+    }
+    low_ = rows_, high_ = rows_ + kHalf * kHalf, left_ = kUnits;
+    to_ = to_block_, to_block_ += strips_.block_size();
     look_ahead();
   }
 
-  void units(const float* low, const float* high, int64_t step, int64_t count) {
-    low_ = low, high_ = high, step_ = step, left_ = count;
-  }
-
-  void next_a() {
-    constexpr int lanes = Vec<float>::lanes;
-    const Pixels &first = ahead_[0], &second = ahead_[1];
-    float *even = rows_, *odd = rows_ + kHalf * kHalf;
-    if (last_) {
-      const float *from = first.whole(channel_), *then = second.whole(channel_);
-      int64_t step = pixel_step_;
-      if (!from || then != from + kHalf * step) {
-        first.by_pixels(channel_, block_, kHalf), second.by_pixels(channel_, block_ + kHalf * kHalf, kHalf);
-        from = block_, step = kHalf;
-      }
-      turn_16(from, 2 * step, even), turn_16(from + step, 2 * step, odd);
-    } else {
-      first.by_channels(channel_, block_, 2 * kHalf), second.by_channels(channel_, block_ + kHalf, 2 * kHalf);
-      for (int64_t i = 0; i < kHalf; ++i)
-        for (int64_t j = 0; j < kHalf; j += lanes) {
-          const float* at = block_ + i * 2 * kHalf + 2 * j;
-          const Vec<float> low = load(at), high = load(at + lanes);
-          store(even + i * kHalf + j, even_lanes(low, high)), store(odd + i * kHalf + j, odd_lanes(low, high));
-        }
-    }
-    to_ = a_to_, a_to_ += kStepA;
-    units(even, odd, kHalf, kHalf);
-  }
-
-  void next_b() {
-    const Pixels& pixels = ahead_[0];
-    const float* from = last_ ? pixels.whole(channel_) : nullptr;
-    if (from) return units(from, from + pixel_step_, 2 * pixel_step_, kHalf / 2);
-    if (last_) {
-      pixels.by_pixels(channel_, rows_, kHalf);
-    } else {
-      pixels.by_channels(channel_, block_, kHalf);
-      turn_16(block_, kHalf, rows_);
-    }
-    units(rows_, rows_ + kHalf, 2 * kHalf, kHalf / 2);
-  }
-
-  Cursor cursor_;
-  Pixels ahead_[2];                                                    // 16 pixels that come next, or 32 of a
-  int64_t channel_ = 0, blocks_ = 0, left_ = 0, step_ = 0, part_ = 0;  // blocks: to be gathered yet; left: units
-  int64_t pixel_step_ = 0, distance_ = 0;                              // in the source, channels-last; even to odd
-  bool a_ = false, last_ = false;
+  Strips strips_ = {};
+  Cursor first_, second_;
+  Pixels ahead_[2];                                          // the pairs that come next
+  int64_t strip_ = 0, channel_ = 0, blocks_ = 0, left_ = 0;  // blocks: to be gathered yet; left: units
   const float *low_ = nullptr, *high_ = nullptr;
-  uint16_t *to_ = nullptr, *a_to_ = nullptr;
-  const uint16_t* before_ = nullptr;  // the pair of parity 0 before the next
-  int64_t before_part_ = 0;
-  alignas(64) float rows_[2 * kHalf * kHalf], block_[2 * kHalf * kHalf];
-  alignas(64) uint16_t nothing_[kLine] = {};
+  uint16_t *to_block_ = nullptr, *to_ = nullptr;
+  alignas(64) float rows_[2 * kHalf * kHalf], block_[kHalf * kHalf];
+};
+
+// The same for channels-last: pairs of pixels by sixteens, all channels of them before the next, as they lie in memory.
+// A unit is four pairs of pixels of 16 channels (b) or four channels of 16 pairs (a), which are turned in registers on
+// their way: no more than 60 cycles, and a quartet of products takes 64.
+class PixelsPacker {
+ public:
+  static constexpr int64_t kUnits = 4;
+
+  // nowhere: zeros, as many as there are channels
+  explicit PixelsPacker(const float* nowhere) : nowhere_(nowhere) {}
+
+  void start(const Strips& strips) {
+    strips_ = strips, strip_ = 0, blocks_ = strips.blocks, to_block_ = strips.to;
+    look_ahead(), look_ahead();
+    begin_strip();
+  }
+  FASTNN_MEMBER_INLINE bool busy() const { return blocks_ > 0; }
+
+  // Not inlined six times into the products, whose loop stays in the cache of instructions so.
+  __attribute__((noinline)) void run(int64_t units) {
+    for (int64_t i = 0; i < units && busy(); ++i) {
+      for (int64_t j = 0; j < kFetched; ++j) prefetch(ahead_[j] + channel_);
+      ahead_ += kFetched;
+      strips_.a ? run_a() : run_b();
+      if (--units_ == 0) next_strip();
+    }
+  }
+
+ private:
+  static constexpr int64_t kFetched = 8;  // pixels of the next block a unit, all of them while a strip is packed
+
+  FASTNN_MEMBER_INLINE void run_a() {
+    constexpr int lanes = Vec<float>::lanes;
+    const float* const* at = at_;
+    const int64_t offset = offset_;
+    uint16_t* to = to_;
+    for (int i = 0; i < kHalf; i += lanes) {
+      Vec<float> low[4], high[4];
+      turn_four(at + i, offset, low), turn_four(at + kHalf + i, offset, high);
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) split_pairs<3>(low[j], high[j], to + j * kLine + 2 * i, kTile);
+    }
+    to_ = to + 4 * kLine, offset_ = offset + 4;
+  }
+
+  FASTNN_MEMBER_INLINE void run_b() {
+    const float* const* at = at_;
+    const int64_t offset = offset_, part = strips_.part;
+    uint16_t* to = to_;
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) split_bf16<3>(at[i] + offset, at[kHalf + i] + offset, to + i * kLine, part);
+    at_ = at + 4, to_ = to + 4 * kLine;
+  }
+
+  __attribute__((noinline)) void next_strip() {
+    if (++strip_ == strips_.count) {
+      strip_ = 0, to_block_ += strips_.block_size();
+      if (--blocks_ == 0) return;
+      look_ahead();
+    }
+    begin_strip();
+  }
+
+  void begin_strip() {
+    channel_ = strips_.channel + strip_ * kHalf, to_ = to_block_ + strip_ * strips_.step, units_ = kUnits;
+    at_ = places_[turn_], ahead_ = places_[1 - turn_], offset_ = channel_;
+    if (const int64_t channels = strips_.first.channels() - channel_; channels < kHalf) copy(channels);
+  }
+
+  // The places of the block after the one that begins now.
+  void look_ahead() {
+    Pixels pixels;
+    strips_.first.next(pixels), pixels.places(nowhere_, places_[turn_]);
+    strips_.second.next(pixels), pixels.places(nowhere_, places_[turn_] + kHalf);
+    turn_ = 1 - turn_;
+  }
+
+  // The last strip, filled up with zeros.
+  void copy(int64_t channels) {
+    for (int64_t i = 0; i < 2 * kHalf; ++i) {
+      for (int64_t j = 0; j < kHalf; ++j) copy_[i * kHalf + j] = j < channels ? at_[i][channel_ + j] : 0.0f;
+      copied_[i] = copy_ + i * kHalf;
+    }
+    at_ = copied_, offset_ = 0;
+  }
+
+  Strips strips_ = {};
+  const float* nowhere_;
+  int64_t blocks_ = 0, strip_ = 0, units_ = 0;  // left; which; left of it
+  int64_t channel_ = 0, offset_ = 0;            // of the strip, and where it is read
+  uint16_t *to_block_ = nullptr, *to_ = nullptr;
+  const float *const *at_ = nullptr, *const *ahead_ = nullptr;
+  int64_t turn_ = 0;
+  const float *places_[2][2 * kHalf], *copied_[2 * kHalf];
+  alignas(64) float copy_[2 * kHalf * kHalf];
 };
 
 }  // namespace

@@ -61,9 +61,8 @@ bool tiles_chosen_for_data(const Conv2dBackwardArgs& q, bool ends) {
   return tiles_take_data(q, ends) && (q.c >= 16 || q.channels_last) && by_tiles(r);
 }
 
-// Tiles of few channels are mostly zeros (3->64 7x7s2 @224 b8: 25 ms, by columns 13), and what is packed for one tap is
-// used too seldom.
-bool tiles_chosen_for_weight(const Conv2dBackwardArgs& q) { return q.c >= 16 && q.o >= 16 && q.kh * q.kw >= 4; }
+// Tiles of few channels are mostly zeros (3->64 7x7s2 @224 b8: 25 ms, by columns 13).
+bool tiles_chosen_for_weight(const Conv2dBackwardArgs& q) { return q.c >= 16 && q.o >= 16; }
 
 void conv2d_backward(const Conv2dBackwardArgs& args) {
   Conv2dBackwardArgs by_columns = args, tiles = args;
