@@ -11,6 +11,7 @@
 // channels 1.2e-7 (1.5e-7), 64 1.8e-7 (2.9e-7), 256 3.8e-7 (6.3e-7). Products below 8e-34 lose low parts, below 1.2e-38
 // all, as denormals are flushed. An image with a sum that is not finite (infinity, NaN, overflow) is done again by
 // im2col, and all that has groups, float64 or too few channels is done there at once.
+#include "kernels/block.hpp"
 #include "kernels/conv/amx_planes.hpp"
 #include "kernels/conv/amx_products.hpp"
 #include "kernels/conv/amx_winograd.hpp"
@@ -359,9 +360,28 @@ class Task {
   Shadow<parts> shadow_;
 };
 
+// By im2col, which knows no turned weights.
+void again_turned(const Conv2dArgs& q, const Turned& turned, const uint8_t* not_finite) {
+  bool any = false;
+  for (int64_t i = 0; i < q.n; ++i) any |= not_finite[i] != 0;
+  if (!any) return;
+  const int64_t taps = q.kh * q.kw;
+  const PoolBlock weights(q.o * q.c * taps * 4);
+  const float* from = static_cast<const float*>(q.weight) + turned.first;
+  for (int64_t o = 0; o < q.o; ++o)
+    for (int64_t c = 0; c < q.c; ++c)
+      for (int64_t i = 0; i < taps; ++i)
+        weights.floats()[(o * q.c + c) * taps + i] =
+            from[(c * q.o + o) * turned.taps + i / q.kw * turned.step_h + i % q.kw * turned.step_w];
+  Conv2dArgs again = q;
+  again.weight = weights.data();
+  again_by_im2col(again, not_finite);
+}
+
 // At most kImages images: packs what is not, and runs task by task what `TaskOf` does for a plan.
 template <class TaskOf, class AnyPlan, class Pack>
-void convolve_images(const Conv2dArgs& q, const AnyPlan& p, int64_t tasks, int64_t nanoseconds, const Pack& pack) {
+void convolve_images(const Conv2dArgs& q, const Turned& turned, const AnyPlan& p, int64_t tasks, int64_t nanoseconds,
+                     const Pack& pack) {
   uint8_t not_finite[kImages] = {};
   {
     const runtime::FlushDenormals flush;
@@ -380,19 +400,20 @@ void convolve_images(const Conv2dArgs& q, const AnyPlan& p, int64_t tasks, int64
   }
   // An infinite or NaN element, one that rounds to infinity as a part, or a sum that overflows half way makes NaN or
   // infinity where a chain of multiply-adds may give a number or the other. All of them show in the sums.
+  if (turned.taps > 0) return again_turned(q, turned, not_finite);
   again_by_im2col(q, not_finite);
 }
 
 template <int parts>
-void convolve_steps(const Conv2dArgs& q) {
+void convolve_steps(const Conv2dArgs& q, const Turned& turned) {
   const Plan p = plan_of(q, parts);
-  convolve_images<Task<parts>>(q, p, p.tasks(), p.blocks * p.panels * p.steps * products_of(p) * 25,
-                               [&](uint16_t* to) { pack_all_weights<parts>(q, p, to); });
+  convolve_images<Task<parts>>(q, turned, p, p.tasks(), p.blocks * p.panels * p.steps * products_of(p) * 25,
+                               [&](uint16_t* to) { pack_all_weights<parts>(q, p, turned, to); });
 }
 
 void convolve_squares(const Conv2dArgs& q) {
   const SquarePlan p = square_plan_of(q);
-  convolve_images<SquareTask>(q, p, p.ranges * p.groups, p.blocks * p.panels * p.channel_blocks * kPoints * 200,
+  convolve_images<SquareTask>(q, {}, p, p.ranges * p.groups, p.blocks * p.panels * p.channel_blocks * kPoints * 200,
                               [&](uint16_t* to) { pack_square_weights(q, p, to); });
 }
 
@@ -426,7 +447,9 @@ static Conv2dArgs as_one_row(Conv2dArgs q) {
   return q;
 }
 
-int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
+bool conv2d_amx_turns(const Conv2dArgs& q) { return takes_tiles(q) && !by_squares(q) && !steps_of(q, q.parts).by_rows; }
+
+int64_t conv2d_amx_forward_turned_pack(const Conv2dArgs& args, const Turned& turned, void* packed) {
   if (!takes_tiles(args)) return conv2d_im2col_forward_pack(args, packed);
   int64_t size = 0;
   if (by_squares(args)) {
@@ -436,10 +459,14 @@ int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
   }
   in_parts(args, [&](auto parts) {
     const Plan p = plan_of(as_one_row(args), parts.value);
-    if (packed) pack_all_weights<parts.value>(args, p, static_cast<uint16_t*>(packed));
+    if (packed) pack_all_weights<parts.value>(args, p, turned, static_cast<uint16_t*>(packed));
     size = p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
   });
   return size;
+}
+
+int64_t conv2d_amx_forward_pack(const Conv2dArgs& args, void* packed) {
+  return conv2d_amx_forward_turned_pack(args, {}, packed);
 }
 
 const char* conv2d_amx_forward_algorithm(const Conv2dArgs& args) {
@@ -448,11 +475,14 @@ const char* conv2d_amx_forward_algorithm(const Conv2dArgs& args) {
   return takes_tiles(args) ? names[args.parts - 1] : conv2d_im2col_forward_algorithm(args);
 }
 
-void conv2d_amx_forward(const Conv2dArgs& args) {
+void conv2d_amx_forward_turned(const Conv2dArgs& args, const Turned& turned) {
   if (!takes_tiles(args)) return conv2d_im2col_forward(args);
   if (by_squares(args)) return by_images(args, convolve_squares);
-  by_images(as_one_row(args),
-            [](const Conv2dArgs& some) { in_parts(some, [&](auto parts) { convolve_steps<parts.value>(some); }); });
+  by_images(as_one_row(args), [&](const Conv2dArgs& some) {
+    in_parts(some, [&](auto parts) { convolve_steps<parts.value>(some, turned); });
+  });
 }
+
+void conv2d_amx_forward(const Conv2dArgs& args) { conv2d_amx_forward_turned(args, {}); }
 
 }  // namespace fastnn::FASTNN_ISA

@@ -226,9 +226,21 @@ void all_phases(const Conv2dBackwardArgs& q, const PhaseAxis& rows, const PhaseA
   for (int64_t first = 0; first < q.n; first += images) run(first, least(images, q.n - first));
 }
 
+// The weights of a phase's convolution r: those of q as they lie, if tiles pack these, else (taps are 0) turned to
+// `copy`.
+Turned turn(const Conv2dBackwardArgs& q, const Phase& ph, const Phase& pw, Conv2dArgs& r, float* copy) {
+  const Turned turned = {q.kh * q.kw, ph.first_tap * q.kw + pw.first_tap, ph.tap_step * q.kw, pw.tap_step};
+  const bool direct = turned.taps <= kMostTurnedTaps && conv2d_amx_turns(r);
+  r.weight = direct ? q.weight : copy;
+  if (direct) return turned;
+  flip_weights(q, ph, pw, copy);
+  return {};
+}
+
 // A phase of one row of phases.
 struct PhaseColumn {
   Conv2dArgs args;
+  Turned turned;
   int64_t packed_bytes;
 };
 
@@ -673,8 +685,9 @@ void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then 
   if (q.stride_h * q.stride_w == 1) {
     const Phase ph = phase_of(0, q.h, q.kh, 1, q.pad_h, q.dilation_h);
     const Phase pw = phase_of(0, q.w, q.kw, 1, q.pad_w, q.dilation_w);
-    flip_weights(q, ph, pw, flipped.floats());
-    return conv2d_amx_forward(phase_convolution(q, ph, pw, flipped.floats(), bias, then));
+    Conv2dArgs r = phase_convolution(q, ph, pw, nullptr, bias, then);
+    const Turned turned = turn(q, ph, pw, r, flipped.floats());
+    return conv2d_amx_forward_turned(r, turned);
   }
   PhaseAxis rows, columns;
   if (phases_alike(q, rows, columns)) return all_phases(q, rows, columns, bias, then, flipped.floats());
@@ -688,9 +701,12 @@ void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then 
     float* weights = flipped.floats();
     for (int64_t rw = 0; rw < phases; ++rw) {
       const Phase pw = phase_of(rw, q.w, q.kw, q.stride_w, q.pad_w, q.dilation_w);
-      Conv2dArgs r = phase_convolution(q, ph, pw, weights, bias, then);
-      columns[rw] = {r, r.kh * r.kw > 0 ? conv2d_amx_forward_pack(r, nullptr) : 0};
-      if (r.kh * r.kw > 0) flip_weights(q, ph, pw, weights);
+      PhaseColumn& column = columns[rw];
+      column = {phase_convolution(q, ph, pw, nullptr, bias, then), {}, 0};
+      Conv2dArgs& r = column.args;
+      if (r.kh * r.kw == 0) continue;
+      column.turned = turn(q, ph, pw, r, weights);
+      column.packed_bytes = conv2d_amx_forward_pack(r, nullptr);
       weights += r.o * r.c * r.kh * r.kw;
       packed_bytes += columns[rw].packed_bytes;
     }
@@ -700,7 +716,7 @@ void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then 
     for (int64_t rw = 0; rw < phases; ++rw) {
       PhaseColumn& column = columns[rw];
       if (column.packed_bytes) {
-        conv2d_amx_forward_pack(column.args, at);
+        conv2d_amx_forward_turned_pack(column.args, column.turned, at);
         column.args.packed = at;
         at += column.packed_bytes;
       }
@@ -713,7 +729,7 @@ void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then 
         Conv2dArgs r = columns[rw].args;
         r.n = some, r.x = static_cast<const float*>(q.dy) + first * q.o * q.oh * q.ow, r.y = places[rw];
         if (r.kh * r.kw > 0)
-          conv2d_amx_forward(r);
+          conv2d_amx_forward_turned(r, columns[rw].turned);
         else
           std::memset(r.y, 0, static_cast<size_t>(some * q.c * r.oh * r.ow) * sizeof(float));
       }

@@ -7,6 +7,7 @@
 //   planes   [part][phase of rows][flat pixel][stride_w columns][channel]
 #pragma once
 #include "kernels/conv/amx_plan.hpp"
+#include "kernels/conv/backward.hpp"
 #include "runtime/scratch.hpp"
 #include "simd/tile.hpp"
 
@@ -34,13 +35,56 @@ FASTNN_INLINE void transpose_16(const float* from, int64_t stride, float* to, in
     for (int64_t i = 0; i < count; ++i) rows[i * kBlock + o] = w[o * stride + i];
 }
 
+// The same rows of the weights of dx: (channel of the block, tap) of all output channels of the panel.
+[[maybe_unused]] void gather_turned(const Conv2dArgs& q, const Turned& turned, int64_t block, int64_t panel,
+                                    int64_t panel_outs, float* rows) {
+  constexpr int lanes = Vec<float>::lanes;
+  const int64_t taps = q.kh * q.kw, stride = q.o * turned.taps;
+  const int64_t channels = least(kBlock, q.c - block * kBlock), outs = least(panel_outs, q.o - panel * panel_outs);
+  const float* w = static_cast<const float*>(q.weight) + block * kBlock * stride + panel * panel_outs * turned.taps;
+  if (channels < kBlock || outs < panel_outs)
+    std::memset(rows, 0, static_cast<size_t>(kBlock * taps * kBlock) * sizeof(float));
+  int64_t to[kMostTurnedTaps];
+  for (int64_t i = 0; i < turned.taps; ++i) to[i] = -1;
+  for (int64_t i = 0; i < taps; ++i)
+    to[turned.first + i / q.kw * turned.step_h + i % q.kw * turned.step_w] = i * kBlock;
+  for (int64_t c = 0; c < channels; ++c, w += stride, rows += taps * kBlock) {
+    if (turned.taps == 1) {
+      std::memcpy(rows, w, static_cast<size_t>(outs) * sizeof(float));
+      continue;
+    }
+    if (outs % lanes != 0 || turned.taps < 4) {
+      for (int64_t o = 0; o < outs; ++o)
+        for (int64_t i = 0; i < turned.taps; ++i)
+          if (to[i] >= 0) rows[to[i] + o] = w[o * turned.taps + i];
+      continue;
+    }
+    for (int64_t o = 0; o < outs; o += lanes) {
+      const float* from[lanes];
+      for (int64_t i = 0; i < lanes; ++i) from[i] = w + (o + i) * turned.taps;
+      for (int64_t i = 0; i < turned.taps; i += 4) {  // the last four overlap with those before
+        const int64_t first = least(i, turned.taps - 4);
+        Vec<float> r[4];
+        turn_four(from, first, r);
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j)
+          if (to[first + j] >= 0) store(rows + to[first + j] + o, r[j]);
+      }
+    }
+  }
+}
+
 // One channel block of one panel, by way of `rows`: 32 * taps rows (channel, tap) of all output channels of a panel.
 template <int parts>
-void pack_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t block, float* rows, uint16_t* packed) {
+void pack_weights(const Conv2dArgs& q, const Plan& p, const Turned& turned, int64_t panel, int64_t block, float* rows,
+                  uint16_t* packed) {
   const int64_t channels = least(kBlock, q.c - block * kBlock), outs = least(p.outs, q.o - panel * p.outs);
   const int64_t width = kBlock * p.taps, stride = q.c * p.taps;
   const float* w = static_cast<const float*>(q.weight) + panel * p.outs * stride + block * width;
-  gather_weights(w, stride, width, channels * p.taps, outs, p.outs, rows);
+  if (turned.taps > 0)
+    gather_turned(q, turned, block, panel, p.outs, rows);
+  else
+    gather_weights(w, stride, width, channels * p.taps, outs, p.outs, rows);
   packed += (panel * p.channel_blocks + block) * p.taps * p.step_weights();
   for (int64_t tap = 0; tap < p.taps; ++tap, packed += p.step_weights())
     for (int64_t half = 0; half < p.outs / 16; ++half)
@@ -69,7 +113,7 @@ void pack_row_weights(const Conv2dArgs& q, const Plan& p, int64_t panel, int64_t
 }
 
 template <int parts>
-void pack_all_weights(const Conv2dArgs& q, const Plan& p, uint16_t* weights) {
+void pack_all_weights(const Conv2dArgs& q, const Plan& p, const Turned& turned, uint16_t* weights) {
   if (p.by_rows)
     return runtime::parallel_for(p.panels * p.steps, p.panels * p.steps * 2000, [&](int64_t i) {
       alignas(64) float rows[kBlock * kBlock];
@@ -79,7 +123,7 @@ void pack_all_weights(const Conv2dArgs& q, const Plan& p, uint16_t* weights) {
   runtime::parallel_for(pieces, pieces * p.taps * 500, [&](int64_t i) {
     float* rows = static_cast<float*>(
         runtime::scratch(runtime::Slot::kTask, static_cast<size_t>(p.taps * kBlock * kBlock) * sizeof(float)));
-    pack_weights<parts>(q, p, i / p.channel_blocks, i % p.channel_blocks, rows, weights);
+    pack_weights<parts>(q, p, turned, i / p.channel_blocks, i % p.channel_blocks, rows, weights);
   });
 }
 

@@ -9,6 +9,18 @@ bool tiles_take_data(const Conv2dBackwardArgs& q, bool ends);
 bool tiles_chosen_for_data(const Conv2dBackwardArgs& q, bool ends);  // where it pays
 void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then then);
 
+// Weights of the convolution that makes dx, where they lie as those of q do: tap (i, j) from channel `in` of its input
+// to channel `out` of its output is weight[(in * outputs + out) * taps + first + i * step_h + j * step_w]. No taps:
+// they lie as always.
+struct Turned {
+  int64_t taps, first, step_h, step_w;
+};
+constexpr int64_t kMostTurnedTaps = 64;
+bool conv2d_amx_turns(const Conv2dArgs& q);  // whether it packs these directly, without a copy that is turned
+// As conv2d_amx_forward and its pack do.
+void conv2d_amx_forward_turned(const Conv2dArgs& q, const Turned& turned);
+int64_t conv2d_amx_forward_turned_pack(const Conv2dArgs& q, const Turned& turned, void* packed);
+
 namespace {
 
 // The pixels r, r + stride, .. of one axis of dx meet the taps k with k * dilation = r + pad (mod stride): tap
