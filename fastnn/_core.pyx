@@ -253,7 +253,7 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         const void* packed
         void* y
         int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups
-        int64_t x_last, y_last, dtype, parts
+        int64_t x_last, y_last, dtype, parts, x_bf16, residual_bf16, y_bf16
         double eps
         Then then
     ctypedef struct Conv2dBackwardArgs:
@@ -652,6 +652,11 @@ cdef inline void* data(object x) noexcept:
 cdef inline int64_t code(object x) noexcept:
     """kFloat32 or kFloat64."""
     return (<cnp.ndarray>x).descr.type_num == cnp.NPY_DOUBLE
+
+
+cdef inline int64_t is_bf16(object x) noexcept:
+    """Whether x is an array of bfloat16, which NumPy has no dtype for: programs keep them in those of uint16."""
+    return x is not None and (<cnp.ndarray>x).descr.type_num == cnp.NPY_UINT16
 
 
 cdef inline int64_t last(object x, object y) noexcept:
@@ -1097,7 +1102,9 @@ cdef int conv2d(int kernel, x, weight, bias, tuple stride, tuple padding, tuple 
     # An array that lies in both formats (one channel, one pixel) says C order; then the other decides.
     a.x_last = last(x, y) if dims(x)[1] == 1 or dims(x)[2] * dims(x)[3] == 1 else last(x, x)
     a.y_last = last(x, y) if dims(y)[1] == 1 or dims(y)[2] * dims(y)[3] == 1 else last(y, y)
-    a.groups, a.dtype, a.parts = groups, code(x), parts()
+    a.x_bf16, a.residual_bf16, a.y_bf16 = is_bf16(x), is_bf16(residual), is_bf16(y)
+    a.x_last, a.y_last = a.x_last or a.x_bf16, a.y_last or a.y_bf16
+    a.groups, a.dtype, a.parts = groups, code(weight), parts()
     a.then = ending(activation)
     return call(kernel, &a)
 

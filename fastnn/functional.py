@@ -3542,6 +3542,27 @@ def _conv2d(
     return y
 
 
+def _conv2d_bfloat16(
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: IntOrPair,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+    groups: int,
+    residual: Array | None,
+    activation: Activation,
+    out: Array,
+) -> Array:
+    """`conv2d` in programs, where some of x, residual and out are of bfloat16: channels-last arrays of uint16."""
+    op = "conv2d"
+    array = x if x.dtype == np.uint16 else _image(op, "x", x)[0]
+    w, s, p, d, _ = _conv_geometry(op, array, weight, stride, padding, dilation, groups)
+    skip = residual if residual is None or residual.dtype == np.uint16 else _image(op, "residual", residual, True)[0]
+    _K.conv2d_forward(array, w, bias, s, p, d, groups, None, skip, _activation(op, activation), out)
+    return out
+
+
 def conv2d_backward(
     dy: ArrayLike,
     x: ArrayLike,

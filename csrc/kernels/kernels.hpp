@@ -288,8 +288,9 @@ struct Conv2dArgs {
   const void *x, *weight, *bias, *gamma, *beta, *mean, *var, *residual, *packed;
   void* y;
   int64_t n, c, h, w, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w, groups;
-  int64_t x_last, y_last, dtype;  // channels-last; the residual lies as y
-  int64_t parts;                  // bfloat16 parts of a float on tiles: 3 is float32, 2 and 1 are faster
+  int64_t x_last, y_last, dtype;          // channels-last; the residual lies as y
+  int64_t parts;                          // bfloat16 parts of a float on tiles: 3 is float32, 2 and 1 are faster
+  int64_t x_bf16, residual_bf16, y_bf16;  // arrays of bfloat16, channels-last; only with one part, dtype is float32
   double eps;
   Then then;
 };

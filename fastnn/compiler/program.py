@@ -40,6 +40,8 @@ __all__ = ["Program", "compile"]
 _MAX_PLANS = 8
 #: the bfloat16 parts that make up a float on tiles
 PRECISIONS = {"bfloat16": 1, "float32-fast": 2, "float32": 3}
+#: NumPy has no bfloat16: arrays of it are kept in those of as many bytes
+_BFLOAT16 = np.dtype(np.uint16)
 
 
 def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: str = "float32") -> Program:
@@ -56,13 +58,14 @@ def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: st
         (N, ...); a sequence of shapes for a model of several inputs, one that is a number among them: (). Other batch
         sizes are planned when they first come.
     precision : str
-        How products of convolutions and linear layers are computed. Arrays and sums are of the model's dtype in any
-        case; for float64 all three are the same.
+        How products of convolutions and linear layers are computed. Sums are of the model's dtype in any case, and
+        so are arrays, but for "bfloat16"; for float64 all three are the same.
 
         - "float32": as exact as a chain of multiply-adds.
         - "float32-fast": an error of about 4e-6 of a layer's scale. Where the processor has tiles (AMX), factors of 16
           bits (ResNet-50: 1.6 times as fast); elsewhere Winograd's larger tiles for 3x3 convolutions (1.5e-6).
-        - "bfloat16": factors of 8 bits on tiles; 2e-3 (ResNet-50: 2.6 times as fast). Elsewhere as "float32-fast".
+        - "bfloat16": factors of 8 bits on tiles; 3e-3 (ResNet-50: 2.7 times as fast). What a convolution on tiles
+          writes and only such ones read is stored so too. Elsewhere as "float32-fast".
 
         What is not finite is computed by multiply-adds, in all of them.
 
@@ -133,6 +136,9 @@ def _compute(node: Node, inputs: list[Array], residual: Array | None, out: Array
     if isinstance(layer, Conv2d):
         weight, bias = arrays["weight"], arrays["bias"]
         assert weight is not None
+        if out is not None and any(a is not None and a.dtype == _BFLOAT16 for a in (inputs[0], residual, out)):
+            geometry = layer.stride, layer.padding, layer.dilation, layer.groups
+            return F._conv2d_bfloat16(inputs[0], weight, bias, *geometry, residual, node.activation, out)
         return F.conv2d(
             inputs[0],
             weight,
@@ -178,6 +184,7 @@ class _Plan(NamedTuple):
 
     program: Any
     parts: list[tuple[Node | str, int]]
+    bfloat16: set[Value]  # the values that are stored as such
 
 
 class _Ready(NamedTuple):
@@ -390,20 +397,32 @@ class Program:
         def done(part: Node | str) -> None:
             parts.append((part, program.step_count))
 
+        def algorithm(node: Node) -> str:
+            layer = node.layer
+            if not isinstance(layer, Conv2d):
+                return ""
+            images = known[node.inputs[0]], layer.weight.shape, known[node.output]
+            options = layer.stride, layer.padding, layer.dilation, layer.groups
+            by: str = core.conv2d_algorithm(*images, *options, self._dtype, PRECISIONS[self._precision])
+            return by
+
         def converts(node: Node | None) -> bool:
             """Whether a node reads and writes any memory format: a convolution on tiles.
 
             The other algorithms convert one of the two, or compute both in rows where channels-last is faster.
             """
-            if node is None or not isinstance(node.layer, Conv2d) or node.residual is not None:
-                return False
-            layer = node.layer
-            images = known[node.inputs[0]], layer.weight.shape, known[node.output]
-            options = layer.stride, layer.padding, layer.dilation, layer.groups
-            by: str = core.conv2d_algorithm(*images, *options, self._dtype, PRECISIONS[self._precision])
-            return by.startswith("amx")
+            return node is not None and node.residual is None and algorithm(node).startswith("amx")
+
+        # What only convolutions of one part on tiles write and read, which round what they read in any case.
+        rounds = [node for node in graph.nodes if algorithm(node) == "amx, one part"]
+        kept = {*graph.outputs, *(v for n in graph.nodes if n not in rounds for v in n.reads())}
+        bfloat16 = {node.output for node in rounds} - kept
 
         def room(node: Node, x: Array) -> Array | None:
+            if node.output in bfloat16:
+                return core.empty(known[node.output], _BFLOAT16, True)
+            if not bfloat16.isdisjoint(node.reads()):
+                return core.empty(known[node.output], self._dtype, True)
             if not inside_last or not converts(node) or F._is_channels_last(x):
                 return None
             return core.empty(known[node.output], self._dtype, True)
@@ -442,7 +461,7 @@ class Program:
                     core.copy(values[value].reshape(-1) if flat else values[value], False, y.reshape(-1) if flat else y)
             values.clear()
             done("copy to the output")
-        return _Plan(program, parts)
+        return _Plan(program, parts, bfloat16)
 
     def __repr__(self) -> str:
         return f"Program {self.input_shape} -> {self.output_shape}, {len(self._graph.nodes)} steps"
@@ -495,7 +514,7 @@ class Program:
             by = kernels[begin:end]
             if isinstance(part, Node):
                 count += 1
-                steps.append(report.step_of(count, part, known, by, self._dtype.itemsize))
+                steps.append(report.step_of(count, part, known, by, self._dtype.itemsize, plan.bfloat16))
                 calls.append(slice(begin, end))
             elif by:
                 images = tuple(known[v] for v in (self._graph.outputs if count else self._graph.inputs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,11 +58,18 @@ class Step:
         return ", ".join(f"{kernel} x{n}" if n > 1 else kernel for kernel, n in counts.items())
 
 
-def step_of(number: int, node: Node, known: dict[Value, Shape], kernels: Sequence[str], itemsize: int) -> Step:
-    """The step that a node is, where every value has the shape in ``known``."""
+def step_of(
+    number: int,
+    node: Node,
+    known: dict[Value, Shape],
+    kernels: Sequence[str],
+    itemsize: int,
+    bfloat16: Collection[Value] = (),
+) -> Step:
+    """The step that a node is, where every value has the shape in ``known``; in ``bfloat16`` are those stored so."""
     inputs, outputs = (tuple(known[value] for value in values) for values in (node.inputs, node.outputs))
-    residual = () if node.residual is None else (known[node.residual],)
-    bytes = itemsize * sum(math.prod(shape) for shape in (*inputs, *residual, *outputs))
+    moved = (*node.reads(), *node.outputs)
+    bytes = sum((2 if value in bfloat16 else itemsize) * math.prod(known[value]) for value in moved)
     arrays = [array for array in node.arrays.values() if array is not None]
     bytes += sum(array.nbytes for array in arrays)
     parameters, flops = sum(array.size for array in arrays), 2 * node.layer.multiply_adds(*inputs)

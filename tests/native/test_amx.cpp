@@ -19,9 +19,10 @@
 #include "runtime/dispatch.hpp"
 #include "runtime/team.hpp"
 
-#define TILE_PROBE(isa)                                    \
-  void tile_split_##isa(const float*, uint16_t*, int64_t); \
-  void tile_dot_##isa(float*, const uint16_t*, const uint16_t*, float*);
+#define TILE_PROBE(isa)                                                  \
+  void tile_split_##isa(const float*, uint16_t*, int64_t);               \
+  void tile_dot_##isa(float*, const uint16_t*, const uint16_t*, float*); \
+  void tile_round_##isa(const float*, uint16_t*, uint16_t*, uint16_t*, float*, int64_t);
 TILE_PROBE(scalar)
 TILE_PROBE(avx2)
 TILE_PROBE(avx512)
@@ -43,6 +44,7 @@ struct Set {
   const fastnn::KernelTable* table;
   void (*split)(const float*, uint16_t*, int64_t);
   void (*dot)(float*, const uint16_t*, const uint16_t*, float*);
+  void (*round)(const float*, uint16_t*, uint16_t*, uint16_t*, float*, int64_t);
 };
 std::vector<Set> g_sets;  // that run here; scalar first, amx last
 
@@ -55,10 +57,10 @@ void find_sets() {
   g_emulated = lacking != nullptr && g_vectors;
   g_amx = lacking == nullptr || g_emulated;
   if (g_emulated) amx_emulator::install();
-  const Set sets[] = {{"scalar", nullptr, tile_split_scalar, tile_dot_scalar},
-                      {"avx2", nullptr, tile_split_avx2, tile_dot_avx2},
-                      {"avx512", nullptr, tile_split_avx512, tile_dot_avx512},
-                      {"amx", nullptr, tile_split_amx, tile_dot_amx}};
+  const Set sets[] = {{"scalar", nullptr, tile_split_scalar, tile_dot_scalar, tile_round_scalar},
+                      {"avx2", nullptr, tile_split_avx2, tile_dot_avx2, tile_round_avx2},
+                      {"avx512", nullptr, tile_split_avx512, tile_dot_avx512, tile_round_avx512},
+                      {"amx", nullptr, tile_split_amx, tile_dot_amx, tile_round_amx}};
   for (Set set : sets) {
     set.table = fastnn::runtime::table_named(set.isa);
     if (cpu_supports(set.isa) || (std::strcmp(set.isa, "amx") == 0 && g_amx)) g_sets.push_back(set);
@@ -117,6 +119,50 @@ void parts_are_the_float() {
   }
   CHECK(finite == 0, "%lld parts of infinity or NaN have a sum", static_cast<long long>(finite));
   CHECK(inexact == 0, "%lld floats are not the sum of their parts", static_cast<long long>(inexact));
+}
+
+// The nearest of the two bfloat16 around x, the even one of two that are as near.
+uint16_t bf16_of(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  const uint16_t upper = static_cast<uint16_t>(bits >> 16);
+  if (x != x) return upper | 0x40;
+  if ((bits & 0x7f800000u) == 0) return upper & 0x8000;
+  const auto magnitude = [](uint32_t half) {  // 2^128 where that is infinity
+    return half == 0x7f80 ? 0x1p128 : static_cast<double>(float_of(half << 16));
+  };
+  const uint32_t low = upper & 0x7fff;
+  if (low == 0x7f80) return upper;
+  const double from_low = std::fabs(x) - magnitude(low), from_high = magnitude(low + 1) - std::fabs(x);
+  return static_cast<uint16_t>(upper + (from_high < from_low || (from_high == from_low && low % 2 == 1)));
+}
+float float_of_bf16(uint16_t x) { return float_of(static_cast<uint32_t>(x) << 16); }
+
+void rounded_to_nearest_even() {
+  Floats x;
+  for (uint64_t u = test::random() % 4099; u < uint64_t{1} << 32; u += 4099)
+    x.push_back(float_of(static_cast<uint32_t>(u)));
+  for (uint64_t u = test::random() % 61; u < uint64_t{1} << 16; u += 61)  // ties, and the floats beside them
+    for (uint32_t low : {0x7fffu, 0x8000u, 0x8001u}) x.push_back(float_of(static_cast<uint32_t>(u << 16) | low));
+  for (uint32_t u : {0x7f7f7fffu, 0x7f7f8000u, 0x7f7fffffu, 0x7f800000u, 0x7f800001u, 0x00800000u, 0x007fffffu, 1u})
+    for (uint32_t sign : {0u, 0x80000000u}) x.push_back(float_of(u | sign));
+  while (x.size() % 32 != 0) x.push_back(0.0f);
+  std::vector<uint16_t> expected;
+  for (float v : x) expected.push_back(bf16_of(v));
+  for (const Set& set : g_sets) {
+    std::vector<uint16_t> all(x.size()), by_vectors(x.size()), by_parts(x.size());
+    Floats back(x.size());
+    set.round(x.data(), all.data(), by_vectors.data(), by_parts.data(), back.data(), static_cast<int64_t>(x.size()));
+    CHECK(all == expected && by_vectors == expected && by_parts == expected, "%s: %lld, %lld, %lld", set.isa,
+          static_cast<long long>(differences(all, expected)), static_cast<long long>(differences(by_vectors, expected)),
+          static_cast<long long>(differences(by_parts, expected)));
+    int64_t wrong = 0;
+    for (size_t i = 0; i < x.size(); ++i) {
+      const float wide = float_of_bf16(expected[i]);
+      wrong += std::memcmp(&back[i], &wide, sizeof wide) != 0;
+    }
+    CHECK(wrong == 0, "%s: %lld do not come back", set.isa, static_cast<long long>(wrong));
+  }
 }
 
 void products_are_the_manual_s() {
@@ -333,6 +379,157 @@ void random_shapes() {
     q.bias = draw(0, 1), q.batch_norm = draw(0, 1), q.residual = draw(0, 1);
     check_case(q, i % 10 == 0);
   }
+}
+
+// One part, and x, residual and y as bfloat16 where a bit of `stored` says so: 1, 2, 4.
+struct Bf16Case {
+  Case q;
+  int64_t stored;
+  std::vector<uint16_t> x, r;
+
+  Bf16Case(Case base, int64_t bits) : q(std::move(base)), stored(bits) { round(); }
+  void round() {  // what the arrays hold, to be compared with
+    x.clear(), r.clear();
+    for (float v : q.x) x.push_back(bf16_of(v));
+    for (float v : q.r) r.push_back(bf16_of(v));
+    for (size_t i = 0; (stored & 1) && i < x.size(); ++i) q.x[i] = float_of_bf16(x[i]);
+    for (size_t i = 0; (stored & 2) && i < r.size(); ++i) q.r[i] = float_of_bf16(r[i]);
+  }
+  Conv2dArgs args(void* y) const {
+    Conv2dArgs a = q.args(static_cast<float*>(y));
+    a.parts = 1;
+    if (stored & 1) a.x = x.data(), a.x_bf16 = 1;
+    if ((stored & 2) && q.residual) a.residual = r.data(), a.residual_bf16 = 1;
+    a.y_bf16 = (stored & 4) != 0;
+    return a;
+  }
+  template <class Run>
+  Floats result(const Run& run) const {
+    Floats y(static_cast<size_t>(q.size()), std::numeric_limits<float>::quiet_NaN());
+    if (!(stored & 4)) return run(args(y.data())), y;
+    std::vector<uint16_t> half(y.size(), 0x7fc0);
+    run(args(half.data()));
+    for (size_t i = 0; i < y.size(); ++i) y[i] = float_of_bf16(half[i]);
+    return y;
+  }
+  Floats run(const Set& set) const { return result(set.table->conv2d_amx_forward); }
+
+  // As Case::outliers; but each factor that is not stored so is rounded by up to 2^-8 of itself, and so is y.
+  int64_t outliers(const Floats& y) const {
+    const double u = 0x1p-24, h = 0x1p-8, factors = stored & 1 ? h : 2 * h + h * h;
+    const double steps = static_cast<double>((q.s.c + 31) / 32 * q.s.kh * q.s.kw);
+    int64_t count = 0;
+    q.each([&](int64_t at, int64_t o, double sum, double magnitude, float) {
+      const size_t i = static_cast<size_t>(at), c = static_cast<size_t>(o);
+      double error = (factors + (steps + 19) * u * (1 + factors)) * magnitude + 204 * steps * 0x1p-126;
+      double scale = 1.0, shift = q.bias ? q.b[c] : 0.0;
+      if (q.batch_norm) {
+        scale = q.gamma[c] / std::sqrt(static_cast<double>(q.var[c]) + 1e-5);
+        shift = (shift - q.mean[c]) * scale + q.beta[c];
+      }
+      const double add = q.residual ? q.r[i] : 0.0;
+      error = error * std::fabs(scale) + 5 * u * (std::fabs(sum * scale) + std::fabs(shift) + std::fabs(add));
+      double expected = sum * scale + shift + add;
+      if (expected < 0.0 && q.activation == fastnn::k_relu) expected = 0.0;
+      if (expected < 0.0 && q.activation == fastnn::k_leaky_relu) expected *= 0.125;
+      if (q.activation == fastnn::k_silu) {  // its slope is at most 1.1
+        expected /= 1.0 + std::exp(-expected), error = 1.1 * error + 4 * u * std::fabs(expected);
+      }
+      if (stored & 4) error += h * (std::fabs(expected) + error);
+      count += !(std::fabs(y[i] - expected) <= error);
+    });
+    return count;
+  }
+};
+
+void bfloat16_in_memory() {
+  const Shape shapes[] = {
+      {1, 32, 8, 8, 32, 3, 3, 1, 1, 1, 1, 1, 1, 1},       // nothing left over
+      {2, 33, 7, 7, 31, 3, 3, 1, 1, 1, 1, 1, 1, 1},       // channels that fill no block
+      {1, 40, 15, 13, 40, 3, 3, 2, 2, 1, 1, 1, 1, 1},     // four phases
+      {3, 16, 9, 12, 48, 3, 3, 1, 1, 1, 1, 1, 1, 1},      // steps of rows of taps
+      {3, 64, 7, 7, 96, 1, 1, 1, 1, 0, 0, 1, 1, 1},       // tiles read x itself, but for the last block
+      {1, 32, 4, 8, 33, 1, 1, 1, 1, 0, 0, 1, 1, 1},       // one block, and a panel that is not whole
+      {1, 96, 6, 10, 16, 1, 1, 1, 1, 0, 0, 1, 1, 1},      // tall
+      {2, 64, 9, 9, 64, 1, 1, 2, 2, 0, 0, 1, 1, 1},       // strides between single pixels
+      {1, 72, 10, 9, 40, 1, 1, 1, 1, 0, 0, 1, 1, 1},      // single pixels that fill no block of channels
+      {2, 160, 20, 21, 1088, 1, 1, 1, 1, 0, 0, 1, 1, 1},  // several tasks
+  };
+  for (const Shape& shape : shapes)
+    for (int64_t stored = 1; stored < 8; ++stored) {
+      const bool large = shape.o > 1000;
+      if (large && stored != 7) continue;
+      Case base(shape);
+      base.bias = stored % 2, base.residual = (stored & 2) || stored % 3 == 0, base.batch_norm = stored == 6;
+      base.activation = stored == 5   ? fastnn::k_silu
+                        : stored == 1 ? fastnn::kIdentity
+                        : stored == 3 ? fastnn::k_leaky_relu
+                                      : fastnn::k_relu;
+      const Bf16Case q(base, stored);
+      Floats first;
+      for (const Set& set : g_sets) {
+        const bool is_scalar = std::strcmp(set.isa, "scalar") == 0, is_amx = std::strcmp(set.isa, "amx") == 0;
+        if (large && (is_scalar || (is_amx && g_emulated))) continue;
+        if (is_amx && g_emulated && stored != 7 && shape.c > 40) continue;
+        const Floats y = q.run(set);
+        CHECK(q.outliers(y) == 0, "%s, %s, stored %d: %lld elements are too far off", set.isa, q.q.name().c_str(),
+              int(stored), static_cast<long long>(q.outliers(y)));
+        // silu is not the same on every set
+        if ((is_scalar && base.batch_norm) || base.activation == fastnn::k_silu) continue;
+        if (first.empty()) first = y;
+        CHECK(differences(y, first) == 0, "%s, %s, stored %d: %lld elements differ from the first set", set.isa,
+              q.q.name().c_str(), int(stored), static_cast<long long>(differences(y, first)));
+        if (!large) continue;
+        const int before = fastnn::runtime::num_threads();
+        for (int threads : {1, 3}) {
+          fastnn::runtime::set_num_threads(threads);
+          CHECK(differences(q.run(set), y) == 0, "%s: %d threads", set.isa, threads);
+        }
+        fastnn::runtime::set_num_threads(before);
+        std::vector<char> packed(static_cast<size_t>(set.table->conv2d_amx_forward_pack(q.args(nullptr), nullptr)));
+        set.table->conv2d_amx_forward_pack(q.args(nullptr), packed.data());
+        const Floats again = q.result([&](Conv2dArgs a) {
+          a.packed = packed.data();
+          set.table->conv2d_amx_forward(a);
+        });
+        CHECK(differences(again, y) == 0, "%s: packed", set.isa);
+      }
+    }
+}
+
+// An image whose sums are not finite is what im2col makes of the same arrays; the others do not notice.
+void infinity_nan_and_overflow_of_bfloat16() {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  const Shape shapes[] = {{3, 32, 6, 6, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1}, {3, 64, 5, 7, 40, 1, 1, 1, 1, 0, 0, 1, 1, 1}};
+  for (const Shape& shape : shapes)
+    for (int64_t stored : {7, 1, 6})
+      for (const Set& set : g_sets) {
+        Case base(shape);
+        base.bias = base.residual = true;
+        const Floats clean = Bf16Case(base, stored).run(set);
+        const size_t image = static_cast<size_t>(shape.c * shape.h * shape.w), y_image = clean.size() / 3;
+        for (float special : {inf, -inf, nan, FLT_MAX}) {
+          Case bad = base;
+          bad.x[image + 100] = special;
+          const Bf16Case q(bad, stored);
+          const Floats y = q.run(set), columns = q.result(set.table->conv2d_im2col_forward);
+          Floats expected = clean;
+          std::copy_n(columns.begin() + static_cast<std::ptrdiff_t>(y_image), y_image,
+                      expected.begin() + static_cast<std::ptrdiff_t>(y_image));
+          CHECK(differences(y, expected) == 0, "%s, stored %d, x has %g", set.isa, int(stored),
+                static_cast<double>(special));
+          CHECK(differences(y, clean) > 0, "%s, x has %g and nothing shows it", set.isa, static_cast<double>(special));
+        }
+        // What is beyond the largest bfloat16 is infinite there, and a float otherwise.
+        Case large = base;
+        std::fill(large.b.begin(), large.b.end(), FLT_MAX);
+        std::fill(large.r.begin(), large.r.end(), 0.0f);
+        const Floats y = Bf16Case(large, stored).run(set);
+        int64_t finite = 0;
+        for (float v : y) finite += std::isfinite(v);
+        CHECK(finite == (stored & 4 ? 0 : static_cast<int64_t>(y.size())), "%s, stored %d: %lld are finite", set.isa,
+              int(stored), static_cast<long long>(finite));
+      }
 }
 
 // Large enough for bands, panels in groups and the budget of L2; on the twin alone, an emulated one takes seconds.
@@ -705,9 +902,12 @@ void machine_code_is_the_planned() {
 int main() {
   find_sets();
   const int failed = test::run({{"parts_are_the_float", parts_are_the_float},
+                                {"rounded_to_nearest_even", rounded_to_nearest_even},
                                 {"products_are_the_manual_s", products_are_the_manual_s},
                                 {"shapes_with_edges", shapes_with_edges},
                                 {"random_shapes", random_shapes},
+                                {"bfloat16_in_memory", bfloat16_in_memory},
+                                {"infinity_nan_and_overflow_of_bfloat16", infinity_nan_and_overflow_of_bfloat16},
                                 {"large_shapes", large_shapes},
                                 {"squares", squares},
                                 {"no_worse_than_a_chain", no_worse_than_a_chain},

@@ -1,5 +1,6 @@
 // simd/tile.hpp for test_amx, compiled once per instruction set as the kernels are.
 #include "runtime/fp_state.hpp"
+#include "simd/bf16.hpp"
 #include "simd/tile.hpp"
 
 #define TILE_PROBE_NAME_(name, isa) name##_##isa
@@ -11,6 +12,16 @@ namespace isa = fastnn::FASTNN_ISA;
 void TILE_PROBE_NAME(tile_split, FASTNN_ISA)(const float* x, uint16_t* parts, int64_t size) {
   const fastnn::runtime::FlushDenormals flush;
   for (int64_t i = 0; i < size; i += 32) isa::split_bf16<3>(x + i, x + i + 16, parts + i, size);
+}
+
+// `size` floats, a multiple of 32, to bfloat16, in three ways; and back to floats.
+void TILE_PROBE_NAME(tile_round, FASTNN_ISA)(const float* x, uint16_t* all, uint16_t* by_vectors, uint16_t* by_parts,
+                                             float* back, int64_t size) {
+  constexpr int lanes = isa::Vec<float>::lanes;
+  for (int64_t i = 0; i < size; i += 32) isa::round_bf16(x + i, all + i);
+  for (int64_t i = 0; i < size; i += lanes) isa::store_float(by_vectors + i, isa::load_float(x + i));
+  for (int64_t i = 0; i < size; i += 2) isa::store_float_partial(by_parts + i, isa::load_float_partial(x + i, 2), 2);
+  for (int64_t i = 0; i < size; i += lanes) isa::store_float(back + i, isa::load_float(all + i));
 }
 
 // c (16 x 16) += a (16 x 32) b (16 pairs x 16). Into the left and right half of `spaced` (16 x 32), through other

@@ -1,6 +1,7 @@
 // conv2d_amx: float32 convolution on bfloat16 tiles (simd/tile.hpp). Every float is the sum of three bfloat16 parts; of
 // the nine products the six largest are summed in float32, smallest first (Henry, Tang, Heinecke, arXiv 1904.06376).
-// Programs may ask for two parts and three products (float32-fast), or one of each (bfloat16).
+// Programs may ask for two parts and three products (float32-fast), or one of each (bfloat16); x, residual and y may
+// then be of bfloat16 in memory, and tiles read single pixels of x where they lie (Plan::direct).
 //   step     32 input channels (a channel block) of one tap, block by block and within one tap by tap
 //   panel    32 output channels, or 16
 //   block    32 flat pixels of one panel, or 64: four tiles of sums
@@ -11,11 +12,14 @@
 // channels 1.2e-7 (1.5e-7), 64 1.8e-7 (2.9e-7), 256 3.8e-7 (6.3e-7). Products below 8e-34 lose low parts, below 1.2e-38
 // all, as denormals are flushed. An image with a sum that is not finite (infinity, NaN, overflow) is done again by
 // im2col, and all that has groups, float64 or too few channels is done there at once.
+#include <type_traits>
+
 #include "kernels/block.hpp"
 #include "kernels/conv/amx_planes.hpp"
 #include "kernels/conv/amx_products.hpp"
 #include "kernels/conv/amx_winograd.hpp"
 #include "kernels/conv/epilogue.hpp"
+#include "kernels/conv/format.hpp"
 #include "kernels/conv/images.hpp"
 #include "runtime/fp_state.hpp"
 
@@ -31,6 +35,11 @@ struct Number {
 // times the chain's at 8 elements of a step's 32, .97 at 12, .86 at 16 (the worst of 3x3 to 11x11).
 constexpr int64_t kLeastElements = 12;
 
+constexpr int64_t kAhead = 8 << 10;  // bytes of weights
+// Bytes of y from which it does not stay in a cache until it is written the next time, nor a residual until it is read:
+// both are fetched a block before. 64->256 @56 b8 with a residual takes 0.7 of the time, smaller ones up to 1.2.
+constexpr int64_t kLargeOutput = 8 << 20;
+
 // ---- the end of a block: pixel by pixel where all channels of a panel lie side by side in y, else in eight parts ----
 
 class Finish {
@@ -38,12 +47,9 @@ class Finish {
   // transposed: 1024 floats; not_finite: a flag for each image
   Finish(const Conv2dArgs& q, const Plan& p, const Epilogue<float>& epilogue, float* transposed, uint8_t* not_finite)
       : q_(q), p_(p), epilogue_(epilogue), transposed_(transposed), not_finite_(not_finite) {
-    with_cheap_activation(epilogue.then.activation, [&](auto tag) {
-      const auto choose = [&](auto outs) {
-        write_ = epilogue.residual ? write<tag.value, true, outs.value> : write<tag.value, false, outs.value>;
-      };
-      p.tall() ? choose(Number<16>{}) : choose(Number<32>{});
-    });
+    fetches_ = q.y_bf16 && q.n * q.oh * q.ow * q.o * 2 >= kLargeOutput;
+    with_cheap_activation(epilogue.then.activation,
+                          [&](auto tag) { p.tall() ? choose<tag.value, 16>() : choose<tag.value, 32>(); });
   }
 
   // sums: of a block, pixel by pixel; pixel: the flat pixel of the first
@@ -87,7 +93,7 @@ class Finish {
   // The next pixels of the block that lie side by side in y; left_ is 0 where there are none.
   __attribute__((noinline)) void next_run() {
     const int64_t end = runs_of_pixels(at_, done_, p_.pixels, [&](const Place& place, int64_t at, int64_t count) {
-      y_ = static_cast<float*>(q_.y) + ((place.image * q_.oh + place.row) * q_.ow + place.column) * q_.o + channel_;
+      y_ = ((place.image * q_.oh + place.row) * q_.ow + place.column) * q_.o + channel_;
       image_ = place.image, done_ = at, left_ = count;
       return true;
     });
@@ -102,10 +108,14 @@ class Finish {
       runs_of_pixels(place, 0, p_.pixels, [&](const Place& run, int64_t at, int64_t count) {
         const int64_t begin = most(at, i * some), end = least(at + count, (i + 1) * some);
         if (begin >= end) return false;
-        float* y = static_cast<float*>(q_.y) + ((run.image * q_.oh + run.row) * q_.ow + run.column + begin - at) * q_.o;
+        const int64_t y = ((run.image * q_.oh + run.row) * q_.ow + run.column + begin - at) * q_.o + channel_;
         const float* from = sums_ + begin * p_.outs;
         check(from, p_.outs, run.image, end - begin, channels);
-        finish<float, false>(epilogue_, from, p_.outs, y + channel_, q_.o, channel_, end - begin, channels);
+        if (q_.y_bf16 || q_.residual_bf16)
+          finish_in_float32(from, y, end - begin, channels);
+        else
+          finish<float, false>(epilogue_, from, p_.outs, static_cast<float*>(q_.y) + y, q_.o, channel_, end - begin,
+                               channels);
         return false;
       });
     } else if (i < 4) {
@@ -141,22 +151,64 @@ class Finish {
     return begin;
   }
 
-  template <Activation kind, bool has_residual, int outs>
-  static void write(const Finish& f, const float* from, float* y, int64_t count) {
+  // The end of at most 8 pixels where y or the residual is of bfloat16, by way of floats.
+  __attribute__((noinline)) void finish_in_float32(const float* from, int64_t y, int64_t m, int64_t n) {
+    constexpr int64_t ld = kBlock;
+    float *result = transposed_, *skip = epilogue_.residual ? transposed_ + 512 : nullptr;
+    for (int64_t i = 0; skip && i < m; ++i)
+      q_.residual_bf16 ? convert(static_cast<const uint16_t*>(q_.residual) + y + i * q_.o, skip + i * ld, n)
+                       : convert(static_cast<const float*>(q_.residual) + y + i * q_.o, skip + i * ld, n);
+    const Epilogue<float> epilogue = {epilogue_.scale, epilogue_.shift, result, skip, epilogue_.then};
+    finish<float, false>(epilogue, from, p_.outs, result, ld, channel_, m, n);
+    for (int64_t i = 0; i < m; ++i)
+      q_.y_bf16 ? convert(result + i * ld, static_cast<uint16_t*>(q_.y) + y + i * q_.o, n)
+                : convert(result + i * ld, static_cast<float*>(q_.y) + y + i * q_.o, n);
+  }
+
+  template <Activation kind, int outs>
+  void choose() {
+    const auto of = [&](auto* y) {
+      using Y = std::remove_pointer_t<decltype(y)>;
+      write_ = !q_.residual       ? write<kind, void, Y, outs>
+               : q_.residual_bf16 ? write<kind, uint16_t, Y, outs>
+                                  : write<kind, float, Y, outs>;
+    };
+    q_.y_bf16 ? of(static_cast<uint16_t*>(nullptr)) : of(static_cast<float*>(nullptr));
+  }
+
+  // R, Y: float, or uint16_t for bfloat16; R is void without a residual. at: of y and of the residual
+  template <Activation kind, class R, class Y, int outs>
+  static void write(const Finish& f, const float* from, int64_t at, int64_t count) {
     constexpr int lanes = Vec<float>::lanes;
+    constexpr bool has_residual = !std::is_void_v<R>;
     const Parameters<float> p = parameters_of<float>(f.epilogue_.then);
-    const int64_t residual = has_residual ? f.epilogue_.residual - f.epilogue_.y : 0, pitch = f.q_.o;
+    const int64_t pitch = f.q_.o, next = f.p_.pixels * pitch;
+    const bool fetches = f.fetches_;
+    Y* y = static_cast<Y*>(f.q_.y) + at;
+    using Residual = std::conditional_t<has_residual, R, float>;
+    const Residual* residual = has_residual ? static_cast<const Residual*>(f.q_.residual) + at : nullptr;
     constexpr int vectors = outs / lanes;
     Vec<float> bad[vectors];  // 0 times what is not finite is NaN, and stays
     for (int j = 0; j < vectors; ++j) bad[j] = zero<float>();
-    for (int64_t i = 0; i < count; ++i, from += outs, y += pitch)
-      for (int j = 0; j < vectors; ++j) {
-        const Vec<float> sum = load(from + j * lanes);
-        bad[j] = fma(sum, zero<float>(), bad[j]);
-        Vec<float> v = fma(sum, load(f.scale_ + j * lanes), load(f.shift_ + j * lanes));
-        if (has_residual) v = v + load(y + j * lanes + residual);
-        store(y + j * lanes, activate<kind>(v, p));
+    const auto end = [&](int j) FASTNN_INLINED {
+      const Vec<float> sum = load(from + j * lanes);
+      bad[j] = fma(sum, zero<float>(), bad[j]);
+      Vec<float> v = fma(sum, load(f.scale_ + j * lanes), load(f.shift_ + j * lanes));
+      if constexpr (has_residual) v = v + load_float(residual + j * lanes);
+      return activate<kind>(v, p);
+    };
+    for (int64_t i = 0; i < count; ++i, from += outs, y += pitch) {
+      if constexpr (vectors == 1) {
+        store_float(y, end(0));
+      } else {
+        for (int j = 0; j < vectors; j += 2) store_twice(y + j * lanes, end(j), end(j + 1));
       }
+      if constexpr (has_residual) {
+        if (fetches) prefetch_l2(residual + next);
+        residual += pitch;
+      }
+      if (fetches) prefetch_l2(y + next);
+    }
     for (int j = 1; j < vectors; ++j) bad[0] = bad[0] + bad[j];
     if (any(is_nan(bad[0]))) f.flag(f.image_);
   }
@@ -178,30 +230,41 @@ class Finish {
   const Epilogue<float>& epilogue_;
   float* transposed_;
   uint8_t* not_finite_;
-  void (*write_)(const Finish&, const float*, float*, int64_t) = nullptr;
+  void (*write_)(const Finish&, const float*, int64_t, int64_t) = nullptr;
   const float* sums_ = nullptr;
   int64_t channel_ = 0, pixel_ = -1, part_ = kParts;  // kParts: nothing to do
   Place first_ = {};
   int64_t done_ = 0, left_ = 0, image_ = 0;  // pixels of the block; of the run
   Place at_ = {};                            // of the pixel after the run
-  float* y_ = nullptr;
+  int64_t y_ = 0;                            // where the run goes, in elements
+  bool fetches_ = false;
   alignas(64) float scale_[kBlock], shift_[kBlock];
 };
 
 // ---- what is done in the shadow of the products ----
 
-template <int parts>
+// Memory to be fetched into L2, so many lines at a time.
+struct Fetch {
+  const char *at = nullptr, *end = nullptr;
+  int64_t lines = 1;
+
+  FASTNN_MEMBER_INLINE bool busy() const { return at < end; }
+  FASTNN_MEMBER_INLINE void run() {
+    if (at < end)
+      for (const char* stop = at + lines * 64; at < stop; at += 64) prefetch_l2(at);
+  }
+};
+
+template <int parts, class X>
 struct Shadow {
   Finish finish;
-  Planes<parts> planes;
-  int64_t units = 1, pixels = 1;                      // to pack and to finish at a time
-  const char *fetch = nullptr, *fetch_end = nullptr;  // weights
-  int64_t lines = 1;                                  // to fetch at a time
+  Planes<parts, X> planes;
+  int64_t units = 1, pixels = 1;  // to pack and to finish at a time
+  Fetch weights = {}, x = {};
 
-  FASTNN_MEMBER_INLINE bool busy() const { return finish.busy() || planes.busy() || fetch < fetch_end; }
+  FASTNN_MEMBER_INLINE bool busy() const { return finish.busy() || planes.busy() || weights.busy() || x.busy(); }
   FASTNN_MEMBER_INLINE void step() {
-    if (fetch < fetch_end)
-      for (const char* end = fetch + lines * 64; fetch < end; fetch += 64) prefetch_l2(fetch);
+    weights.run(), x.run();
     if (finish.busy())
       finish.run(pixels);
     else if (planes.busy())
@@ -209,8 +272,8 @@ struct Shadow {
   }
 };
 
-template <int parts, bool tall>
-void multiply_block(Tiles& t, Steps<parts, tall> s, Shadow<parts>& shadow) {
+template <int parts, class X, bool tall>
+void multiply_block(Tiles& t, Steps<parts, tall> s, Shadow<parts, X>& shadow) {
   int64_t step = 0;
   for (; step < s.count && shadow.busy(); ++step) s.next(t, step, [&] { shadow.step(); });
   multiply_plain(t, s, step);
@@ -238,7 +301,7 @@ void fill_offsets(int64_t* offsets, const Plan& p, const Conv2dArgs& q, int64_t 
 
 // ---- one task ----
 
-template <int parts>
+template <int parts, class X>
 class Task {
  public:
   Task(const Conv2dArgs& q, const Plan& p, const Epilogue<float>& epilogue, const uint16_t* weights,
@@ -254,7 +317,7 @@ class Task {
         sums_(reinterpret_cast<float*>(memory + 8192 + offsets_size(p))),
         unread_(memory + 4096),
         shadow_{{q, p, epilogue, reinterpret_cast<float*>(memory), not_finite},
-                {q, p, first_ * p.pixels, blocks_ * p.pixels + p.reach,
+                {q, p, first_ * p.pixels, p.direct ? 0 : blocks_ * p.pixels + p.reach,
                  reinterpret_cast<uint16_t*>(memory + 8192 + offsets_size(p) + sums_size(p))}} {}
 
   static size_t memory(const Plan& p) {
@@ -264,7 +327,7 @@ class Task {
   void run() {
     // Little at a time hides best; 32 pixels and what is to be packed must find room between the products of a block.
     shadow_.pixels = blocks_of(p_.pixels, most(1, p_.steps_a_block * products_of(p_) * 2 / 3));
-    want(0);
+    p_.direct ? copy_rest() : want(0);
     shadow_.planes.drain();
     fill_offsets(offsets_, p_, q_, 0);
     p_.panels_outside ? run_panels() : run_pixels();
@@ -283,12 +346,12 @@ class Task {
     const bool wraps = p_.ring < blocks_ * p_.pixels + p_.reach;
     for (int64_t block = 0; block < blocks_; ++block) {
       if (wraps && block > 0) fill_offsets(offsets_, p_, q_, block * p_.pixels);
-      if (block + 1 < blocks_) want(block + 1);
+      if (block + 1 < blocks_) want(block + 1), fetch_pixels(block + 1, panels_ * p_.steps);
       // What the end of the block before leaves of the slots between the quartets.
       const int64_t slots = panels_ * most(1, p_.steps * products_of(p_) - p_.pixels / shadow_.pixels);
       shadow_.units = blocks_of(shadow_.planes.units_left(), slots);
       for (int64_t panel = 0; panel < panels_; ++panel, ++turn_) {
-        if (block == 0 && panel + 1 < panels_) fetch(panel + 1, 0, p_.steps, p_.steps);
+        if (block == 0) parts > 1 ? fetch_next(panel) : fetch_ahead(panel);
         multiply(panel, block, wraps ? 0 : block * p_.pixels, 0, p_.steps, sums_ + turn_ % 2 * 1024);
       }
       shadow_.planes.drain();
@@ -306,7 +369,7 @@ class Task {
                 count * blocks_);
         for (int64_t block = 0; block < blocks_; ++block, ++turn_) {
           if (panel == 0 && step == 0 && block + 1 < blocks_) {
-            want(block + 1);
+            want(block + 1), fetch_pixels(block + 1, count);
             shadow_.units =
                 blocks_of(shadow_.planes.units_left(), most(1, count * products_of(p_) - p_.pixels / shadow_.pixels));
           }
@@ -317,13 +380,42 @@ class Task {
       }
   }
 
+  void fetch_next(int64_t panel) {
+    if (panel + 1 < panels_) fetch(panel + 1, 0, p_.steps, p_.steps);
+  }
+  // A step of one part reads its weights faster than they come from L3 unless they were asked for: 8 KB before, for the
+  // next task's too (1x1 2048->512 @7: 1.3 times as fast as a whole panel before; 32 KB are as good, 4 KB and 64 KB are
+  // not).
+  void fetch_ahead(int64_t panel) {
+    fetch(panel, 0, p_.steps, p_.steps);
+    shadow_.weights.at += kAhead, shadow_.weights.end += kAhead;
+  }
+
   // Weights of at most a block of steps, while `during` steps are computed.
   void fetch(int64_t panel, int64_t step, int64_t count, int64_t during) {
     count = least(count, p_.steps_a_block);
     const uint16_t* w = weights_ + ((panel_ + panel) * p_.steps + step) * p_.step_weights();
-    shadow_.fetch = reinterpret_cast<const char*>(w);
-    shadow_.fetch_end = reinterpret_cast<const char*>(w + count * p_.step_weights());
-    shadow_.lines = blocks_of((shadow_.fetch_end - shadow_.fetch) / 64, during * products_of(p_));
+    const int64_t lines = count * p_.step_weights() / kBlock;
+    shadow_.weights = {reinterpret_cast<const char*>(w), reinterpret_cast<const char*>(w + lines * kBlock),
+                       blocks_of(lines, during * products_of(p_))};
+  }
+
+  // Where tiles are loaded from x itself: the pixels of a block, or those that exist of the last one, with zeros after.
+  int64_t pixels_before(int64_t block) const { return (first_ + block) * p_.pixels; }
+  const X* pixels_of(int64_t block) const { return static_cast<const X*>(q_.x) + pixels_before(block) * p_.width; }
+  bool is_whole(int64_t block) const { return pixels_before(block + 1) <= q_.n * q_.w; }
+  void copy_rest() {
+    if (is_whole(blocks_ - 1)) return;
+    const size_t rest = static_cast<size_t>((q_.n * q_.w - pixels_before(blocks_ - 1)) * p_.width) * sizeof(X);
+    char* to = reinterpret_cast<char*>(shadow_.planes.memory());
+    std::memcpy(to, pixels_of(blocks_ - 1), rest);
+    std::memset(to + rest, 0, static_cast<size_t>(p_.planes_size()) * sizeof(X) - rest);
+  }
+  void fetch_pixels(int64_t block, int64_t during) {
+    if (!p_.direct || !is_whole(block)) return;
+    const char* x = reinterpret_cast<const char*>(pixels_of(block));
+    const int64_t lines = p_.pixels * p_.width / kBlock;
+    shadow_.x = {x, x + lines * 64, blocks_of(lines, during)};
   }
 
   // Steps [step, step + count) of a block; x: where its planes begin, from those that the offsets were made for.
@@ -334,7 +426,10 @@ class Task {
     else
       tiles_.load<0>(sums, row), tiles_.load<1>(sums + second, row), tiles_.load<2>(sums + 512, row),
           tiles_.load<3>(sums + 512 + second, row);
-    p_.tall() ? multiply_steps<true>(panel, x, step, count) : multiply_steps<false>(panel, x, step, count);
+    const uint16_t* from = shadow_.planes.memory() + x * p_.width;
+    if constexpr (sizeof(X) == sizeof(uint16_t))
+      if (p_.direct) from = is_whole(block) ? pixels_of(block) : shadow_.planes.memory();
+    p_.tall() ? multiply_steps<true>(panel, from, step, count) : multiply_steps<false>(panel, from, step, count);
     shadow_.finish.drain();
     tiles_.store<0>(sums, row), tiles_.store<1>(sums + second, row);
     tiles_.store<2>(sums + 512, row), tiles_.store<3>(sums + 512 + second, row);
@@ -342,11 +437,10 @@ class Task {
   }
 
   template <bool tall>
-  void multiply_steps(int64_t panel, int64_t x, int64_t step, int64_t count) {
+  void multiply_steps(int64_t panel, const uint16_t* x, int64_t step, int64_t count) {
     const uint16_t* w = weights_ + ((panel_ + panel) * p_.steps + step) * p_.step_weights();
     const int64_t pitch = p_.width * int64_t{sizeof(uint16_t)};
-    multiply_block<parts, tall>(
-        tiles_, {shadow_.planes.memory() + x * p_.width, p_.part, pitch, offsets_ + step, w, count, unread_}, shadow_);
+    multiply_block<parts, X, tall>(tiles_, {x, p_.part, pitch, offsets_ + step, w, count, unread_}, shadow_);
   }
 
   const Conv2dArgs& q_;
@@ -357,7 +451,7 @@ class Task {
   float* sums_;
   void* unread_;
   Tiles tiles_;
-  Shadow<parts> shadow_;
+  Shadow<parts, X> shadow_;
 };
 
 // By im2col, which knows no turned weights.
@@ -404,11 +498,11 @@ void convolve_images(const Conv2dArgs& q, const Turned& turned, const AnyPlan& p
   again_by_im2col(q, not_finite);
 }
 
-template <int parts>
+template <int parts, class X>
 void convolve_steps(const Conv2dArgs& q, const Turned& turned) {
   const Plan p = plan_of(q, parts);
-  convolve_images<Task<parts>>(q, turned, p, p.tasks(), p.blocks * p.panels * p.steps * products_of(p) * 25,
-                               [&](uint16_t* to) { pack_all_weights<parts>(q, p, turned, to); });
+  convolve_images<Task<parts, X>>(q, turned, p, p.tasks(), p.blocks * p.panels * p.steps * products_of(p) * 25,
+                                  [&](uint16_t* to) { pack_all_weights<parts>(q, p, turned, to); });
 }
 
 void convolve_squares(const Conv2dArgs& q) {
@@ -479,7 +573,8 @@ void conv2d_amx_forward_turned(const Conv2dArgs& args, const Turned& turned) {
   if (!takes_tiles(args)) return conv2d_im2col_forward(args);
   if (by_squares(args)) return by_images(args, convolve_squares);
   by_images(as_one_row(args), [&](const Conv2dArgs& some) {
-    in_parts(some, [&](auto parts) { convolve_steps<parts.value>(some, turned); });
+    if (some.x_bf16) return convolve_steps<1, uint16_t>(some, turned);
+    in_parts(some, [&](auto parts) { convolve_steps<parts.value, float>(some, turned); });
   });
 }
 

@@ -78,6 +78,7 @@ struct Plan {
   Axis rows, columns;
   int64_t pixels, outs;  // of one block of products, which has four tiles of sums: wide 32 x 32, or tall 64 x 16
   bool by_rows;          // steps are cut from rows of taps
+  bool direct;           // tiles are loaded from x where it lies: single pixels of bfloat16 in whole channel blocks
   int64_t row_steps;     // of a row of taps, with all channels
   int64_t width;         // elements of a flat pixel in its plane
   int64_t taps, channel_blocks, panels, steps, phases;
@@ -95,18 +96,37 @@ struct Plan {
   int64_t part_weights() const { return kBlock * outs; }
   int64_t step_weights() const { return parts * part_weights(); }
   int64_t weights_size() const { return panels * steps * step_weights(); }
-  int64_t planes_size() const { return channel_blocks * parts * part; }
+  // direct: the pixels of a block that is not whole
+  int64_t planes_size() const { return direct ? pixels * width : channel_blocks * parts * part; }
   int64_t tasks() const { return ranges * groups; }
 };
 
 FASTNN_INLINE int64_t products_of(const Plan& p) { return p.parts * (p.parts + 1) / 2; }  // 6, 3, 1 of a step
+
+// Cycles of the slowest thread where a step is one product of tiles, which then waits for memory: four of them take
+// about 90 cycles, the end of a block 450 beyond that, and a core gets 6 bytes a cycle from L3. A task reads its pixels
+// anew for every group of panels; its weights stay in L2, or stream through it.
+FASTNN_INLINE int64_t cut_of_one_part(Plan& p, int64_t weights, int64_t pixels, int64_t threads) {
+  if (p.direct) p.ring = pixels, p.plane = 0, p.part = kBlock;
+  const int64_t of_a_pixel = p.direct ? p.width : p.channel_blocks * p.phases * p.width;
+  const int64_t unit = p.direct ? 0 : blocks_of(6 * of_a_pixel, kBlock);
+  const int64_t start = least(pixels, p.pixels + p.reach) * unit;
+  const int64_t task =
+      p.blocks_a_task * p.panels_a_task * (p.steps * 90 + 450) + start + (pixels * unit - start) / 2 + 1500;
+  const int64_t reads = p.panels_outside ? p.ranges : least(p.ranges, threads);
+  const int64_t again = p.groups == 1 ? 1 : 2 * p.groups;  // pixels that another core wrote come at half the speed
+  const int64_t bytes = again * p.ranges * pixels * of_a_pixel * 2 + p.groups * reads * weights;
+  const int64_t in_l2 = pixels * of_a_pixel * 2;
+  const int64_t misfit = p.panels_outside && in_l2 > kPlanesBudget ? p.panels_a_task * in_l2 / 8 : 0;
+  return blocks_of(p.tasks(), threads) * (task + misfit) + bytes / threads / 6 + task / 16;
+}
 
 // Cycles of the slowest thread, and the rest of the plan that belongs to this cut.
 FASTNN_INLINE int64_t cut(Plan& p, int64_t ranges, int64_t groups, int64_t threads) {
   p.blocks_a_task = blocks_of(p.blocks, ranges), p.ranges = blocks_of(p.blocks, p.blocks_a_task);
   p.panels_a_task = blocks_of(p.panels, groups), p.groups = blocks_of(p.panels, p.panels_a_task);
   const int64_t weights = p.panels_a_task * p.steps * p.step_weights() * 2;
-  p.panels_outside = weights > kWeightsBudget && p.blocks_a_task > 1;
+  p.panels_outside = p.blocks_a_task > 1 && weights > (p.parts == 1 && p.blocks_a_task == 2 ? 1 << 15 : kWeightsBudget);
   p.steps_a_block = p.panels_outside && p.steps > 2 * kWeightsBlock ? kWeightsBlock : p.steps;
   const int64_t pixels = p.blocks_a_task * p.pixels + p.reach;
   // A window of two blocks, one that is read and one that is packed meanwhile. Rows of taps are few elements.
@@ -115,6 +135,7 @@ FASTNN_INLINE int64_t cut(Plan& p, int64_t ranges, int64_t groups, int64_t threa
   p.part = (p.phases * p.plane / kBlock | 1) * kBlock;  // an odd number of lines: parts lie in different sets of L1
   // 16 cycles a product of tiles. To pack 32 channels of a pixel takes about 30 cycles; most of it, and nearly all of
   // what ends a block, is hidden between products, unless there are too few of them.
+  if (p.parts == 1) return cut_of_one_part(p, weights, pixels, threads);
   const int64_t compute = p.blocks_a_task * p.panels_a_task * p.steps * products_of(p) * 64;
   const int64_t unit = blocks_of(10 * p.parts * p.channel_blocks * p.phases * p.width, kBlock);
   const int64_t start = least(pixels, p.pixels + p.reach) * unit;
@@ -150,6 +171,9 @@ FASTNN_INLINE int64_t next_count(int64_t n) {  // 1 2 3 4 6 8 12 16 24 ..
     p.columns = row_axis_of(q.w, q.pad_w, q.stride_w, q.kw, q.ow);
     p.steps = q.kh * p.row_steps, p.channel_blocks = 1, p.width = q.stride_w * q.c;
   }
+  // h: what is more than one row was not made one by as_one_row
+  p.direct = q.x_bf16 && p.taps == 1 && q.h == 1 && q.stride_w == 1 && q.pad_h + q.pad_w == 0 && q.c % kBlock == 0;
+  if (p.direct) p.width = q.c;
   p.phases = p.rows.phases * p.columns.phases;
   // By one image, as packed weights serve batches of any size.
   const int64_t image = (q.oh - 1) * p.columns.pitch + q.ow;

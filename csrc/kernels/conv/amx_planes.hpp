@@ -1,14 +1,15 @@
 // What conv2d_amx multiplies: weights, packed once, and planes of x, packed pixel by pixel as the products need them.
 //   weights  [panel][channel block][tap][part][tile of the panel][pair of channels][16 output channels][2]
 //   planes   [channel block][part][phase][flat pixel of the ring][pair of channels][2], zero outside x
-// A pair is channels i and i + 16 of the block, as split_bf16 puts them side by side. Where steps are cut from rows of
-// taps, both are in order:
+// A pair is channels i and i + 16 of the block, as split_bf16 puts them side by side; of one part both are in order, as
+// arrays of bfloat16 are. Where steps are cut from rows of taps, both are in order too:
 //   weights  [panel][row of taps][step of the row][part][tile of the panel][pair of elements][16 output channels][2]
 //   planes   [part][phase of rows][flat pixel][stride_w columns][channel]
 #pragma once
 #include "kernels/conv/amx_plan.hpp"
 #include "kernels/conv/backward.hpp"
 #include "runtime/scratch.hpp"
+#include "simd/bf16.hpp"
 #include "simd/tile.hpp"
 
 namespace fastnn::FASTNN_ISA {
@@ -89,8 +90,9 @@ void pack_weights(const Conv2dArgs& q, const Plan& p, const Turned& turned, int6
   for (int64_t tap = 0; tap < p.taps; ++tap, packed += p.step_weights())
     for (int64_t half = 0; half < p.outs / 16; ++half)
       for (int64_t pair = 0; pair < 16; ++pair) {
-        const float* row = rows + (pair * p.taps + tap) * kBlock + half * 16;
-        split_bf16<parts>(row, row + 16 * p.taps * kBlock, packed + (half * 16 + pair) * 32, p.part_weights());
+        const int64_t first = parts == 1 ? 2 * pair : pair, distance = parts == 1 ? 1 : 16;
+        const float* row = rows + (first * p.taps + tap) * kBlock + half * 16;
+        split_bf16<parts>(row, row + distance * p.taps * kBlock, packed + (half * 16 + pair) * 32, p.part_weights());
       }
 }
 
@@ -128,8 +130,9 @@ void pack_all_weights(const Conv2dArgs& q, const Plan& p, const Turned& turned, 
 }
 
 // The planes of one task, filled in the order of flat pixels. A unit is 32 channels of a pixel; units come in runs,
-// whose pixels lie side by side in x and in the planes, so that next to nothing is to be computed for one.
-template <int parts>
+// whose pixels lie side by side in x and in the planes, so that next to nothing is to be computed for one. X: float, or
+// uint16_t for bfloat16.
+template <int parts, class X>
 class Planes {
  public:
   // pixels: how many there are from `first` on
@@ -140,7 +143,7 @@ class Planes {
     image_ = row_ / p.rows.pitch, row_ %= p.rows.pitch;
   }
 
-  const uint16_t* memory() const { return memory_; }
+  uint16_t* memory() const { return memory_; }
   // From now on there are units until all pixels before `pixel` (of the task) are packed.
   void want(int64_t pixel) { wanted_ = least(pixel, pixels_); }
   FASTNN_MEMBER_INLINE bool busy() const { return left_ > 0 || done_ < wanted_; }
@@ -151,15 +154,15 @@ class Planes {
     const int64_t count = least(units, left_), part = p_.part;
     left_ -= count;
     // Copies stay in registers, where the stores would have members read again.
-    const float* from = from_;
+    const X* from = from_;
     uint16_t* to = to_;
     if (p_.by_rows) {
-      for (int64_t i = 0; i < count; ++i, from += kBlock, to += kBlock) split_bf16_in_order<parts>(from, to, part);
+      for (int64_t i = 0; i < count; ++i, from += kBlock, to += kBlock) pack_in_order(from, to, part);
     } else {
       const int64_t run_blocks = run_blocks_, to_block = to_block_, to_pixel = to_pixel_, from_pixel = from_pixel_;
       int64_t blocks_left = blocks_left_;
       for (int64_t i = 0; i < count; ++i, from += kBlock) {
-        split_bf16<parts>(from, from + 16, to, part);
+        pack(from, to, part);
         to += to_block;
         if (--blocks_left == 0) blocks_left = run_blocks, to += to_pixel, from += from_pixel;
       }
@@ -172,6 +175,19 @@ class Planes {
   }
 
  private:
+  static FASTNN_MEMBER_INLINE void pack(const X* from, uint16_t* to, int64_t part) {
+    if constexpr (parts == 1)
+      round_bf16(from, to);
+    else
+      split_bf16<parts>(from, from + 16, to, part);
+  }
+  static FASTNN_MEMBER_INLINE void pack_in_order(const X* from, uint16_t* to, int64_t part) {
+    if constexpr (parts == 1)
+      round_bf16(from, to);
+    else
+      split_bf16_in_order<parts>(from, to, part);
+  }
+
   // A segment lies in one row of one phase and in one piece in the ring; a run is what of it lies in x: all channel
   // blocks, pixel by pixel, or one of them, where it must be gathered.
   __attribute__((noinline)) bool next_run() {
@@ -221,29 +237,32 @@ class Planes {
     int64_t count;
     if (q_.x_last) {
       count = columns * q_.c - done_of_row_, at_ = end_;
-      std::memcpy(gathered_, source_ + (end_ * q_.c - count), static_cast<size_t>(count) * sizeof(float));
+      std::memcpy(gathered_, source_ + (end_ * q_.c - count), static_cast<size_t>(count) * sizeof(X));
     } else {
       const int64_t some = least(columns, kRun * kBlock / q_.c), plane = q_.h * q_.w;
-      const float* x = source_ + at_;
+      const X* x = source_ + at_;
       for (int64_t c = 0; c < q_.c; ++c, x += plane)
         for (int64_t i = 0; i < some; ++i) gathered_[i * q_.c + c] = x[i];
       count = some * q_.c, at_ += some;
     }
-    for (left_ = blocks_of(count, kBlock); count < left_ * kBlock; ++count) gathered_[count] = 0.0f;
+    for (left_ = blocks_of(count, kBlock); count < left_ * kBlock; ++count) gathered_[count] = 0;
     from_ = gathered_;
     return true;
   }
 
   // 32 channels of pixels that have fewer.
   void gather_pixels(int64_t channel, int64_t channels) {
-    const float* x = source_ + begin_ * q_.stride_w * q_.c + channel;
+    const X* x = source_ + begin_ * q_.stride_w * q_.c + channel;
     std::memset(gathered_, 0, sizeof gathered_);
     for (int64_t i = 0; i < end_ - begin_; ++i, x += q_.stride_w * q_.c)
-      std::memcpy(gathered_ + i * kBlock, x, static_cast<size_t>(channels) * sizeof(float));
+      std::memcpy(gathered_ + i * kBlock, x, static_cast<size_t>(channels) * sizeof(X));
   }
 
   // 16 channels of NCHW, or as many as there are.
   void gather_planes(int64_t channel, int64_t channels) {
+    if constexpr (sizeof(X) == sizeof(float)) gather_floats(channel, channels);  // bfloat16 is channels-last
+  }
+  void gather_floats(int64_t channel, int64_t channels) {
     constexpr int lanes = Vec<float>::lanes;
     const int64_t plane = q_.h * q_.w, count = end_ - begin_;
     const float* x = source_ + begin_ * q_.stride_w + channel * plane;
@@ -293,8 +312,8 @@ class Planes {
     } else {
       begin_ = end_ = length_;
     }
-    source_ = static_cast<const float*>(q_.x) + image_ * q_.c * q_.h * q_.w +
-              (q_.x_last ? (y * q_.w + x) * q_.c : y * q_.w + x);
+    source_ =
+        static_cast<const X*>(q_.x) + image_ * q_.c * q_.h * q_.w + (q_.x_last ? (y * q_.w + x) * q_.c : y * q_.w + x);
     fill(0, begin_ * kBlock), fill(end_ * kBlock, length_ * kBlock);
     block_ = begin_ < end_ ? 0 : p_.channel_blocks;
     ++phase_;
@@ -305,8 +324,7 @@ class Planes {
     const int64_t first = column_ * q_.stride_w - q_.pad_w, columns = length_ * q_.stride_w;
     const bool exists = image_ < q_.n && y >= 0 && y < q_.h;
     at_ = exists ? least(most(-first, 0), columns) : columns, end_ = most(at_, least(q_.w - first, columns));
-    source_ =
-        static_cast<const float*>(q_.x) + image_ * q_.c * q_.h * q_.w + (y * q_.w + first) * (q_.x_last ? q_.c : 1);
+    source_ = static_cast<const X*>(q_.x) + image_ * q_.c * q_.h * q_.w + (y * q_.w + first) * (q_.x_last ? q_.c : 1);
     done_of_row_ = 0;
     fill(0, at_ * q_.c), fill(end_ * q_.c, columns * q_.c);
     ++phase_;
@@ -338,7 +356,7 @@ class Planes {
   int64_t pixels_;
   bool wraps_;
   int64_t left_ = 0, blocks_left_ = 0, run_blocks_ = 0;  // units of the run; of its pixel; of each of its pixels
-  const float* from_ = nullptr;
+  const X* from_ = nullptr;
   uint16_t* to_ = nullptr;
   int64_t from_pixel_ = 0, to_block_ = 0, to_pixel_ = 0;     // steps
   int64_t half_ = 0;                                         // of the channels, to be gathered
@@ -346,9 +364,9 @@ class Planes {
   int64_t image_, row_, column_, slot_ = 0;                  // where pixel done_ lies
   int64_t length_ = 0, phase_ = p_.phases;                   // pixels of the segment; the phase after its
   int64_t begin_ = 0, end_ = 0, block_ = p_.channel_blocks;  // pixels that lie in x; the channel block to come
-  const float* source_ = nullptr;                            // pixel 0 of the segment
+  const X* source_ = nullptr;                                // pixel 0 of the segment
   int64_t at_ = 0, done_of_row_ = 0;  // by rows: what comes next, elements that are done behind it; begin_ is not used
-  alignas(64) float gathered_[kRun * kBlock];
+  alignas(64) X gathered_[kRun * kBlock];
 };
 
 }  // namespace

@@ -1,5 +1,6 @@
 // conv2d: which algorithm computes a call, from its shape and the instruction set alone: the same at every run.
 #include "kernels/conv/backward.hpp"
+#include "kernels/conv/format.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -28,7 +29,7 @@ constexpr bool by_tiles(const Conv2dArgs&) { return false; }
 bool by_winograd(const Conv2dArgs& q) {
   const int64_t tiles = q.n * ((q.oh + 1) / 2) * ((q.ow + 1) / 2);
   return q.kh == 3 && q.kw == 3 && q.stride_h * q.stride_w == 1 && q.dilation_h * q.dilation_w == 1 && q.groups == 1 &&
-         q.dtype == kFloat32 && q.x_last && q.y_last && q.c >= 16 && q.o >= 8 && tiles >= 32 &&
+         q.dtype == kFloat32 && !has_bf16(q) && q.x_last && q.y_last && q.c >= 16 && q.o >= 8 && tiles >= 32 &&
          2 * q.n * q.oh * q.ow >= 5 * tiles;
 }
 

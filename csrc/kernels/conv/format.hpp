@@ -1,7 +1,9 @@
-// Convolutions whose arrays lie in another memory format than their algorithm takes: copies of these.
+// Convolutions whose arrays lie in another memory format, or are of another type, than their algorithm takes: copies of
+// these.
 #pragma once
 #include "kernels/block.hpp"
 #include "kernels/kernels.hpp"
+#include "simd/bf16.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -44,6 +46,35 @@ template <class F>
   if (y.memory()) q.y = y.memory();
   run(q);
   if (y.memory()) y.write(args.y, false);
+}
+
+template <class X, class Y>
+void convert(const X* x, Y* y, int64_t size) {
+  constexpr int lanes = Vec<float>::lanes;
+  int64_t i = 0;
+  for (; i + lanes <= size; i += lanes) store_float(y + i, load_float(x + i));
+  const int rest = static_cast<int>(size - i);
+  if (rest) store_float_partial(y + i, load_float_partial(x + i, rest), rest);
+}
+
+[[maybe_unused]] bool has_bf16(const Conv2dArgs& q) { return q.x_bf16 || q.y_bf16 || (q.residual && q.residual_bf16); }
+
+// run() with x, y and residual in float32; those of bfloat16 are channels-last.
+template <class F>
+[[maybe_unused]] void in_float32(const Conv2dArgs& args, const F& run) {
+  constexpr int64_t bytes = sizeof(float);
+  const int64_t inputs = args.n * args.c * args.h * args.w, outputs = args.n * args.o * args.oh * args.ow;
+  const bool skip = args.residual && args.residual_bf16;
+  const PoolBlock x(args.x_bf16 ? inputs * bytes : 0), residual(skip ? outputs * bytes : 0);
+  const PoolBlock y(args.y_bf16 ? outputs * bytes : 0);
+  Conv2dArgs q = args;
+  q.x_bf16 = q.residual_bf16 = q.y_bf16 = 0;
+  if (args.x_bf16) convert(static_cast<const uint16_t*>(args.x), x.floats(), inputs), q.x = x.data();
+  if (skip)
+    convert(static_cast<const uint16_t*>(args.residual), residual.floats(), outputs), q.residual = residual.data();
+  if (args.y_bf16) q.y = y.data();
+  run(q);
+  if (args.y_bf16) convert(y.floats(), static_cast<uint16_t*>(args.y), outputs);
 }
 
 }  // namespace

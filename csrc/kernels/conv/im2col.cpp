@@ -88,6 +88,7 @@ void convolve(const Conv2dArgs& q) {
 }  // namespace
 
 void conv2d_im2col_forward(const Conv2dArgs& args) {
+  if (has_bf16(args)) return in_float32(args, conv2d_im2col_forward);
   const auto run = [](const Conv2dArgs& q) { q.dtype == kFloat32 ? convolve<float>(q) : convolve<double>(q); };
   if (computed_last(args)) return in_channels_last(args, run);
   if (!args.x_last) return run(args);

@@ -13,9 +13,12 @@ constexpr int64_t kImages = 1024;  // at a time: one flag each on the stack
   const int64_t outputs = q.o * q.oh * q.ow;
   Conv2dArgs some = q;
   some.n = count;
-  some.x = static_cast<const float*>(q.x) + first * q.c * q.h * q.w;
-  some.y = static_cast<float*>(q.y) + first * outputs;
-  if (q.residual) some.residual = static_cast<const float*>(q.residual) + first * outputs;
+  const auto moved = [](const void* p, int64_t elements, int64_t bf16) {
+    return static_cast<const char*>(p) + elements * static_cast<int64_t>(bf16 ? sizeof(uint16_t) : sizeof(float));
+  };
+  some.x = moved(q.x, first * q.c * q.h * q.w, q.x_bf16);
+  some.y = const_cast<char*>(moved(q.y, first * outputs, q.y_bf16));
+  if (q.residual) some.residual = moved(q.residual, first * outputs, q.residual_bf16);
   return some;
 }
 
