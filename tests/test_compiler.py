@@ -56,7 +56,10 @@ def test_what_is_folded_and_fused():
     rows = [line.split("  ") for line in fnn.compile(model, x.shape).describe().splitlines()[2:]]
     text = "\n".join(" | ".join(filter(None, map(str.strip, row))) for row in rows)
     by = "{} | " + ("im2col" if _backends.name == "compiled" else _backends.name) + " | {}"
-    assert by.format("1 | 0 | Conv2d 3->8 3x3 | BatchNorm2d 8, ReLU", "(4, 3, 12, 12) | (4, 8, 12, 12)") in text
+    core = _backends.core()
+    # an image of three channels, planar on tiles
+    first = by.replace("im2col", "amx") if core is not None and core.isa() == "amx" else by
+    assert first.format("1 | 0 | Conv2d 3->8 3x3 | BatchNorm2d 8, ReLU", "(4, 3, 12, 12) | (4, 8, 12, 12)") in text
     # the residual sum goes into the convolution that ends its main branch, with the activation behind it
     assert "Conv2d 8->8 3x3 | BatchNorm2d 8, Add, LeakyReLU 0.1" in text
     # with a shortcut that computes, into the branch that comes later

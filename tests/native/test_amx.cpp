@@ -349,8 +349,8 @@ void shapes_with_edges() {
       {1, 20, 12, 12, 20, 3, 3, 1, 1, 2, 2, 2, 2, 0},  // dilated
       {3, 24, 2, 3, 24, 2, 3, 1, 1, 1, 2, 1, 1, 0},    // the kernel as large as the image
       {1, 64, 14, 14, 64, 3, 3, 1, 1, 1, 1, 1, 1, 0},  // several tasks, shadow work in several steps
-      {1, 3, 20, 45, 33, 7, 7, 2, 2, 3, 3, 1, 1, 0},   // steps of rows of taps, a row of 21 elements each
-      {2, 3, 23, 40, 8, 11, 11, 4, 4, 2, 2, 1, 1, 0},  // two steps a row
+      {1, 7, 20, 45, 33, 7, 3, 2, 2, 3, 1, 1, 1, 0},   // steps of rows of taps, a row of 21 elements each
+      {2, 9, 23, 40, 8, 11, 4, 4, 4, 2, 2, 1, 1, 0},   // two steps a row
       {2, 1, 9, 70, 5, 3, 40, 1, 1, 1, 20, 2, 1, 0},   // one element wide, dilated rows
       {1, 16, 9, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1, 0},   // two taps a step
       {2, 12, 9, 8, 38, 2, 2, 1, 3, 1, 3, 1, 1, 0},    // whole pixels of padding that no other tap reaches
@@ -448,6 +448,7 @@ void bfloat16_in_memory() {
       {2, 33, 7, 7, 31, 3, 3, 1, 1, 1, 1, 1, 1, 1},       // channels that fill no block
       {1, 40, 15, 13, 40, 3, 3, 2, 2, 1, 1, 1, 1, 1},     // four phases
       {3, 16, 9, 12, 48, 3, 3, 1, 1, 1, 1, 1, 1, 1},      // steps of rows of taps
+      {2, 3, 15, 37, 40, 7, 7, 2, 2, 3, 3, 1, 1, 1},      // planar
       {3, 64, 7, 7, 96, 1, 1, 1, 1, 0, 0, 1, 1, 1},       // tiles read x itself, but for the last block
       {1, 32, 4, 8, 33, 1, 1, 1, 1, 0, 0, 1, 1, 1},       // one block, and a panel that is not whole
       {1, 96, 6, 10, 16, 1, 1, 1, 1, 0, 0, 1, 1, 1},      // tall
@@ -588,15 +589,58 @@ void squares() {
   }
 }
 
+// Images of a few channels: pixels are the columns of the tiles.
+void planar() {
+  const Shape shapes[] = {
+      {1, 3, 20, 64, 32, 7, 7, 2, 2, 3, 3, 1, 1, 0},    // nothing left over; 77 of 80 rows of tiles
+      {2, 3, 21, 45, 33, 7, 7, 2, 2, 3, 3, 1, 1, 0},    // tiles, blocks and channels out that are not whole
+      {1, 3, 23, 70, 16, 11, 11, 4, 4, 2, 2, 1, 1, 0},  // phases of a stride that is not two, tall blocks
+      {7, 3, 9, 17, 8, 3, 3, 1, 1, 1, 1, 1, 1, 0},      // several images in a task
+      {2, 4, 11, 30, 40, 3, 3, 2, 2, 0, 2, 1, 1, 0},    // no padding above, more than a tap reaches beside
+      {1, 2, 9, 33, 5, 5, 4, 3, 1, 7, 1, 1, 1, 0},      // rows of padding alone
+      {3, 1, 12, 12, 20, 5, 5, 1, 3, 2, 8, 1, 1, 0},    // two taps of one channel; columns of padding alone
+      {1, 3, 5, 40, 70, 2, 16, 1, 2, 0, 0, 1, 1, 0},    // the widest kernel
+  };
+  const int threads = fastnn::runtime::num_threads();
+  for (Shape shape : shapes)
+    for (int64_t channels_last : {0, 1}) {
+      shape.channels_last = channels_last;
+      Case q(shape);
+      q.activation = channels_last ? fastnn::k_leaky_relu : fastnn::k_relu;
+      check_case(q, shape.h < 12);
+      q.bias = q.batch_norm = true, q.residual = shape.n == 2;
+      check_case(q, shape.h < 12);
+      const Set& set = g_sets[g_emulated ? g_sets.size() - 2 : g_sets.size() - 1];
+      const Floats y = q.run(set);
+      for (int count : {1, 3}) {
+        fastnn::runtime::set_num_threads(count);
+        CHECK(differences(y, q.run(set)) == 0, "%s, %s: on %d threads", set.isa, q.name().c_str(), count);
+      }
+      fastnn::runtime::set_num_threads(threads);
+      // Weights that were packed for a batch serve each of its images.
+      std::vector<char> packed(static_cast<size_t>(set.table->conv2d_amx_forward_pack(q.args(nullptr), nullptr)));
+      set.table->conv2d_amx_forward_pack(q.args(nullptr), packed.data());
+      Floats again(y.size());
+      for (int64_t i = 0; i < shape.n; ++i) {
+        Conv2dArgs one = q.args(again.data() + i * q.size() / shape.n);
+        one.x = q.x.data() + i * shape.c * shape.h * shape.w, one.n = 1, one.packed = packed.data();
+        if (one.residual) one.residual = q.r.data() + i * q.size() / shape.n;
+        set.table->conv2d_amx_forward(one);
+      }
+      CHECK(differences(y, again) == 0, "%s, %s: packed, image by image", set.isa, q.name().c_str());
+    }
+}
+
 // The promise of float32, as root mean square: no worse than a plain chain of fused multiply-adds.
 void no_worse_than_a_chain() {
   struct Kind {
     int64_t c, k, stride, side = 14, channels_last = 0;
   };
   for (const Kind& kind :
-       {Kind{16, 1, 1}, Kind{16, 3, 1}, Kind{32, 1, 1}, Kind{32, 3, 1}, Kind{33, 1, 1}, Kind{33, 3, 1}, Kind{64, 1, 1},
-        Kind{64, 3, 1}, Kind{256, 1, 1}, Kind{256, 3, 1}, Kind{3, 7, 2}, Kind{3, 5, 1}, Kind{3, 11, 4}, Kind{5, 3, 1},
-        Kind{8, 3, 1}, Kind{24, 3, 1}, Kind{64, 3, 1, 35, 1}})
+       {Kind{16, 1, 1}, Kind{16, 3, 1}, Kind{32, 1, 1},  Kind{32, 3, 1},       Kind{33, 1, 1}, Kind{33, 3, 1},
+        Kind{64, 1, 1}, Kind{64, 3, 1}, Kind{256, 1, 1}, Kind{256, 3, 1},      Kind{3, 7, 2},  Kind{3, 5, 1},
+        Kind{3, 11, 4}, Kind{5, 3, 1},  Kind{8, 3, 1},   Kind{24, 3, 1},       Kind{3, 3, 1},  Kind{3, 3, 2},
+        Kind{4, 3, 1},  Kind{2, 3, 1},  Kind{1, 5, 1},   Kind{64, 3, 1, 35, 1}})
     for (bool dense : {true, false}) {
       const int64_t c = kind.c, k = kind.k;
       const int64_t side = kind.side * kind.stride, outs = kind.channels_last ? 64 : 32;
@@ -618,6 +662,7 @@ void infinity_nan_and_overflow() {
   const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   const Shape shapes[] = {{3, 32, 6, 6, 40, 3, 3, 1, 1, 1, 1, 1, 1, 0},
                           {3, 32, 6, 6, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1},
+                          {3, 3, 20, 20, 40, 3, 3, 1, 1, 1, 1, 1, 1, 1},
                           {3, 64, 20, 20, 70, 3, 3, 1, 1, 1, 1, 1, 1, 1}};  // by Winograd's algorithm
   for (const Shape& shape : shapes)
     for (const Set& set : g_sets) {
@@ -681,7 +726,7 @@ void numbers_near_the_ends_of_float32() {
 
 void what_tiles_do_not_do_goes_to_im2col() {
   for (const Set& set : g_sets) {
-    Case q({2, 3, 6, 6, 8, 3, 3, 1, 1, 1, 1, 1, 1, 0});
+    Case q({2, 1, 6, 6, 8, 3, 3, 1, 1, 1, 1, 1, 1, 0});
     Floats y(static_cast<size_t>(q.size())), expected(y.size());
     set.table->conv2d_amx_forward(q.args(y.data()));
     set.table->conv2d_im2col_forward(q.args(expected.data()));
@@ -910,6 +955,7 @@ int main() {
                                 {"infinity_nan_and_overflow_of_bfloat16", infinity_nan_and_overflow_of_bfloat16},
                                 {"large_shapes", large_shapes},
                                 {"squares", squares},
+                                {"planar", planar},
                                 {"no_worse_than_a_chain", no_worse_than_a_chain},
                                 {"infinity_nan_and_overflow", infinity_nan_and_overflow},
                                 {"numbers_near_the_ends_of_float32", numbers_near_the_ends_of_float32},

@@ -6,15 +6,17 @@
 //   panel    32 output channels, or 16
 //   block    32 flat pixels of one panel, or 64: four tiles of sums
 // amx_plan.hpp says where a pixel lies and what a task is, amx_planes.hpp packs what is multiplied, amx_products.hpp
-// multiplies; amx_winograd.hpp is the same for 3x3 with fewer products, where these pay (by_squares). Between the
-// products of a block its predecessor is finished, pixels of its successors are packed and weights fetched: in their
-// shadow. Error against float64 as part of the rms of y (and of a plain chain of multiply-adds), 3x3, x after ReLU: 16
-// channels 1.2e-7 (1.5e-7), 64 1.8e-7 (2.9e-7), 256 3.8e-7 (6.3e-7). Products below 8e-34 lose low parts, below 1.2e-38
-// all, as denormals are flushed. An image with a sum that is not finite (infinity, NaN, overflow) is done again by
-// im2col, and all that has groups, float64 or too few channels is done there at once.
+// multiplies; amx_winograd.hpp is the same for 3x3 with fewer products, where these pay (by_squares), amx_planar.hpp
+// for images of a few channels (by_planes). Between the products of a block its predecessor is finished, pixels of its
+// successors are packed and weights fetched: in their shadow. Error against float64 as part of the rms of y (and of a
+// plain chain of multiply-adds), 3x3, x after ReLU: 16 channels 1.2e-7 (1.5e-7), 64 1.8e-7 (2.9e-7), 256 3.8e-7
+// (6.3e-7). Products below 8e-34 lose low parts, below 1.2e-38 all, as denormals are flushed. An image with a sum that
+// is not finite (infinity, NaN, overflow) is done again by im2col, and all that has groups, float64 or too few channels
+// is done there at once.
 #include <type_traits>
 
 #include "kernels/block.hpp"
+#include "kernels/conv/amx_planar.hpp"
 #include "kernels/conv/amx_planes.hpp"
 #include "kernels/conv/amx_products.hpp"
 #include "kernels/conv/amx_winograd.hpp"
@@ -511,6 +513,13 @@ void convolve_squares(const Conv2dArgs& q) {
                               [&](uint16_t* to) { pack_square_weights(q, p, to); });
 }
 
+template <int parts>
+void convolve_planar(const Conv2dArgs& q) {
+  const PlanarPlan p = planar_plan_of(q, parts);
+  convolve_images<PlanarTask<parts>>(q, {}, p, p.tasks(), q.n * q.oh * p.tiles * p.panels * p.steps * 200,
+                                     [&](uint16_t* to) { pack_planar_weights<parts>(q, p, to); });
+}
+
 // Where it pays. More channels have more weights, 16 for 9, than stay in L2 beside the planes: 128 -> 128 @28 takes as
 // long as by steps, four images of it 0.86; 256 channels @56 1.7 times as long. 64 -> 64 @28, 196 squares, 1.08.
 bool by_squares(const Conv2dArgs& q) {
@@ -530,6 +539,7 @@ void in_parts(const Conv2dArgs& q, const F& f) {
 // Everything else is done by im2col, which then has packed the weights too.
 static bool takes_tiles(const Conv2dArgs& q) {
   if (q.dtype != kFloat32 || q.groups != 1 || q.n * q.o * q.oh * q.ow * q.kh * q.kw == 0) return false;
+  if (by_planes(q, kLeastElements)) return true;
   const Plan p = steps_of(q, q.parts);
   return q.kh * q.kw * q.c >= kLeastElements * p.steps;
 }
@@ -541,7 +551,9 @@ static Conv2dArgs as_one_row(Conv2dArgs q) {
   return q;
 }
 
-bool conv2d_amx_turns(const Conv2dArgs& q) { return takes_tiles(q) && !by_squares(q) && !steps_of(q, q.parts).by_rows; }
+bool conv2d_amx_turns(const Conv2dArgs& q) {
+  return takes_tiles(q) && !by_squares(q) && !by_planes(q, kLeastElements) && !steps_of(q, q.parts).by_rows;
+}
 
 int64_t conv2d_amx_forward_turned_pack(const Conv2dArgs& args, const Turned& turned, void* packed) {
   if (!takes_tiles(args)) return conv2d_im2col_forward_pack(args, packed);
@@ -550,6 +562,14 @@ int64_t conv2d_amx_forward_turned_pack(const Conv2dArgs& args, const Turned& tur
     const SquarePlan p = square_plan_of(args);
     if (packed) pack_square_weights(args, p, static_cast<uint16_t*>(packed));
     return p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
+  }
+  if (by_planes(args, kLeastElements)) {
+    in_parts(args, [&](auto parts) {
+      const PlanarPlan p = planar_plan_of(args, parts.value);
+      if (packed) pack_planar_weights<parts.value>(args, p, static_cast<uint16_t*>(packed));
+      size = p.weights_size() * static_cast<int64_t>(sizeof(uint16_t));
+    });
+    return size;
   }
   in_parts(args, [&](auto parts) {
     const Plan p = plan_of(as_one_row(args), parts.value);
@@ -572,6 +592,9 @@ const char* conv2d_amx_forward_algorithm(const Conv2dArgs& args) {
 void conv2d_amx_forward_turned(const Conv2dArgs& args, const Turned& turned) {
   if (!takes_tiles(args)) return conv2d_im2col_forward(args);
   if (by_squares(args)) return by_images(args, convolve_squares);
+  if (by_planes(args, kLeastElements))
+    return by_images(
+        args, [](const Conv2dArgs& some) { in_parts(some, [&](auto parts) { convolve_planar<parts.value>(some); }); });
   by_images(as_one_row(args), [&](const Conv2dArgs& some) {
     if (some.x_bf16) return convolve_steps<1, uint16_t>(some, turned);
     in_parts(some, [&](auto parts) { convolve_steps<parts.value, float>(some, turned); });
