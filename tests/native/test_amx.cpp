@@ -862,6 +862,9 @@ void gradients() {
       {1, 20, 9, 40, 20, 3, 3, 1, 4, 5, 5, 1, 1, 0},   // rows and columns of padding alone
       {1, 16, 12, 12, 24, 3, 3, 1, 1, 2, 2, 2, 2, 0},  // dilated
       {4, 3, 20, 20, 32, 7, 7, 2, 2, 3, 3, 1, 1, 0},   // a first layer, more taps than lanes
+      {2, 1, 9, 11, 16, 5, 9, 1, 2, 2, 3, 2, 1, 0},    // rows of taps of one channel, dilated from row to row
+      {3, 3, 10, 9, 17, 3, 3, 1, 1, 1, 1, 1, 1, 0},    // of three
+      {1, 4, 8, 40, 20, 2, 12, 1, 1, 0, 5, 1, 1, 0},   // as many elements as may be
       {1, 90, 6, 6, 75, 3, 3, 1, 1, 1, 1, 1, 1, 0},    // groups of channels of x and of dy, the last with fewer
       {9, 16, 32, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1, 1},  // several parts and chunks
   };

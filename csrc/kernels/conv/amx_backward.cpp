@@ -7,6 +7,8 @@
 //            channels of dy, pair beside pair, B = pairs of 16 channels of x, which a tap moves by whole rows
 //              half    16 channels of x at one tap; four halves of 16 x 16 sums are a block: two of dy by two of x, or
 //                      where dy has an odd 16 left, one by four, or by one where that is all that is left
+//                      (a first layer has few channels: there the taps are rows of taps, and a pixel's channels all
+//                      that such a row sees of it, as it lies in memory)
 //              group   some channels of dy and of x, which are packed for it alone
 //              chunk   the pixels whose planes lie in L2 while all blocks take their turns
 //              part    the chunks of one task; the parts are summed in order
@@ -257,6 +259,7 @@ constexpr int64_t kAwake = 4;           // as in amx.cpp: a tile store that foll
 // How dweight is cut, from the shape alone.
 struct Cut {
   Axis rows, columns;
+  bool windows;                        // taps are rows of taps, channels of x the elements of one
   int64_t taps, phases, reach, steps;  // steps: of 32 flat pixels, all of them
   int64_t all_outs, all_ins;           // sixteens of channels of dy and of x
   int64_t outs, ins;                   // of them, in a group of both; the last have what is left
@@ -289,20 +292,23 @@ struct Cut {
 
 // Flat pixels from a pixel to a tap, in the tap's phase.
 int64_t shift_of(const Conv2dBackwardArgs& q, const Cut& p, int64_t tap) {
-  return tap / q.kw * q.dilation_h / q.stride_h * p.columns.pitch + tap % q.kw * q.dilation_w / q.stride_w;
+  const int64_t kw = p.windows ? 1 : q.kw;
+  return tap / kw * q.dilation_h / q.stride_h * p.columns.pitch + tap % kw * q.dilation_w / q.stride_w;
 }
 int64_t phase_of_tap(const Conv2dBackwardArgs& q, const Cut& p, int64_t tap) {
-  return tap / q.kw % p.rows.period * p.columns.phases + tap % q.kw % p.columns.period;
+  const int64_t kw = p.windows ? 1 : q.kw;
+  return tap / kw % p.rows.period * p.columns.phases + tap % kw % p.columns.period;
 }
 
 Cut cut_of(const Conv2dBackwardArgs& q) {
   Cut p = {};
   p.rows = axis_of(q.h, q.pad_h, q.stride_h, q.dilation_h, q.kh, q.oh);
-  p.columns = axis_of(q.w, q.pad_w, q.stride_w, q.dilation_w, q.kw, q.ow);
-  p.taps = q.kh * q.kw, p.phases = p.rows.phases * p.columns.phases;
+  p.windows = weight_by_windows(q);
+  p.columns = p.windows ? axis_of(q.ow, 0, 1, 1, 1, q.ow) : axis_of(q.w, q.pad_w, q.stride_w, q.dilation_w, q.kw, q.ow);
+  p.taps = p.windows ? q.kh : q.kh * q.kw, p.phases = p.rows.phases * p.columns.phases;
   p.reach = p.rows.reach * p.columns.pitch + p.columns.reach;
   p.steps = blocks_of(((q.n - 1) * p.rows.pitch + q.oh - 1) * p.columns.pitch + q.ow, kBlock);
-  p.all_outs = p.outs = blocks_of(q.o, kHalf), p.all_ins = p.ins = blocks_of(q.c, kHalf);
+  p.all_outs = p.outs = blocks_of(q.o, kHalf), p.all_ins = p.ins = blocks_of(p.windows ? q.kw * q.c : q.c, kHalf);
   // Chunks first, each part of them costs a pass over dweight; then groups of channels, as long as their products last
   // three times as long as the packing of their pixels.
   p.parts = most(1, least(kTasks, p.steps / kMostSteps));
@@ -437,8 +443,21 @@ class ChunkPacker {
         turns_(1 + p.phases),
         turn_(turns_),
         packer_(nowhere) {
-    dy_ = {static_cast<const float*>(q.dy), q.n, q.o, q.oh, q.ow, 0, 1, 0, 1, q.oh, {0, q.ow}};
-    x_ = {static_cast<const float*>(q.x), q.n, q.c, q.h, q.w, 0, q.stride_h, 0, q.stride_w, p.rows.pitch, {}};
+    dy_ = {static_cast<const float*>(q.dy), q.n, q.o, q.oh, q.ow, 0, q.o, 0, 1, 0, 1, q.oh, {0, q.ow}};
+    const int64_t window = p.windows ? q.kw * q.c : 0;
+    x_ = {static_cast<const float*>(q.x),
+          q.n,
+          window ? p.all_ins * kHalf : q.c,
+          q.h,
+          q.w,
+          window,
+          q.c,
+          0,
+          q.stride_h,
+          0,
+          q.stride_w,
+          p.rows.pitch,
+          {}};
   }
 
   void start(int64_t pixel, int64_t steps, uint16_t* memory) {
@@ -608,6 +627,21 @@ bool add_parts(float* sums, int64_t parts, int64_t stride, int64_t size) {
   return !any(is_nan(bad));
 }
 
+// 16 channels of dy by 16 elements of windows of dweight.
+void write_windows(const Conv2dBackwardArgs& q, const Cut& p, const float* sums, int64_t out, int64_t in) {
+  const int64_t group = p.group_of(out, in), some = p.outs_of(group);
+  sums += group * p.parts * p.sums();
+  for (int64_t tap = 0; tap < p.taps; ++tap) {
+    const float* from = sums + p.sum_at(some, out % p.outs, in % p.ins * p.taps + tap);
+    for (int64_t o = 0; o < least(kHalf, q.o - out * kHalf); ++o)
+      for (int64_t i = 0; i < least(kHalf, q.kw * q.c - in * kHalf); ++i) {
+        const int64_t element = in * kHalf + i, channel = element % q.c, column = element / q.c;
+        float* to = static_cast<float*>(q.dweight) + (((out * kHalf + o) * q.c + channel) * q.kh + tap) * q.kw + column;
+        *to = q.accumulate ? *to + from[o * kHalf + i] : from[o * kHalf + i];
+      }
+  }
+}
+
 // 16 channels of dy by 16 of x of dweight, from sums (channel of dy, channel of x) tap by tap.
 void write_weights(const Conv2dBackwardArgs& q, const Cut& p, const float* sums, int64_t out, int64_t in) {
   constexpr int lanes = Vec<float>::lanes;
@@ -617,6 +651,7 @@ void write_weights(const Conv2dBackwardArgs& q, const Cut& p, const float* sums,
     const int n = static_cast<int>(least(count, lanes));
     store_partial(to, q.accumulate ? load_partial(to, n) + v : v, n);
   };
+  if (p.windows) return write_windows(q, p, sums, out, in);
   const float* from[kHalf];
   sums += p.group_of(out, in) * p.parts * p.sums();
   for (int64_t tap = 0; tap < p.taps; tap += kHalf) {

@@ -6,6 +6,7 @@
 // planes are zero.
 #pragma once
 #include "kernels/conv/amx_plan.hpp"
+#include "kernels/conv/backward.hpp"
 #include "simd/tile.hpp"
 
 namespace fastnn::FASTNN_ISA {
@@ -21,6 +22,9 @@ constexpr int64_t kLine = 32;          // bfloat16 of a pair of pixels of 16 cha
 struct Source {
   const float* data;
   int64_t n, channels, h, w;
+  int64_t
+      window;  // 0, or elements from a pixel on that count as its channels, filled up with what follows; channels-last
+  int64_t pixel;  // elements of one; all there are
   int64_t first_y, step_y, first_x, step_x;
   int64_t end_row;  // of those that count
   Span columns;     // likewise
@@ -30,7 +34,7 @@ struct Source {
 class Pixels {
  public:
   struct Run {  // of pixels that exist: those from `lane` on
-    int64_t image, pixel, lane, length;
+    int64_t image, pixel, lane, length, column;
   };
   void start(const Source& source) { source_ = &source, count_ = 0; }
   void add(const Run& run) { runs_[count_++] = run; }
@@ -46,14 +50,16 @@ class Pixels {
     }
   }
 
-  // Where the 16 pixels lie, channels-last; `nowhere` for those that do not exist.
-  void places(const float* nowhere, const float** to) const {
+  // Where the 16 pixels lie, channels-last; `nowhere` for those that do not exist. edges: 16 of kMostWindow, for
+  // windows that leave their row.
+  void places(const float* nowhere, float* edges, const float** to) const {
+    const Source& s = *source_;
     for (int64_t i = 0; i < kHalf; ++i) to[i] = nowhere;
-    const int64_t step = source_->step_x * source_->channels;
     for (int64_t r = 0; r < count_; ++r) {
       const Run& run = runs_[r];
-      const float* from = source_->data + run.image + run.pixel * source_->channels;
-      for (int64_t i = 0; i < run.length; ++i, from += step) to[run.lane + i] = from;
+      const float* from = s.data + run.image + run.pixel * s.pixel;
+      for (int64_t i = 0; i < run.length; ++i, from += s.step_x * s.pixel) to[run.lane + i] = from;
+      if (s.window > 0) add_edges(run, edges, to);
     }
   }
 
@@ -81,6 +87,26 @@ class Pixels {
   }
 
  private:
+  // Windows that leave their row are copied, and those that have not all they are filled up with behind them.
+  void add_edges(const Run& run, float* edges, const float** to) const {
+    const Source& s = *source_;
+    const int64_t row = s.w * s.pixel, columns = s.w - s.window / s.pixel - run.column;
+    const int64_t begin = least(run.length, blocks_of(most(-run.column, 0), s.step_x));
+    int64_t end = most(begin, least(run.length, columns < 0 ? 0 : columns / s.step_x + 1));
+    const float* last = s.data + s.n * s.h * row - s.channels;
+    while (end > begin && to[run.lane + end - 1] > last) --end;
+    for (int64_t i = 0; i < run.length; ++i) {
+      if (i == begin) i = end;
+      if (i >= run.length) return;
+      const int64_t first = (run.column + i * s.step_x) * s.pixel;
+      const float* from = to[run.lane + i];
+      float* edge = edges + (run.lane + i) * kMostWindow;
+      for (int64_t j = 0; j < s.channels; ++j)
+        edge[j] = j < s.window && first + j >= 0 && first + j < row ? from[j] : 0.0f;
+      to[run.lane + i] = edge;
+    }
+  }
+
   // Vector `lane` of the 16 pixels, of some channels: what each run has of it, masked and put together.
   void by_masks(const float* from, int64_t channels, int lane, float* to, int64_t pitch) const {
     constexpr int lanes = Vec<float>::lanes;
@@ -140,8 +166,8 @@ class Cursor {
       const int64_t length = least(row_pitch_ - column_, kHalf - lane), y = s_->first_y + row_ * s_->step_y;
       const int64_t begin = most(column_, s_->columns.begin), end = least(column_ + length, s_->columns.end);
       if (begin < end && image_ < s_->n && row_ < s_->end_row && y >= 0 && y < s_->h)
-        pixels.add({image_ * s_->channels * s_->h * s_->w, y * s_->w + s_->first_x + begin * s_->step_x,
-                    lane + begin - column_, end - begin});
+        pixels.add({image_ * s_->pixel * s_->h * s_->w, y * s_->w + s_->first_x + begin * s_->step_x,
+                    lane + begin - column_, end - begin, s_->first_x + begin * s_->step_x});
       lane += length, column_ += length;
       if (column_ == row_pitch_) {
         column_ = 0, ++row_;
@@ -304,8 +330,9 @@ class PixelsPacker {
   // The places of the block after the one that begins now.
   void look_ahead() {
     Pixels pixels;
-    strips_.first.next(pixels), pixels.places(nowhere_, places_[turn_]);
-    strips_.second.next(pixels), pixels.places(nowhere_, places_[turn_] + kHalf);
+    float* edges = edges_ + turn_ * 2 * kHalf * kMostWindow;
+    strips_.first.next(pixels), pixels.places(nowhere_, edges, places_[turn_]);
+    strips_.second.next(pixels), pixels.places(nowhere_, edges + kHalf * kMostWindow, places_[turn_] + kHalf);
     turn_ = 1 - turn_;
   }
 
@@ -326,7 +353,7 @@ class PixelsPacker {
   const float *const *at_ = nullptr, *const *ahead_ = nullptr;
   int64_t turn_ = 0;
   const float *places_[2][2 * kHalf], *copied_[2 * kHalf];
-  alignas(64) float copy_[2 * kHalf * kHalf];
+  alignas(64) float copy_[2 * kHalf * kHalf], edges_[2 * 2 * kHalf * kMostWindow];
 };
 
 }  // namespace

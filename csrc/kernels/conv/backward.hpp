@@ -9,6 +9,12 @@ bool tiles_take_data(const Conv2dBackwardArgs& q, bool ends);
 bool tiles_chosen_for_data(const Conv2dBackwardArgs& q, bool ends);  // where it pays
 void backward_data_by_tiles(const Conv2dBackwardArgs& q, const void* bias, Then then);
 
+// Whether dweight by tiles takes a row of taps of a pixel, which lies in one piece, as its channels.
+constexpr int64_t kLeastWindow = 8, kMostWindow = 48;  // elements
+[[maybe_unused]] static bool weight_by_windows(const Conv2dBackwardArgs& q) {
+  return q.channels_last && q.c < 16 && q.dilation_w == 1 && q.kw * q.c >= kLeastWindow && q.kw * q.c <= kMostWindow;
+}
+
 // Weights of the convolution that makes dx, where they lie as those of q do: tap (i, j) from channel `in` of its input
 // to channel `out` of its output is weight[(in * outputs + out) * taps + first + i * step_h + j * step_w]. No taps:
 // they lie as always.
