@@ -1000,6 +1000,8 @@ cdef int pool2d(int kernel, x, tuple kernel_size, tuple stride, tuple padding, t
     a.pad_h, a.pad_w = padding
     a.dilation_h, a.dilation_w = dilation
     a.channels_last, a.dtype, a.count_include_pad, a.divisor = last(x, y), code(x), count_include_pad, divisor
+    if is_bf16(x):
+        a.channels_last, a.dtype = 1, 2  # kBfloat16
     a.argmax_bytes = 0 if argmax is None else (<cnp.ndarray>argmax).descr.itemsize
     return call(kernel, &a)
 

@@ -3542,6 +3542,16 @@ def _conv2d(
     return y
 
 
+def _max_pool2d_bfloat16(
+    x: Array, kernel_size: IntOrPair, stride: IntOrPair, padding: IntOrPair, dilation: IntOrPair, out: Array
+) -> Array:
+    """`max_pool2d` in programs, of bfloat16: channels-last arrays of uint16."""
+    op = "max_pool2d"
+    k, s, p = _pair(op, "kernel_size", kernel_size, 1), _pair(op, "stride", stride, 1), _pair(op, "padding", padding, 0)
+    _K.max_pool2d_forward(x, k, s, p, _pair(op, "dilation", dilation, 1), out.shape[2:], out, None)
+    return out
+
+
 def _conv2d_bfloat16(
     x: Array,
     weight: Array,

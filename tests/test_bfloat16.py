@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -96,3 +97,45 @@ def test_an_output_that_others_read_stays_float32() -> None:
         array = 2 * 32 * 12 * 12
         (step,) = (s for s in program.steps() if s.name == "b")
         assert step.bytes == 8 * array + 4 * (32 * 32 * 9 + 32)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 3, "stride": 2, "padding": 1},
+        {"kernel_size": (2, 3), "stride": (3, 1), "padding": (0, 1), "dilation": (2, 1)},
+        {"kernel_size": 2, "ceil_mode": True},
+    ],
+    ids=["as ResNet's", "all different", "windows beyond the image"],
+)
+def test_max_pools_between_convolutions(options: dict[str, Any]) -> None:
+    """The largest of rounded numbers is the largest one, rounded: the bits are those of the layers one by one."""
+    x = np.random.default_rng(0).standard_normal((3, 32, 17, 15), np.float32)
+    x[1, 3, 8, 8] = np.nan
+    first, last = L.Conv2d(32, 40, 3, padding=1, rng=0), L.Conv2d(40, 33, 1, rng=1)
+    pools = [L.MaxPool2d(**options), L.MaxPool2d(2, 1)]
+    with AMX[0].on():
+        program = fnn.compile(L.Sequential(first, *pools, last), x.shape, precision="bfloat16")
+        y = program(x)
+        step = program.steps()[1]
+        assert step.bytes == 2 * sum(np.prod(shape) for shape in (*step.inputs, *step.outputs))
+        between = fnn.compile(first, x.shape, precision="bfloat16")(x)
+        for pool in pools:
+            between = pool(between)
+        expected = fnn.compile(last, between.shape, precision="bfloat16")(between)
+    np.testing.assert_array_equal(y[[0, 2]], expected[[0, 2]])
+    np.testing.assert_array_equal(np.isnan(y[1]), np.isnan(expected[1]))
+    assert np.isnan(y[1]).any() and np.isfinite(y[1]).any()
+
+
+def test_max_pools_that_others_read_stay_float32() -> None:
+    x = np.random.default_rng(0).standard_normal((2, 32, 12, 12), np.float32)
+    model = L.Sequential(
+        L.Conv2d(32, 32, 3, rng=0), L.MaxPool2d(2), L.Conv2d(32, 32, 1, rng=1), L.MaxPool2d(2, 1), L.AvgPool2d(2)
+    )
+    with AMX[0].on():
+        steps = fnn.compile(model, x.shape, precision="bfloat16").steps()
+        sizes = [2 * 32 * 10 * 10, 2 * 32 * 5 * 5, 2 * 32 * 5 * 5, 2 * 32 * 4 * 4]
+        assert steps[1].bytes == 2 * (sizes[0] + sizes[1])
+        assert steps[2].bytes == 2 * sizes[1] + 4 * sizes[2] + 4 * (32 * 32 + 32)
+        assert steps[3].bytes == 4 * (sizes[2] + sizes[3])

@@ -18,7 +18,7 @@
 
 namespace fastnn {
 
-enum Dtype : int64_t { kFloat32 = 0, kFloat64 = 1 };
+enum Dtype : int64_t { kFloat32 = 0, kFloat64 = 1, kBfloat16 = 2 };  // the last only where a struct says so
 
 // Element-wise functions that can be an op of their own and the end of a fused one: Y(name, number of parameters, ...).
 // The parameters are `alpha` and `beta`, as far as they are counted; activation.hpp gives the formulas. The order is
@@ -250,7 +250,7 @@ struct GroupNormBackwardArgs {  // weight, dweight, dbias may be null. accumulat
 
 // Pooling. Padding is never the maximum and counts in no average unless count_include_pad.
 // argmax: position kh * KW + kw inside the window, one byte (argmax_bytes 1, windows up to 255) or int32 (4); may be
-// null.
+// null. max_pool2d_forward takes kBfloat16 too, channels-last and without argmax.
 struct Pool2dArgs {
   const void* x;
   void *y, *argmax;

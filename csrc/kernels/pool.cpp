@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "kernels/stream.hpp"
+#include "simd/bf16.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -562,6 +563,41 @@ static void pool_scatter(const Pool2dBackwardArgs& a) {
 
 // ---- exported ----
 
+// The largest of each window of bfloat16, channels-last; window by window, as memory is what it waits for.
+static void max_pool2d_of_bf16(const Pool2dArgs& a) {
+  constexpr int64_t lanes = Vec<float>::lanes;
+  struct Taps {
+    int64_t first, count;  // where the first tap inside the image reads, and how many there are
+  };
+  const auto inside = [](int64_t at, int64_t taps, int64_t dilation, int64_t size) {
+    const int64_t before = at < 0 ? ceil_div(-at, dilation) : 0, first = at + before * dilation;
+    return Taps{first, first < size ? max_of(0, min_of(taps - before, ceil_div(size - first, dilation))) : 0};
+  };
+  for_bands(a.n, a.oh, a.h * a.w * a.c, 100, [&](int64_t image, int64_t last, int64_t begin, int64_t end) {
+    for (; image < last; ++image)
+      for (int64_t i = begin; i < end; ++i) {
+        const Taps rows = inside(i * a.stride_h - a.pad_h, a.kh, a.dilation_h, a.h);
+        uint16_t* y = static_cast<uint16_t*>(a.y) + (image * a.oh + i) * a.ow * a.c;
+        for (int64_t j = 0; j < a.ow; ++j, y += a.c) {
+          const Taps columns = inside(j * a.stride_w - a.pad_w, a.kw, a.dilation_w, a.w);
+          const uint16_t* x =
+              static_cast<const uint16_t*>(a.x) + ((image * a.h + rows.first) * a.w + columns.first) * a.c;
+          for (int64_t c = 0; c < a.c; c += lanes) {
+            const int n = static_cast<int>(min_of(lanes, a.c - c));
+            Vec<float> best = set1(-__builtin_inff());
+            for (int64_t ki = 0; ki < rows.count; ++ki)
+              for (int64_t kj = 0; kj < columns.count; ++kj) {
+                const uint16_t* from = x + (ki * a.dilation_h * a.w + kj * a.dilation_w) * a.c + c;
+                const Vec<float> v = n == lanes ? load_float(from) : load_float_partial(from, n);
+                best = select(beats(v, best), v, best);
+              }
+            n == lanes ? store_float(y + c, best) : store_float_partial(y + c, best, n);
+          }
+        }
+      }
+  });
+}
+
 template <class T>
 static void max_pool2d_forward_of(const Pool2dArgs& a) {
   a.argmax ? pool_forward<T, Max<true>>(a) : pool_forward<T, Max<false>>(a);
@@ -584,7 +620,10 @@ static void avg_pool2d_backward_of(const Pool2dBackwardArgs& a) {
 
 }  // namespace
 
-FASTNN_DEFINE(max_pool2d_forward, Pool2dArgs)
+void max_pool2d_forward(const Pool2dArgs& a) {
+  if (a.dtype == kBfloat16) return max_pool2d_of_bf16(a);
+  a.dtype == kFloat32 ? max_pool2d_forward_of<float>(a) : max_pool2d_forward_of<double>(a);
+}
 FASTNN_DEFINE(max_pool2d_backward, Pool2dBackwardArgs)
 FASTNN_DEFINE(avg_pool2d_forward, Pool2dArgs)
 FASTNN_DEFINE(avg_pool2d_backward, Pool2dBackwardArgs)

@@ -25,6 +25,7 @@ from ..layers.base import Layer, shapes
 from ..layers.function import Add
 from ..layers.linear import Conv1d, Conv2d, ConvTranspose2d, Linear
 from ..layers.norm import _BatchNorm
+from ..layers.pool import MaxPool2d
 from ..measure import roofline
 from ..threads import get_num_threads
 from . import report
@@ -65,7 +66,7 @@ def compile(model: Layer, input_shape: Shape | Sequence[Shape], *, precision: st
         - "float32-fast": an error of about 4e-6 of a layer's scale. Where the processor has tiles (AMX), factors of 16
           bits (ResNet-50: 1.6 times as fast); elsewhere Winograd's larger tiles for 3x3 convolutions (1.5e-6).
         - "bfloat16": factors of 8 bits on tiles; 3e-3 (ResNet-50: 2.7 times as fast). What a convolution on tiles
-          writes and only such ones read is stored so too. Elsewhere as "float32-fast".
+          writes and only such ones read, also through max pools, is stored so too. Elsewhere as "float32-fast".
 
         What is not finite is computed by multiply-adds, in all of them.
 
@@ -151,6 +152,8 @@ def _compute(node: Node, inputs: list[Array], residual: Array | None, out: Array
             activation=node.activation,
             out=out,
         )
+    if isinstance(layer, MaxPool2d) and out is not None and out.dtype == _BFLOAT16:
+        return F._max_pool2d_bfloat16(inputs[0], layer.kernel_size, layer.stride, layer.padding, layer.dilation, out)
     if isinstance(layer, Conv1d):
         weight, bias = arrays["weight"], arrays["bias"]
         assert weight is not None
@@ -413,10 +416,20 @@ class Program:
             """
             return node is not None and node.residual is None and algorithm(node).startswith("amx")
 
-        # What only convolutions of one part on tiles write and read, which round what they read in any case.
-        rounds = [node for node in graph.nodes if algorithm(node) == "amx, one part"]
-        kept = {*graph.outputs, *(v for n in graph.nodes if n not in rounds for v in n.reads())}
-        bfloat16 = {node.output for node in rounds} - kept
+        # What only convolutions of one part on tiles write and read, which round what they read in any case, and max
+        # pools between them: the largest is the same number, rounded before or after.
+        rounds = {id(node) for node in graph.nodes if algorithm(node) == "amx, one part"}
+        bfloat16: set[Value] = set()
+        for node in graph.nodes:
+            if id(node) in rounds or (isinstance(node.layer, MaxPool2d) and node.inputs[0] in bfloat16):
+                bfloat16.update(node.outputs)
+        bfloat16 -= set(graph.outputs)
+        for node in reversed(graph.nodes):  # whoever reads a value comes after it
+            if id(node) not in rounds and node.output not in bfloat16:
+                bfloat16.difference_update(node.reads())
+        for node in graph.nodes:
+            if isinstance(node.layer, MaxPool2d) and node.inputs[0] not in bfloat16:
+                bfloat16.discard(node.output)
 
         def room(node: Node, x: Array) -> Array | None:
             if node.output in bfloat16:
