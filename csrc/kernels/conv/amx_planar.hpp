@@ -294,6 +294,8 @@ class PlanarTask {
   void run() {
     const char* w = reinterpret_cast<const char*>(weights_);
     for (int64_t i = 0; i < p_.weights_size() * 2; i += 64) prefetch_l2(w + i);
+    // y is fetched while its sums are made: it may lie in memory (VGG-16's first layer writes 13 MB).
+    const int64_t y_pitch = (q_.y_last ? q_.o : q_.oh * q_.ow) * (q_.y_bf16 ? 2 : 4);
     const int64_t bands = blocks_of(rows_, p_.block), blocks = images_ * bands * p_.tiles;
     PlanarPlace place = {0, 0, 0};
     input_.drain(rows_until(place));
@@ -313,12 +315,20 @@ class PlanarTask {
       const int64_t units =
           most(input_.units_until(needed), blocks_of(input_.units_until(input_.rows()), blocks - block));
       int64_t due = 0, due_tiles = 0;
+      const char* y[4];  // where the tiles of the panel go
+      int64_t fetched = 0, due_lines = 0;
       const auto between = [&]() __attribute__((always_inline)) {
+        for (due_lines += 16; due_lines >= panel_slots; due_lines -= panel_slots, ++fetched)
+          for (int i = 0; i < 4; ++i) prefetch_l2(y[i] + fetched * y_pitch);
         if (finish_left_ > 0 && (due_tiles += 4) >= panel_slots) due_tiles -= panel_slots, finish();
         for (due += units; due >= slots; due -= slots)
           if (input_.busy()) input_.run();
       };
       for (int64_t panel = 0; panel < p_.panels; ++panel, turn_ ^= 1) {
+        for (int64_t i = 0; i < 4; ++i)
+          y[i] = static_cast<const char*>(q_.y) +
+                 y_at(next.place, i % p_.block, panel * p_.outs + i / p_.block * 16) * (q_.y_bf16 ? 2 : 4);
+        fetched = due_lines = 0;
         const uint16_t* w_panel = weights_ + panel * p_.steps * parts * p_.part_weights();
         float* sums = sums_ + turn_ * 1024;
         tiles_.template zero<0>(), tiles_.template zero<1>(), tiles_.template zero<2>(), tiles_.template zero<3>();
@@ -350,6 +360,13 @@ class PlanarTask {
   int64_t rows_until(const PlanarPlace& place) const {
     const int64_t last = least(place.row + p_.block, rows_) - 1;
     return place.image * input_.image_rows() + last * q_.stride_h + p_.reach;
+  }
+
+  // Where a tile of a block begins in y.
+  FASTNN_MEMBER_INLINE int64_t y_at(const PlanarPlace& place, int64_t tile, int64_t channel) const {
+    const int64_t image = image_ + place.image, row = row_ + place.row + tile, column = place.tile * 16;
+    return q_.y_last ? ((image * q_.oh + row) * q_.ow + column) * q_.o + channel
+                     : (image * q_.o + channel) * q_.oh * q_.ow + row * q_.ow + column;
   }
 
   // One step of 2 tiles and 32 channels out, in the order of multiply_step.
@@ -406,9 +423,8 @@ class PlanarTask {
     const int64_t i = 4 - finish_left_--, tile = i % p_.block, channel = done_.channel + i / p_.block * 16;
     const int64_t outs = least(16, q_.o - channel);
     if (tile >= done_.count || outs <= 0) return;
-    const PlanarPlace& at = done_.place;
-    const int64_t image = image_ + at.image, row = row_ + at.row + tile, column = at.tile * 16;
-    const int64_t count = least(16, q_.ow - column);
+    const int64_t image = image_ + done_.place.image, count = least(16, q_.ow - done_.place.tile * 16);
+    const int64_t y = y_at(done_.place, tile, channel);
     const float* from = finished_ + i * 256;
     constexpr int lanes = Vec<float>::lanes;
     Vec<float> bad = zero<float>();  // 0 times what is not finite is NaN, and stays
@@ -416,16 +432,14 @@ class PlanarTask {
     if (any(is_nan(bad))) __atomic_store_n(not_finite_ + image, uint8_t{1}, __ATOMIC_RELAXED);
     if (q_.y_last) {
       transpose_16(from, 16, turned_, 16);
-      const int64_t y = ((image * q_.oh + row) * q_.ow + column) * q_.o + channel;
       if (q_.y_bf16 || q_.residual_bf16)
         finish_in_float32(y, channel, count, outs);
       else
         FASTNN_ISA::finish<float, false>(epilogue_, turned_, 16, static_cast<float*>(q_.y) + y, q_.o, channel, count,
                                          outs);
     } else {
-      const int64_t plane = q_.oh * q_.ow;
-      float* y = static_cast<float*>(q_.y) + (image * q_.o + channel) * plane + row * q_.ow + column;
-      FASTNN_ISA::finish<float, true>(epilogue_, from, 16, y, plane, channel, outs, count);
+      FASTNN_ISA::finish<float, true>(epilogue_, from, 16, static_cast<float*>(q_.y) + y, q_.oh * q_.ow, channel, outs,
+                                      count);
     }
   }
 
