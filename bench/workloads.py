@@ -285,6 +285,51 @@ def conv2d(n: int, c: int, size: int, o: int, k: int, stride: int = 1, groups: i
     return calls | (_by_onnx(model, x) if model is not None else {})
 
 
+def inverted_residual(n: int, c: int, size: int, hidden: int, stride: int = 1) -> dict[str, Call]:
+    """1x1, depthwise 3x3, 1x1, each with a bias and but for the last ReLU6, and the sum with x where that fits."""
+    x = _normal(n, c, size, size)
+    rng = np.random.default_rng(1)
+    block = L.Sequential(
+        L.Conv2d(c, hidden, 1, rng=rng), L.ReLU6(),
+        L.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden, rng=rng), L.ReLU6(), L.Conv2d(hidden, c, 1, rng=rng),
+    )  # fmt: skip
+    pairs = [(block[i].weight, block[i].bias) for i in (0, 2, 4)]
+    residual, ends = x if stride == 1 else None, ("relu6", "relu6", None)
+    x_last = _channels_last(x)
+    skip = None if residual is None else x_last
+    calls = everywhere(lambda: F.inverted_residual(x, *pairs, stride, 1, residual=residual, activations=ends))
+    program = fnn.compile(L.Residual(block) if stride == 1 else block, x.shape)
+    calls = {
+        "compiled, program": lambda: program(x),
+        "compiled, program channels-last": lambda: program(x_last),
+    } | calls
+    if threads.config().get("isa") == "amx":
+        calls["compiled, amx"] = lambda: F.inverted_residual(
+            x_last, *pairs, stride, 1, residual=skip, activations=ends, algorithm="amx"
+        )
+    if torch := _torch():
+        module = torch.nn.Sequential(
+            torch.nn.Conv2d(c, hidden, 1), torch.nn.ReLU6(),
+            torch.nn.Conv2d(hidden, hidden, 3, stride, 1, groups=hidden), torch.nn.ReLU6(),
+            torch.nn.Conv2d(hidden, c, 1),
+        )  # fmt: skip
+        for i, (weight, bias) in zip((0, 2, 4), pairs, strict=True):
+            module[i].load_state_dict({"weight": torch.from_numpy(weight), "bias": torch.from_numpy(bias)})
+
+        class Block(torch.nn.Module):  # type: ignore[misc, name-defined]
+            def __init__(self) -> None:
+                super().__init__()
+                self.block = module
+
+            def forward(self, x: Any) -> Any:
+                return x + self.block(x) if stride == 1 else self.block(x)
+
+        calls |= peers.torch(Block(), x)
+        if peers.installed("onnx"):
+            calls |= _by_onnx(peers.onnx_network(Block(), x), x)
+    return calls
+
+
 def _by_onnx(model: bytes, x: np.ndarray) -> dict[str, Call]:
     """An ONNX model in each engine for such that is installed."""
     calls: dict[str, Call] = {}
@@ -520,6 +565,14 @@ def _network_row(name: str, n: int, precision: str = "float32") -> Workload:
     return Workload(label, "network", partial(network, name, n, precision), flops=flops, tolerance=0.05)
 
 
+def _inverted_row(n: int, c: int, size: int, hidden: int, stride: int = 1) -> Workload:
+    label = f"inverted residual {c}->{hidden}->{c} @{size}{f' stride {stride}' if stride > 1 else ''} b{n}"
+    out = size // stride
+    flops = 2.0 * n * hidden * (c * size * size + (9 + c) * out * out)
+    return Workload(label, "inverted_residual", lambda: inverted_residual(n, c, size, hidden, stride), flops=flops,
+                    kernels=("inverted_residual_forward", "inverted_residual_amx_forward"))  # fmt: skip
+
+
 def _train_row(n: int, c: int, size: int, o: int, k: int) -> Workload:
     label = f"conv2d forward+backward {k}x{k} {c}->{o} @{size} b{n}"
     return Workload(
@@ -705,6 +758,10 @@ WORKLOADS: tuple[Workload, ...] = (
     _depthwise_row(192, 28, 3, 2),
     _depthwise_row(144, 28, 5),
     _depthwise_row(96, 28, 7),
+    _inverted_row(1, 24, 56, 144),
+    _inverted_row(1, 64, 14, 384),
+    _inverted_row(8, 32, 28, 192),
+    _inverted_row(1, 96, 14, 576, 2),
     _train_row(64, 64, 32, 64, 3),
     _train_row(16, 128, 28, 128, 3),
     _train_row(16, 256, 28, 64, 1),

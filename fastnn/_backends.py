@@ -98,6 +98,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "global_avg_pool2d_backward": ("dx",),
     "conv2d_forward": ("y",),
     "conv2d_backward": ("dx", "dweight", "dbias"),
+    "inverted_residual_forward": ("y",),
     "conv_transpose2d_forward": ("y",),
     "im2col_forward": ("y",),
     "col2im_forward": ("x",),
@@ -121,6 +122,7 @@ ALGORITHMS = {
     "conv2d_im2col_forward": "conv2d_forward",
     "conv2d_amx_forward": "conv2d_forward",
     "conv2d_winograd_forward": "conv2d_forward",
+    "inverted_residual_amx_forward": "inverted_residual_forward",
     "conv2d_im2col_backward": "conv2d_backward",
     "conv2d_amx_backward": "conv2d_backward",
 }

@@ -256,6 +256,22 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
         int64_t x_last, y_last, dtype, parts, x_bf16, residual_bf16, y_bf16
         double eps
         Then then
+    ctypedef struct InvertedResidualArgs:
+        const void* x
+        const void* expand_weight
+        const void* expand_bias
+        const void* depthwise_weight
+        const void* depthwise_bias
+        const void* weight
+        const void* bias
+        const void* residual
+        const void* packed
+        void* y
+        int64_t n, c, h, w, hidden, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w
+        int64_t x_last, y_last, dtype, parts
+        Then expand_then
+        Then depthwise_then
+        Then then
     ctypedef struct Conv2dBackwardArgs:
         const void* dy
         const void* x
@@ -410,6 +426,8 @@ cdef extern from "kernels/kernels.hpp" namespace "fastnn" nogil:
     int kKernel_conv2d_im2col_forward
     int kKernel_conv2d_amx_forward
     int kKernel_conv2d_winograd_forward
+    int kKernel_inverted_residual_forward
+    int kKernel_inverted_residual_amx_forward
     int kKernel_conv2d_backward
     int kKernel_conv2d_im2col_backward
     int kKernel_conv2d_amx_backward
@@ -1148,6 +1166,56 @@ def conv2d_winograd_forward(x, weight, bias, tuple stride, tuple padding, tuple 
                             residual, activation, y):
     conv2d(kKernel_conv2d_winograd_forward, x, weight, bias, stride, padding, dilation, groups, batch_norm, residual,
            activation, y)
+
+
+cdef int inverted_residual(int kernel, x, tuple expand, tuple depthwise, tuple project, tuple stride, tuple padding,
+                           residual, tuple activations, y) except -1:
+    cdef InvertedResidualArgs a
+    first, first_bias = expand or (None, None)
+    weight, bias = depthwise
+    last_weight, last_bias = project
+    a.x, a.expand_weight, a.expand_bias = data(x), data(first), data(first_bias)
+    a.depthwise_weight, a.depthwise_bias, a.weight, a.bias = data(weight), data(bias), data(last_weight), data(last_bias)
+    a.residual, a.packed, a.y = data(residual), NULL, data(y)
+    a.n, a.c, a.h, a.w = dims(x)[0], dims(x)[1], dims(x)[2], dims(x)[3]
+    a.hidden, a.kh, a.kw = dims(weight)[0], dims(weight)[2], dims(weight)[3]
+    a.o, a.oh, a.ow = dims(y)[1], dims(y)[2], dims(y)[3]
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.x_last = last(x, y) if dims(x)[1] == 1 or dims(x)[2] * dims(x)[3] == 1 else last(x, x)
+    a.y_last = last(x, y) if dims(y)[1] == 1 or dims(y)[2] * dims(y)[3] == 1 else last(y, y)
+    a.dtype, a.parts = code(x), parts()
+    a.expand_then, a.depthwise_then, a.then = ending(activations[0]), ending(activations[1]), ending(activations[2])
+    return call(kernel, &a)
+
+
+def inverted_residual_algorithm(tuple x, bint expands, tuple weight, tuple y, tuple stride, tuple padding,
+                                tuple activations, cnp.dtype dtype, int64_t parts):
+    """Which algorithm computes an inverted residual of these shapes, channels-last, with so many parts on tiles."""
+    cdef InvertedResidualArgs a
+    memset(&a, 0, sizeof(a))
+    a.n, a.c, a.h, a.w = x
+    a.hidden, _, a.kh, a.kw = weight
+    a.expand_weight = <const void*>&a if expands else NULL
+    _, a.o, a.oh, a.ow = y
+    a.stride_h, a.stride_w = stride
+    a.pad_h, a.pad_w = padding
+    a.x_last = a.y_last = True
+    a.dtype, a.parts = dtype.type_num == cnp.NPY_DOUBLE, parts
+    a.expand_then, a.depthwise_then, a.then = ending(activations[0]), ending(activations[1]), ending(activations[2])
+    return kernel_algorithm(active_table(), kKernel_inverted_residual_forward, &a).decode()
+
+
+def inverted_residual_forward(x, expand, tuple depthwise, tuple project, tuple stride, tuple padding, residual,
+                              tuple activations, y):
+    inverted_residual(kKernel_inverted_residual_forward, x, expand, depthwise, project, stride, padding, residual,
+                      activations, y)
+
+
+def inverted_residual_amx_forward(x, expand, tuple depthwise, tuple project, tuple stride, tuple padding, residual,
+                                  tuple activations, y):
+    inverted_residual(kKernel_inverted_residual_amx_forward, x, expand, depthwise, project, stride, padding, residual,
+                      activations, y)
 
 
 cdef int conv2d_gradients(int kernel, dy, x, weight, tuple stride, tuple padding, tuple dilation, int64_t groups,

@@ -90,6 +90,7 @@ __all__ = [
     "instance_norm_backward",
     "interpolate",
     "interpolate_backward",
+    "inverted_residual",
     "l1",
     "layer_norm",
     "layer_norm_backward",
@@ -3365,11 +3366,13 @@ _ALGORITHMS: dict[str, tuple[np.dtype[Any], ...]] = {
 }
 
 
-def _conv_kernel(op: str, pass_: str, algorithm: str | None, dtype: np.dtype[Any]) -> Any:
+def _conv_kernel(op: str, pass_: str, algorithm: str | None, dtype: np.dtype[Any], noun: str = "conv2d") -> Any:
     """The kernel for ``algorithm``; None leaves the choice to the kernels."""
     if algorithm is None:
-        return getattr(_K, f"conv2d_{pass_}")
+        return getattr(_K, f"{noun}_{pass_}")
     names = [name for name in _ALGORITHMS if pass_ == "forward" or name != "winograd"]
+    if noun != "conv2d":
+        names = ["amx"]
     if algorithm not in names:
         raise ValueError(f"{op}: unknown algorithm {algorithm!r}; expected one of {', '.join(names)}")
     dtypes = _ALGORITHMS[algorithm]
@@ -3382,7 +3385,7 @@ def _conv_kernel(op: str, pass_: str, algorithm: str | None, dtype: np.dtype[Any
         here = _backends.name if module is None else module.isa()
         raise RuntimeError(f"{op}: algorithm {algorithm!r} needs the compiled kernels for amx; in use: {here!r}")
     # The other backends have one algorithm, which is im2col.
-    return getattr(_K, f"conv2d_{algorithm}_{pass_}" if module is not None else f"conv2d_{pass_}")
+    return getattr(_K, f"{noun}_{algorithm}_{pass_}" if module is not None else f"{noun}_{pass_}")
 
 
 def _groups(op: str, groups: int) -> int:
@@ -3571,6 +3574,118 @@ def _conv2d_bfloat16(
     skip = residual if residual is None or residual.dtype == np.uint16 else _image(op, "residual", residual, True)[0]
     _K.conv2d_forward(array, w, bias, s, p, d, groups, None, skip, _activation(op, activation), out)
     return out
+
+
+def inverted_residual(
+    x: ArrayLike,
+    expand: tuple[ArrayLike, ArrayLike | None] | None,
+    depthwise: tuple[ArrayLike, ArrayLike | None],
+    project: tuple[ArrayLike, ArrayLike | None],
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    *,
+    residual: ArrayLike | None = None,
+    activations: tuple[Activation, Activation, Activation] = (None, None, None),
+    algorithm: str | None = None,
+    out: Array | None = None,
+) -> Array:
+    """Three convolutions in one: 1x1 to M hidden channels, depthwise, 1x1 to O channels.
+
+    y = a3(conv(a2(depthwise_conv(a1(conv(x))))) + residual), the block of MobileNetV2 [1]_; without ``expand`` the
+    depthwise separable convolution of MobileNet [2]_. On tiles (AMX), from channels-last memory, the hidden channels
+    never leave the cache; compiled programs find such convolutions by themselves.
+
+    Parameters
+    ----------
+    x : array_like, (N, C, H, W)
+    expand : (weight (M, C, 1, 1), bias (M,) or None), or None
+        None leaves the first convolution and a1 out; then M is C.
+    depthwise : (weight (M, 1, kh, kw), bias (M,) or None)
+    project : (weight (O, M, 1, 1), bias (O,) or None)
+    stride, padding : int or (int, int)
+        Of the depthwise convolution; padding is of zeros, on both sides.
+    residual : array_like, (N, O, OH, OW), optional
+    activations : (a1, a2, a3)
+        Each as ``activation`` of `conv2d`.
+    algorithm : str, optional
+        None chooses; "amx" forces tiles, or raises where there are none. What these do not take (float64, other kernels
+        than 3x3 and 5x5, costly a1 and a2) is three convolutions in a row in any case.
+    out : ndarray (N, O, OH, OW), optional; in either memory format
+        Must not overlap an input.
+
+    Returns
+    -------
+    ndarray (N, O, OH, OW)
+        Of x's memory format.
+
+    References
+    ----------
+    .. [1] Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, arXiv 1801.04381
+    .. [2] Howard et al., "MobileNets", arXiv 1704.04861
+
+    Examples
+    --------
+    >>> x, ones = np.ones((1, 2, 3, 3), np.float32), np.ones((4, 2, 1, 1), np.float32)
+    >>> depthwise, project = np.ones((4, 1, 3, 3), np.float32), np.ones((1, 4, 1, 1), np.float32)
+    >>> inverted_residual(x, (ones, None), (depthwise, None), (project, None), padding=1)[0, 0]
+    array([[32., 48., 32.],
+           [48., 72., 48.],
+           [32., 48., 32.]], dtype=float32)
+    """
+    op = "inverted_residual"
+    array, channels_last = _image(op, "x", x)
+    if not isinstance(activations, (tuple, list)) or len(activations) != 3:
+        raise TypeError(f"{op}: activations must be three, of expand, depthwise and project, got {activations!r}")
+    first, second, last = (_activation(op, one) for one in activations)
+    n = array.shape[0]
+    weights: list[Array] = []
+    biases: list[Array | None] = []
+    hidden: tuple[int, ...] = array.shape
+    one, none = (1, 1), (0, 0)
+    s, p = one, none
+    for part, given in (("expand", expand), ("depthwise", depthwise), ("project", project)):
+        if given is None and part == "expand":
+            continue
+        if not isinstance(given, (tuple, list)) or len(given) != 2:
+            raise TypeError(f"{op}: {part} must be (weight, bias or None), got {type(given).__name__}")
+        w = _rowmajor(op, f"{part}'s weight", given[0])
+        if w.ndim != 4 or (part != "depthwise" and w.shape[2:] != one):
+            kind = "(M, 1, kh, kw)" if part == "depthwise" else "(outputs, inputs, 1, 1)"
+            raise ShapeError(f"{op}: expected {part}'s weight of shape {kind}, got {w.shape}")
+        if part == "depthwise":
+            if w.shape[:2] != (hidden[1], 1) or not hidden[1]:
+                raise ShapeError(
+                    f"{op}: expected depthwise's weight of shape ({hidden[1] or 'M'}, 1, kh, kw), one kernel for each "
+                    f"hidden channel, of which there is at least one, got {w.shape}"
+                )
+            s, p, _, size = _conv_plan((hidden, w.shape), op, stride, padding, 1, hidden[1])
+        else:
+            size = hidden[2], hidden[3]
+            _conv_plan((hidden, w.shape), f"{op}: {part}", 1, 0, 1, 1)
+        hidden = (n, w.shape[0], *size)
+        weights.append(w)
+        biases.append(_vector(op, f"{part}'s bias", given[1], w.shape[0], "output channel"))
+    skip = None if residual is None else _image(op, "residual", residual)[0]
+    if skip is not None and skip.shape != hidden:
+        raise ShapeError(f"{op}: expected residual of the output's shape {hidden}, got {skip.shape}")
+    count = len(weights)
+    array, *rest = _same_dtype(array, *weights, *biases, skip)
+    skip = rest.pop()
+    pairs: list[Any] = list(zip(rest[:count], rest[count:], strict=True))
+    y_last = channels_last if not isinstance(out, np.ndarray) or out.shape != hidden else _prefers_channels_last(out)
+    if skip is not None:
+        skip, _ = _image(op, "residual", skip, y_last)
+    kernel = _conv_kernel(op, "forward", algorithm, array.dtype, "inverted_residual")
+    y = _out(op, out, hidden, array.dtype, y_last, array, *rest, skip)
+    if not y.size:
+        return y
+    ends = first, second, last
+    widened, narrow, back = [None, *pairs][-3:]
+    if not array.size or not all(w.size for w, _ in pairs):  # no channels to sum over: the specification does it
+        y[...] = reference.inverted_residual_forward(array, widened, narrow, back, s, p, skip, ends)
+        return y
+    kernel(array, widened, narrow, back, s, p, skip, ends, y)
+    return y
 
 
 def conv2d_backward(

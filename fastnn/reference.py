@@ -30,6 +30,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Size: TypeAlias = tuple[int, ...]  # (rows, columns)
 Table: TypeAlias = tuple[()] | tuple[Array, Array, Array, int, int]  # see `resample`
 Activation: TypeAlias = tuple[Any, ...] | None  # its name and its parameters
+Pair: TypeAlias = tuple[Array, Array | None]  # a convolution's weight and bias
 BatchNorm: TypeAlias = tuple[Array | None, Array | None, Array, Array, float]  # gamma, beta, mean, var, eps
 
 _ieee = np.errstate(all="ignore")  # a decorator: infinity and NaN are results here, not accidents
@@ -1075,6 +1076,39 @@ def conv2d_forward(
 
 
 @_ieee
+def inverted_residual_forward(
+    x: Array,
+    expand: Pair | None,
+    depthwise: Pair,
+    project: Pair,
+    stride: Size,
+    padding: Size,
+    residual: Array | None,
+    activations: tuple[Activation, Activation, Activation],
+) -> Array:
+    """Three convolutions: 1x1 to the hidden channels (where ``expand`` is given), depthwise, 1x1.
+
+    Each of ``expand``, ``depthwise`` and ``project`` is (weight, bias or None), and ends in its activation; the
+    residual is added before the last.
+
+    Parameters
+    ----------
+    x : (n, c, h, w)
+    expand : weight (m, c, 1, 1), or None: then m == c
+    depthwise : weight (m, 1, kh, kw)
+    project : weight (o, m, 1, 1)
+
+    Returns
+    -------
+    y : (n, o, oh, ow)
+    """
+    one, none = (1, 1), (0, 0)
+    if expand is not None:
+        x = conv2d_forward(x, *expand, one, none, one, 1, None, None, activations[0])
+    x = conv2d_forward(x, *depthwise, stride, padding, one, x.shape[1], None, None, activations[1])
+    return conv2d_forward(x, *project, one, none, one, 1, None, residual, activations[2])
+
+
 def conv2d_backward(
     dy: Array, x: Array, weight: Array, stride: Size, padding: Size, dilation: Size, groups: int
 ) -> tuple[Array, Array, Array]:

@@ -601,6 +601,29 @@ def conv2d(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     return (activated(o, z, error + np.abs(z), y[0]),)
 
 
+def inverted_residual(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
+    """Three chains; what the first two err by goes through the weights of the next, and activations, of slope 1.5.
+
+    What is not finite before an activation is so for everybody, and errs no more behind it.
+    """
+    with np.errstate(all="ignore"), NUMPY.on():
+        z, error = a["x"], np.zeros_like(a["x"])
+        for part, activation in zip(("expand", "depthwise", "project"), o.get("activations", (None,) * 3), strict=True):
+            if part not in a:
+                continue
+            w, bias = a[part], a.get(f"{part}_bias")
+            geometry = {name: o[name] for name in ("stride", "padding") if name in o} if part == "depthwise" else {}
+            geometry["groups"] = len(w) if part == "depthwise" else 1
+            skip = a.get("residual") if part == "project" else None
+            size = F.conv2d(np.abs(z), np.abs(w), None if bias is None else np.abs(bias), **geometry)
+            size = size if skip is None else size + np.abs(skip)
+            error = 1.5 * (F.conv2d(error, np.abs(w), **geometry) + (chain(math.prod(w.shape[1:])) + 4) * size)
+            finite = np.isfinite(F.conv2d(z, w, bias, **geometry, residual=skip))
+            z = F.conv2d(z, w, bias, **geometry, residual=skip, activation=activation)
+            error = np.where(finite, error, 0.0)
+    return (error,)
+
+
 def conv2d_backward(a: Arrays, o: Arrays, y: Bounds) -> Bounds:
     """dx sums over output channels and taps, dweight and dbias over images and pixels."""
     backward = F.conv2d_backward if a["x"].ndim == 4 else F.conv1d_backward

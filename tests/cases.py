@@ -330,6 +330,13 @@ def conv2d(x: Array, weight: Array, bias: Array | None = None, **more: Any) -> A
     return F.conv2d(x, weight, bias, **more)
 
 
+def inverted_residual(x: Array, depthwise: Array, project: Array, **more: Any) -> Array:
+    """F.inverted_residual with its weights and biases by name."""
+    biases = {part: more.pop(f"{part}_bias", None) for part in ("expand", "depthwise", "project")}
+    expand = (more.pop("expand"), biases["expand"]) if "expand" in more else None
+    return F.inverted_residual(x, expand, (depthwise, biases["depthwise"]), (project, biases["project"]), **more)
+
+
 def resample(x: Array, rows: Matrix | None, columns: Matrix | None, value: float) -> Array:
     outer, h, w, inner = x.shape
     y = np.empty(
@@ -1060,6 +1067,56 @@ def _convolutions() -> list[Op]:
     ]  # fmt: skip
 
 
+#: (label, x, hidden channels or None, outputs, kernel, options) of inverted_residual
+INVERTED: list[tuple[str, tuple[int, ...], int | None, int, int, dict[str, Any]]] = [
+    ("plain", (1, 16, 6, 7), 32, 16, 3, {"padding": 1}),
+    ("stride2", (2, 24, 9, 11), 40, 33, 3, {"padding": 1, "stride": 2}),
+    ("5x5", (1, 32, 8, 8), 48, 24, 5, {"padding": 2}),
+    ("5x5s2", (3, 20, 7, 9), 33, 8, 5, {"padding": 2, "stride": 2}),
+    ("separable", (2, 40, 12, 10), None, 32, 3, {"padding": 1}),
+    ("separable_s2", (1, 32, 15, 15), None, 64, 3, {"padding": 1, "stride": 2}),
+    ("one_pixel", (1, 32, 1, 1), 32, 16, 3, {"padding": 1}),
+    ("no_padding", (2, 16, 5, 9), 32, 16, 3, {}),
+    ("wide", (1, 16, 3, 70), 32, 16, 3, {"padding": 1}),
+    ("many_rows", (9, 16, 8, 4), 64, 16, 3, {"padding": 1}),
+    ("few_channels", (1, 3, 6, 6), 6, 4, 3, {"padding": 1}),
+    ("2x4s3", (1, 16, 9, 34), 16, 16, 2, {"stride": 3, "padding": 1}),
+    ("more_padding", (1, 16, 5, 5), 16, 16, 3, {"padding": 3}),
+    ("no_images", (0, 16, 6, 7), 32, 16, 3, {"padding": 1}),
+    ("no_inputs", (2, 0, 6, 7), 32, 16, 3, {"padding": 1}),
+]
+
+
+def _inverted_residuals() -> list[Op]:
+    forward: list[Spec] = []
+    for label, x, hidden, outputs, kernel, options in INVERTED:
+        m = x[1] if hidden is None else hidden
+        given: dict[str, Any] = {"x": x, "depthwise": (m, 1, kernel, kernel), "project": (outputs, m, 1, 1)}
+        given |= {} if hidden is None else {"expand": (m, x[1], 1, 1)}
+        forward.append((label, given, options))
+        y = output_shape(x, (outputs, m, kernel, kernel), options)
+        biases = {
+            "depthwise_bias": (m,),
+            "project_bias": (outputs,),
+            **({} if hidden is None else {"expand_bias": (m,)}),
+        }
+        forward.append((f"{label}_full", {**given, **biases, "residual": y},
+                        {**options, "activations": ("relu6", "relu", ("leaky_relu", 0.1))}))  # fmt: skip
+    label, given, options = forward[0]
+    for f in ("hardswish", "silu", "gelu"):
+        forward.append((f, given, {**options, "activations": (f, f, f)}))
+        forward.append((f"relu6_{f}", given, {**options, "activations": ("relu6", "relu6", f)}))
+    forward += [
+        ("nan", {**given, "x": with_values([np.nan, np.inf, -np.inf], *given["x"])}, options),
+        ("inf_weight", {**given, "depthwise": with_values([np.inf, np.nan], *given["depthwise"])}, options),
+    ]
+    large = {"x": (4, 32, 28, 28), "expand": (64, 32, 1, 1), "depthwise": (64, 1, 3, 3), "project": (32, 64, 1, 1)}
+    return [
+        Op("inverted_residual_forward", inverted_residual, bounds.inverted_residual, forward,
+            (large, {"padding": 1, "activations": ("relu6", "relu6", None)})),
+    ]  # fmt: skip
+
+
 #: (label, x, weight, options) of conv_transpose2d
 TRANSPOSED: list[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, Any]]] = [
     ("1x1", (2, 3, 4, 5), (3, 4, 1, 1), {}),
@@ -1499,6 +1556,7 @@ OPS: dict[str, Op] = {
     for family in (
         _activations, _pieces, _arithmetic, _softmax, _losses, _dropout, _batch_norm, _group_norm, _pools,
         _convolutions, _conv1d, _transposed, _resampling, _moves, _matmul, _linear, _optimizers, _regularization,
+        _inverted_residuals,
     )
     for op in family()
 }  # fmt: skip

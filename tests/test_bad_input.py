@@ -61,6 +61,7 @@ def kind(words: str, op: str, *args: Any, **kwargs: Any) -> Bad:
 X, W, ONE = ones(2, 4, 6, 6), ones(8, 4, 3, 3), np.ones(1)
 POINTWISE = (*(name for name in ACTIVATIONS if name not in ("threshold", "gelu_tanh")), "relu6", "exp", "sqrt")
 HYPER, ADAM, SEGMENTS = np.array([0.1, 0.9, 0, 1]), np.array([1e-3, 0.9, 0.999, 1e-8, 1, 0]), np.array([[0.0, 4, 1, 0]])
+EXPAND, DEPTHWISE, PROJECT = (ones(8, 4, 1, 1), None), (ones(8, 1, 3, 3), None), (ones(5, 8, 1, 1), None)
 
 BAD = [
     # dtypes that are no numbers to compute with
@@ -108,6 +109,43 @@ BAD = [
     shape("expected batch_norm's mean of shape (8,)", "conv2d", X, W, batch_norm=(None, None, ones(4), ones(8), 0)),
     shape(
         "expected dy of the output's shape (2, 8, 4, 4), got (2, 8, 6, 6)", "conv2d_backward", ones(2, 8, 6, 6), X, W
+    ),
+    kind("expand must be (weight, bias or None), got ndarray", "inverted_residual", X, EXPAND[0], DEPTHWISE, PROJECT),
+    shape(
+        "expected depthwise's weight of shape (4, 1, kh, kw), one kernel for each hidden channel",
+        "inverted_residual",
+        X,
+        None,
+        DEPTHWISE,
+        PROJECT,
+    ),
+    shape(
+        "expected expand's weight of shape (outputs, inputs, 1, 1), got (8, 1, 3, 3)",
+        "inverted_residual",
+        X,
+        DEPTHWISE,
+        DEPTHWISE,
+        PROJECT,
+    ),
+    shape("project: x has 8 channels", "inverted_residual", X, EXPAND, DEPTHWISE, (PROJECT[0][:, :6], None)),
+    shape(
+        "expected residual of the output's shape (2, 5, 4, 4)",
+        "inverted_residual",
+        X,
+        EXPAND,
+        DEPTHWISE,
+        PROJECT,
+        residual=X,
+    ),
+    kind("activations must be three", "inverted_residual", X, EXPAND, DEPTHWISE, PROJECT, activations="relu"),
+    value(
+        "unknown algorithm 'im2col'; expected one of amx",
+        "inverted_residual",
+        X,
+        EXPAND,
+        DEPTHWISE,
+        PROJECT,
+        algorithm="im2col",
     ),
     shape("expected x of shape (N, 100) for weight (10, 100), got (2, 288)", "linear", ones(2, 288), ones(10, 100)),
     shape("expected bias of shape (4,), one for each output, got (3,)", "linear", ones(2, 3), ones(4, 3), ones(3)),

@@ -240,6 +240,82 @@ def test_the_algorithms_that_are_described_are_those_that_run(isa):
         assert chosen["wide"] == ("amx" if isa == "amx" else "winograd")
 
 
+def inverted(c: int = 16, hidden: int = 48, **more: int) -> L.Sequential:
+    return L.Sequential(
+        L.Conv2d(c, hidden, 1, rng=0), L.ReLU6(),
+        L.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, rng=1, **more), L.ReLU6(), L.Conv2d(hidden, c, 1, rng=2),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+def test_inverted_residuals_are_one_step_on_tiles(engine: Engine, tmp_path: Path) -> None:
+    """With residual, stride, norms and activations, and without the first convolution; saved programs find them too."""
+    norms = L.Sequential(
+        L.Conv2d(32, 32, 3, padding=1, groups=32, bias=False, rng=0), L.BatchNorm2d(32), L.ReLU(),
+        L.Conv2d(32, 24, 1, rng=1), L.BatchNorm2d(24), L.Hardswish(),
+    )  # fmt: skip
+    nets = {
+        "residual": (L.Residual(inverted()), 16),
+        "stride": (inverted(stride=2), 16),
+        "norms": (norms, 32),
+        "two": (L.Sequential(L.Residual(inverted()), inverted(), L.ReLU()), 16),
+    }
+    with engine.on():
+        for name, (net, c) in nets.items():
+            x = np.random.default_rng(0).standard_normal((3, c, 9, 10), np.float32)
+            program = fnn.compile(net, x.shape)
+            with NUMPY.on():
+                exact = net.copy(np.float64)
+                expected = exact(x.astype(np.float64))
+            scale = np.sqrt(np.mean(expected**2))
+            assert np.abs(program(x) - expected).max() < 4e-6 * scale, name  # three layers of 5e-7 at most, of the rms
+            assert np.abs(program(x[:1]) - expected[:1]).max() < 4e-6 * scale, name
+            program.save(tmp_path / "net.fnn")
+            np.testing.assert_array_equal(fnn.load_program(tmp_path / "net.fnn")(x), program(x))
+            kernels = [step.kernels for step in program.steps() if step.number]
+            if engine.isa == "amx":
+                assert kernels == [("amx, fused",)] * len(kernels) and len(kernels) == (2 if name == "two" else 1)
+                (first, *_) = (step for step in program.steps() if step.number)
+                layers = [layer for layer in net.leaves() if isinstance(layer[1], L.Conv2d)]
+                assert first.layer.count("Conv2d") == (3 if name == "two" else len(layers))
+            else:
+                assert "amx" not in str(kernels)
+            with fnn.num_threads(1):
+                one = program(x)
+            np.testing.assert_array_equal(one, program(x))
+
+
+def test_hidden_channels_that_something_else_reads_stay_an_array():
+    """The output of the first convolution is read twice, or is an output of the network: three steps."""
+    names = ("expand", "r", "depthwise", "s", "project")
+    chain = [(name, layer, before) for name, (_, layer), before in
+             zip(names, inverted().leaves(), ("x", *names), strict=False)]  # fmt: skip
+    for more in ((("sum", L.Add(), "r", "s"),), ()):
+        graph = L.Graph(*chain, *more, inputs=("x",), outputs=("project", "sum" if more else "s"))
+        program = fnn.compile(graph, (2, 16, 6, 7))
+        x = np.random.default_rng(0).standard_normal((2, 16, 6, 7), np.float32)
+        for y, expected in zip(program(x), graph(x), strict=True):
+            close(y, expected)
+        separate = [step for step in program.steps() if "Conv2d" in step.layer]
+        assert [step.layer.count("Conv2d") for step in separate] == [1, 1, 1]
+
+
+@pytest.mark.parametrize("isa", [e.isa for e in COMPILED])
+@pytest.mark.parametrize("precision", ["float32-fast", "bfloat16"])
+def test_inverted_residuals_in_faster_precisions(isa: str, precision: str) -> None:
+    net = L.Residual(inverted(64, 192))
+    x = np.random.default_rng(0).standard_normal((2, 64, 14, 14), np.float32)
+    with NUMPY.on():
+        expected = net.copy(np.float64)(x.astype(np.float64))
+    with Engine("compiled", isa).on():
+        y = fnn.compile(net, x.shape, precision=precision)(x)
+    error = np.sqrt(np.mean((y - expected) ** 2) / np.mean(expected**2))
+    if isa == "amx":  # two layers on tiles, as test_precisions has it for one
+        assert (1e-6 if precision == "float32-fast" else 5e-4) < error < (1e-5 if precision == "float32-fast" else 6e-3)
+    else:
+        assert error < 4e-7
+
+
 def test_a_profile_accounts_for_every_call():
     model, x, _ = build("wired")
     program = fnn.compile(model, x.shape)

@@ -206,7 +206,7 @@ def test_algorithm(algorithm: str) -> None:
         pytest.skip(f"{algorithm} needs amx: {MISSING.get('amx', 'another engine is forced')}")
     calls = []
     for case in CASES[ALGORITHMS[algorithm]]:
-        options = {**case.options, "algorithm": algorithm.split("_")[1]}
+        options = {**case.options, "algorithm": algorithm.split("_")[-2]}
         calls.append((case.label, partial(check, case, engine, "float32", case.arrays("float32"), options)))
     check_all(calls)
 

@@ -294,6 +294,16 @@ struct Conv2dArgs {
   double eps;
   Then then;
 };
+// Three convolutions: 1x1 from c to `hidden` channels with expand_then (none of it where expand_weight is null; then c
+// == hidden), depthwise kh x kw of these with depthwise_then, 1x1 to o channels; y = then(that + residual). Biases and
+// residual may be null; weights lie as those of conv2d.
+struct InvertedResidualArgs {
+  const void *x, *expand_weight, *expand_bias, *depthwise_weight, *depthwise_bias, *weight, *bias, *residual, *packed;
+  void* y;
+  int64_t n, c, h, w, hidden, o, kh, kw, oh, ow, stride_h, stride_w, pad_h, pad_w;
+  int64_t x_last, y_last, dtype, parts;  // as those of conv2d
+  Then expand_then, depthwise_then, then;
+};
 struct Conv2dBackwardArgs {  // dx, dweight, dbias may each be null. accumulate: dweight, dbias +=
   const void *dy, *x, *weight;
   void *dx, *dweight, *dbias;
@@ -451,6 +461,8 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
   X(conv2d_im2col_forward, Conv2dArgs, 10)                     \
   X(conv2d_amx_forward, Conv2dArgs, 10)                        \
   X(conv2d_winograd_forward, Conv2dArgs, 10)                   \
+  X(inverted_residual_forward, InvertedResidualArgs, 10)       \
+  X(inverted_residual_amx_forward, InvertedResidualArgs, 10)   \
   X(conv2d_backward, Conv2dBackwardArgs, 6)                    \
   X(conv2d_im2col_backward, Conv2dBackwardArgs, 6)             \
   X(conv2d_amx_backward, Conv2dBackwardArgs, 6)                \
@@ -474,20 +486,24 @@ struct MaxNormArgs {  // rows (begin, end, outer, inner, limit): units of outer 
 // X(kernel, argument struct): kernels that lay their weight out anew at each call, and for which a program has it done
 // once. `<kernel>_pack` returns the bytes that it takes, 0 where this call packs nothing, and writes it unless packed
 // is null; the struct has the members weight and packed.
-#define FASTNN_PACKERS(X)                \
-  X(conv2d_forward, Conv2dArgs)          \
-  X(conv2d_im2col_forward, Conv2dArgs)   \
-  X(conv2d_amx_forward, Conv2dArgs)      \
-  X(conv2d_winograd_forward, Conv2dArgs) \
+#define FASTNN_PACKERS(X)                                \
+  X(conv2d_forward, Conv2dArgs)                          \
+  X(conv2d_im2col_forward, Conv2dArgs)                   \
+  X(conv2d_amx_forward, Conv2dArgs)                      \
+  X(conv2d_winograd_forward, Conv2dArgs)                 \
+  X(inverted_residual_forward, InvertedResidualArgs)     \
+  X(inverted_residual_amx_forward, InvertedResidualArgs) \
   X(linear_forward, LinearArgs)
 
 // X(kernel, argument struct): kernels that stand for several algorithms. `<kernel>_algorithm` names the one that
-// computes this call, from all of the struct but the pointers.
-#define FASTNN_CHOOSERS(X)               \
-  X(conv2d_forward, Conv2dArgs)          \
-  X(conv2d_im2col_forward, Conv2dArgs)   \
-  X(conv2d_amx_forward, Conv2dArgs)      \
-  X(conv2d_winograd_forward, Conv2dArgs) \
+// computes this call, from all of the struct but the pointers (and whether they are null).
+#define FASTNN_CHOOSERS(X)                               \
+  X(conv2d_forward, Conv2dArgs)                          \
+  X(conv2d_im2col_forward, Conv2dArgs)                   \
+  X(conv2d_amx_forward, Conv2dArgs)                      \
+  X(conv2d_winograd_forward, Conv2dArgs)                 \
+  X(inverted_residual_forward, InvertedResidualArgs)     \
+  X(inverted_residual_amx_forward, InvertedResidualArgs) \
   X(linear_forward, LinearArgs)
 
 enum KernelId : int32_t {

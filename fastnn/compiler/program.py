@@ -29,6 +29,7 @@ from ..layers.pool import MaxPool2d
 from ..measure import roofline
 from ..threads import get_num_threads
 from . import report
+from .blocks import InvertedResidual, fused
 from .graph import Graph, Node, Value, trace
 from .passes import optimise
 
@@ -154,6 +155,21 @@ def _compute(node: Node, inputs: list[Array], residual: Array | None, out: Array
         )
     if isinstance(layer, MaxPool2d) and out is not None and out.dtype == _BFLOAT16:
         return F._max_pool2d_bfloat16(inputs[0], layer.kernel_size, layer.stride, layer.padding, layer.dilation, out)
+    if isinstance(layer, InvertedResidual):
+        expand, depthwise, project = [None, *layer.pairs()][-3:]
+        assert depthwise is not None and project is not None
+        own = layer.depthwise
+        return F.inverted_residual(
+            inputs[0],
+            expand,
+            depthwise,
+            project,
+            own.stride,
+            own.padding,
+            residual=residual,
+            activations=layer.activations(),
+            out=out,
+        )
     if isinstance(layer, Conv1d):
         weight, bias = arrays["weight"], arrays["bias"]
         assert weight is not None
@@ -341,16 +357,18 @@ class Program:
         self,
         values: dict[Value, Array],
         targets: dict[Value, Array],
+        nodes: Sequence[Node] | None = None,
         constant: Any = None,
         done: Callable[[Node], None] | None = None,
         room: Callable[[Node, Array], Array | None] | None = None,
     ) -> None:
         """Run node by node on the arrays of the inputs; drop each array after its last reader.
 
+        ``nodes`` compute what those of the graph do, which they are when absent.
         ``room`` makes the output of a node for its first input, where it is not left to the node's function.
         """
         left = self._graph.consumers()
-        for node in self._graph.nodes:
+        for node in self._graph.nodes if nodes is None else nodes:
             for array in node.arrays.values():
                 if array is not None and constant is not None:
                     constant(array)
@@ -409,6 +427,15 @@ class Program:
             by: str = core.conv2d_algorithm(*images, *options, self._dtype, PRECISIONS[self._precision])
             return by
 
+        def in_one(layer: InvertedResidual, first: Node, last: Node) -> bool:
+            """Whether one kernel keeps the hidden channels of an inverted residual in cache."""
+            own = layer.depthwise
+            ends = tuple(F._activation("compile", end) for end in layer.activations())
+            shapes = known[first.inputs[0]], len(layer.nodes) == 3, own.weight.shape, known[last.output]
+            options = own.stride, own.padding, ends, self._dtype, PRECISIONS[self._precision]
+            by: str = core.inverted_residual_algorithm(*shapes, *options)
+            return by.startswith("amx")
+
         def converts(node: Node | None) -> bool:
             """Whether a node reads and writes any memory format: a convolution on tiles.
 
@@ -416,18 +443,19 @@ class Program:
             """
             return node is not None and node.residual is None and algorithm(node).startswith("amx")
 
+        nodes = fused(graph, in_one)
         # What only convolutions of one part on tiles write and read, which round what they read in any case, and max
         # pools between them: the largest is the same number, rounded before or after.
-        rounds = {id(node) for node in graph.nodes if algorithm(node) == "amx, one part"}
+        rounds = {id(node) for node in nodes if algorithm(node) == "amx, one part"}
         bfloat16: set[Value] = set()
-        for node in graph.nodes:
+        for node in nodes:
             if id(node) in rounds or (isinstance(node.layer, MaxPool2d) and node.inputs[0] in bfloat16):
                 bfloat16.update(node.outputs)
         bfloat16 -= set(graph.outputs)
-        for node in reversed(graph.nodes):  # whoever reads a value comes after it
+        for node in reversed(nodes):  # whoever reads a value comes after it
             if id(node) not in rounds and node.output not in bfloat16:
                 bfloat16.difference_update(node.reads())
-        for node in graph.nodes:
+        for node in nodes:
             if isinstance(node.layer, MaxPool2d) and node.inputs[0] not in bfloat16:
                 bfloat16.discard(node.output)
 
@@ -449,9 +477,9 @@ class Program:
                 program.output(known[value], self._dtype, last)
                 for value, last in zip(graph.outputs, formats, strict=True)
             ]
-            inside_last = any(lasts) or any(isinstance(node.layer, Conv2d) for node in graph.nodes)
+            inside_last = any(lasts) or any(isinstance(node.layer, (Conv2d, InvertedResidual)) for node in nodes)
             # A convolution reads and writes either format, at the borders of the network too.
-            planar = {v for v in graph.inputs if all(map(converts, (n for n in graph.nodes if v in n.reads())))}
+            planar = {v for v in graph.inputs if all(map(converts, (n for n in nodes if v in n.reads())))}
             for value, last in zip(graph.inputs, lasts, strict=True):
                 if inside_last and not last and len(value.shape) == 4 and value not in planar:
                     # Channels-last throughout: a product whose columns are channels has no partial vectors at small
@@ -461,13 +489,13 @@ class Program:
                     values[value] = image
                     del image
             done("input to channels-last")
-            makers = {value: node for node in graph.nodes for value in node.outputs}
+            makers = {value: node for node in nodes for value in node.outputs}
             targets = {
                 value: y
                 for value, y in zip(graph.outputs, ys, strict=True)
                 if y.ndim != 4 or inside_last == any(lasts) or converts(makers.get(value))
             }
-            self._steps(values, targets, partial(program.constant, final=True), done, room)
+            self._steps(values, targets, nodes, partial(program.constant, final=True), done, room)
             for value, y in zip(graph.outputs, ys, strict=True):
                 if values[value] is not y:
                     flat = y.ndim > 4  # more than the kernel's; then both are C-contiguous

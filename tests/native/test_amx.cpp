@@ -760,6 +760,144 @@ void threads_and_state() {
   fastnn::runtime::set_num_threads(before);
 }
 
+// ---- inverted residuals ----
+
+struct InvertedCase {
+  int64_t n, c, h, w, hidden, o, k, stride;
+  bool expands = true;
+  int64_t first = fastnn::k_hardtanh, second = fastnn::k_hardtanh, last = fastnn::kIdentity, parts = 3;
+  Floats x = {}, w1 = {}, b1 = {}, w2 = {}, b2 = {}, w3 = {}, b3 = {}, r = {};
+
+  void make() {
+    Case::fill(x, n * c * h * w, 1.0f), Case::fill(r, size(), 1.0f);
+    Case::fill(w1, hidden * c, std::sqrt(2.0f / static_cast<float>(c)));
+    Case::fill(w2, hidden * k * k, 1.0f / static_cast<float>(k));
+    Case::fill(w3, o * hidden, std::sqrt(2.0f / static_cast<float>(hidden)));
+    Case::fill(b1, hidden, 1.0f), Case::fill(b2, hidden, 1.0f), Case::fill(b3, o, 1.0f);
+  }
+  int64_t oh() const { return (h + 2 * (k / 2) - k) / stride + 1; }
+  int64_t ow() const { return (w + 2 * (k / 2) - k) / stride + 1; }
+  int64_t size() const { return n * o * oh() * ow(); }
+  fastnn::InvertedResidualArgs args(float* y) const {
+    fastnn::InvertedResidualArgs q = {};
+    q.x = x.data(), q.depthwise_weight = w2.data(), q.depthwise_bias = b2.data(), q.weight = w3.data();
+    if (expands) q.expand_weight = w1.data(), q.expand_bias = b1.data();
+    q.bias = b3.data(), q.residual = r.data(), q.y = y;
+    q.n = n, q.c = c, q.h = h, q.w = w, q.hidden = hidden, q.o = o, q.kh = q.kw = k, q.oh = oh(), q.ow = ow();
+    q.stride_h = q.stride_w = stride, q.pad_h = q.pad_w = k / 2;
+    q.x_last = q.y_last = true, q.dtype = fastnn::kFloat32, q.parts = parts;
+    q.expand_then = {first, 0.0, 6.0}, q.depthwise_then = {second, 0.0, 6.0}, q.then = {last, 0.125, 0.0};
+    return q;
+  }
+  Floats run(const Set& set) const {
+    Floats y(static_cast<size_t>(size()), std::numeric_limits<float>::quiet_NaN());
+    set.table->inverted_residual_amx_forward(args(y.data()));
+    return y;
+  }
+  Floats in_sequence() const {
+    Floats y(static_cast<size_t>(size()));
+    fastnn::runtime::table_named("scalar")->inverted_residual_forward(args(y.data()));
+    return y;
+  }
+  // The same of magnitudes: what an element of y can be at most, of which each rounding is a part.
+  Floats magnitudes() const {
+    InvertedCase q = *this;
+    for (Floats* v : {&q.x, &q.w1, &q.b1, &q.w2, &q.b2, &q.w3, &q.b3, &q.r})
+      for (float& e : *v) e = std::fabs(e);
+    q.first = q.second = q.last = fastnn::kIdentity;
+    return q.in_sequence();
+  }
+  std::string name() const {
+    char text[100];
+    std::snprintf(text, sizeof text, "n%d c%d %dx%d hidden %d o%d k%d s%d%s parts %d", int(n), int(c), int(h), int(w),
+                  int(hidden), int(o), int(k), int(stride), expands ? "" : " separable", int(parts));
+    return text;
+  }
+};
+
+// Every set gives the same bits (but scalar, which has no fused multiply-add for the depthwise sums), near to three
+// convolutions in a row: both round each of the three sums at most (6 steps + 19) times (see outliers) or once an
+// element, and slopes are at most 1.5.
+void inverted_residuals() {
+  InvertedCase cases[] = {
+      {1, 32, 6, 8, 64, 32, 3, 1},         {2, 24, 9, 30, 40, 33, 3, 2},  {3, 16, 7, 7, 96, 16, 3, 1},
+      {1, 64, 14, 14, 96, 64, 3, 1},       {2, 20, 10, 11, 72, 24, 5, 1}, {1, 40, 13, 13, 36, 70, 5, 2},
+      {9, 16, 4, 4, 32, 16, 3, 1},         {1, 32, 5, 40, 48, 40, 3, 1},  {2, 48, 16, 12, 48, 32, 3, 1, false},
+      {1, 32, 21, 9, 32, 64, 5, 2, false}, {1, 16, 1, 1, 32, 16, 3, 1},   {40, 16, 2, 3, 16, 16, 3, 1},
+  };
+  cases[3].first = fastnn::k_hardswish, cases[3].second = fastnn::k_leaky_relu, cases[3].last = fastnn::k_relu;
+  cases[4].first = cases[4].second = fastnn::kIdentity, cases[4].last = fastnn::k_leaky_relu;
+  const int before = fastnn::runtime::num_threads();
+  for (InvertedCase& q : cases)
+    for (const int64_t parts : {3, 2, 1}) {
+      q.parts = parts, q.make();
+      const Floats expected = q.in_sequence(), most = q.magnitudes();
+      const double steps = static_cast<double>((q.c + 31) / 32 + (q.hidden + 31) / 32);
+      const double cut = parts == 3 ? 0x1p-24 : parts == 2 ? 0x1p-15 : 0x1p-7;  // of each factor
+      const double bound =
+          2 * 1.5 * 1.5 * 1.5 * ((6 * steps + 60 + static_cast<double>(q.c + q.hidden)) * 0x1p-24 + 4 * cut);
+      Floats first;
+      for (const Set& set : g_sets) {
+        const bool is_scalar = std::strcmp(set.isa, "scalar") == 0;
+        if (is_scalar && parts == 2) continue;
+        const Floats y = q.run(set);
+        int64_t far = 0;
+        for (size_t i = 0; i < y.size(); ++i)
+          far += !(std::fabs(static_cast<double>(y[i]) - expected[i]) <= bound * most[i]);
+        CHECK(far == 0, "%s, %s: %lld of %lld elements are too far off", set.isa, q.name().c_str(),
+              static_cast<long long>(far), static_cast<long long>(q.size()));
+        if (is_scalar) continue;
+        if (first.empty()) first = y;
+        CHECK(differences(y, first) == 0, "%s, %s: %lld elements differ from the first set", set.isa, q.name().c_str(),
+              static_cast<long long>(differences(y, first)));
+        for (const int threads : {1, 3, 8}) {
+          fastnn::runtime::set_num_threads(threads);
+          CHECK(differences(q.run(set), y) == 0, "%s, %s: %d threads", set.isa, q.name().c_str(), threads);
+        }
+        fastnn::runtime::set_num_threads(before);
+      }
+    }
+}
+
+// An image that has them is what three convolutions by im2col make of it; the others of the batch do not notice.
+void inverted_residuals_not_finite() {
+  const float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
+  for (const bool expands : {true, false})
+    for (const Set& set : g_sets) {
+      InvertedCase q = {3, 32, 6, 6, expands ? 40 : 32, 20, 3, 1, expands};
+      q.first = q.second = fastnn::kIdentity;  // ReLU6 makes a number of infinity, as it should
+      q.make();
+      const Floats clean = q.run(set);
+      const size_t image = static_cast<size_t>(q.size()) / 3, x_image = q.x.size() / 3;
+      for (const float special : {inf, -inf, nan, FLT_MAX, -3.4e38f}) {
+        InvertedCase bad = q;
+        bad.x[x_image + 100] = special;
+        const Floats y = bad.run(set);
+        Floats expected = clean;
+        Floats all(y.size());
+        bad.parts = 3;
+        fastnn::InvertedResidualArgs one = bad.args(all.data());
+        one.x = bad.x.data() + x_image, one.residual = bad.r.data() + image, one.n = 1;
+        set.table->inverted_residual_forward(one);  // by im2col, or on tiles, which find it too
+        std::copy_n(all.begin(), image, expected.begin() + static_cast<std::ptrdiff_t>(image));
+        const auto begin = y.begin() + static_cast<std::ptrdiff_t>(image);
+        CHECK(differences(Floats(y.begin(), begin), Floats(expected.begin(), expected.begin() + (begin - y.begin()))) ==
+                  0,
+              "%s: the first image, x has %g", set.isa, static_cast<double>(special));
+        int64_t kinds = 0, same = 0;
+        for (size_t i = image; i < 2 * image; ++i) {
+          kinds += std::isfinite(y[i]) != std::isfinite(expected[i]) || std::isnan(y[i]) != std::isnan(expected[i]);
+          same += std::memcmp(&y[i], &clean[i], sizeof(float)) == 0;
+        }
+        CHECK(kinds == 0, "%s: x has %g, and %lld elements are of another kind", set.isa, static_cast<double>(special),
+              static_cast<long long>(kinds));
+        CHECK(same < static_cast<int64_t>(image), "%s: x has %g and nothing shows it", set.isa,
+              static_cast<double>(special));
+        CHECK(std::memcmp(&y[2 * image], &clean[2 * image], image * sizeof(float)) == 0, "%s: the last image", set.isa);
+      }
+    }
+}
+
 // ---- gradients ----
 
 struct Gradients {
@@ -964,6 +1102,8 @@ int main() {
                                 {"numbers_near_the_ends_of_float32", numbers_near_the_ends_of_float32},
                                 {"what_tiles_do_not_do_goes_to_im2col", what_tiles_do_not_do_goes_to_im2col},
                                 {"threads_and_state", threads_and_state},
+                                {"inverted_residuals", inverted_residuals},
+                                {"inverted_residuals_not_finite", inverted_residuals_not_finite},
                                 {"gradients", gradients},
                                 {"gradients_of_infinity_nan_and_overflow", gradients_of_infinity_nan_and_overflow},
                                 {"gradients_on_any_number_of_threads", gradients_on_any_number_of_threads},

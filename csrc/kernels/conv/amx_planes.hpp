@@ -75,6 +75,17 @@ FASTNN_INLINE void transpose_16(const float* from, int64_t stride, float* to, in
   }
 }
 
+// Rows (channel of a block, tap) of a panel as the steps of the block; distance: of the two channels of a pair.
+template <int parts>
+void split_weights(const Plan& p, int64_t distance, const float* rows, uint16_t* packed) {
+  for (int64_t tap = 0; tap < p.taps; ++tap, packed += p.step_weights())
+    for (int64_t half = 0; half < p.outs / 16; ++half)
+      for (int64_t pair = 0; pair < 16; ++pair) {
+        const float* row = rows + ((distance == 1 ? 2 * pair : pair) * p.taps + tap) * kBlock + half * 16;
+        split_bf16<parts>(row, row + distance * p.taps * kBlock, packed + (half * 16 + pair) * 32, p.part_weights());
+      }
+}
+
 // One channel block of one panel, by way of `rows`: 32 * taps rows (channel, tap) of all output channels of a panel.
 template <int parts>
 void pack_weights(const Conv2dArgs& q, const Plan& p, const Turned& turned, int64_t panel, int64_t block, float* rows,
@@ -86,14 +97,8 @@ void pack_weights(const Conv2dArgs& q, const Plan& p, const Turned& turned, int6
     gather_turned(q, turned, block, panel, p.outs, rows);
   else
     gather_weights(w, stride, width, channels * p.taps, outs, p.outs, rows);
-  packed += (panel * p.channel_blocks + block) * p.taps * p.step_weights();
-  for (int64_t tap = 0; tap < p.taps; ++tap, packed += p.step_weights())
-    for (int64_t half = 0; half < p.outs / 16; ++half)
-      for (int64_t pair = 0; pair < 16; ++pair) {
-        const int64_t first = parts == 1 ? 2 * pair : pair, distance = parts == 1 ? 1 : 16;
-        const float* row = rows + (first * p.taps + tap) * kBlock + half * 16;
-        split_bf16<parts>(row, row + distance * p.taps * kBlock, packed + (half * 16 + pair) * 32, p.part_weights());
-      }
+  split_weights<parts>(p, parts == 1 ? 1 : 16, rows,
+                       packed + (panel * p.channel_blocks + block) * p.taps * p.step_weights());
 }
 
 // The same for one step of a row of taps; rows: 32 of 32.
