@@ -140,7 +140,7 @@ void pack_inverted(const Inverted& q, const InvertedPlan& p, uint16_t* to) {
 // `pixels` pixels of a row, all 32 channels, from column `column` of each row that they read. to: their place in the
 // planes.
 template <int parts, int kernel, int move, int pixels>
-__attribute__((noinline)) void depthwise_tile(const float* const* rows, int64_t column, int64_t kh, const float* w,
+__attribute__((noinline)) void depthwise_tile(const float* const* rows, int64_t column, const float* w,
                                               const float* bias, const Then& then, uint16_t* to, int64_t part) {
   constexpr int lanes = Vec<float>::lanes;
 #pragma GCC unroll 1
@@ -150,16 +150,19 @@ __attribute__((noinline)) void depthwise_tile(const float* const* rows, int64_t 
 #pragma GCC unroll 16
     for (int p = 0; p < 2 * pixels; ++p) acc[p] = p % 2 == 0 ? low : high;
     const float* weight = w + i;
-    for (int64_t k = 0; k < kh; ++k, weight += kernel * kBlock) {
-      const float* x = rows[k] + column * kBlock + i;
+    const float* const* row = rows;
+#pragma GCC unroll 1
+    for (const float* const* end = rows + kernel; row != end; ++row, weight += kernel * kBlock) {
+      const float* x = *row + column * kBlock + i;
 #pragma GCC unroll 2
       for (int half = 0; half < 2; ++half) {
         Vec<float> weights[kernel];
 #pragma GCC unroll 8
         for (int j = 0; j < kernel; ++j) weights[j] = opaque(load(weight + j * kBlock + half * 16));
+        const float* at = opaque(x + half * 16);  // else gcc keeps an address for each load, most of them on the stack
 #pragma GCC unroll 64
-        for (int s = 0; s < (pixels - 1) * move + kernel; ++s) {
-          const Vec<float> v = opaque(load(x + s * kBlock + half * 16));
+        for (int s = 0; s < (pixels - 1) * move + kernel; ++s, at = opaque(at + kBlock)) {
+          const Vec<float> v = opaque(load(at));
 #pragma GCC unroll 8
           for (int j = s % move; j < kernel; j += move)
             if (s >= j && s - j < pixels * move) {
@@ -241,8 +244,7 @@ class InvertedTask {
   }
 
  private:
-  using TileOf = void (*)(const float* const*, int64_t, int64_t, const float*, const float*, const Then&, uint16_t*,
-                          int64_t);
+  using TileOf = void (*)(const float* const*, int64_t, const float*, const float*, const Then&, uint16_t*, int64_t);
   static constexpr int64_t kRun = 16;  // pixels to finish at a time
 
   // Row `row` of the ring, counted on through all chunks.
@@ -429,7 +431,7 @@ class InvertedTask {
       for (int64_t k = 0; k < q_.kh; ++k)
         kernel_rows_[k] = y + k < 0 || y + k >= q_.h ? zero_row() : ring_row(turn_ * in_rows_ + base_[row_] + y + k);
     const int64_t column = least(column_, q_.ow - tile_pixels_);
-    tile_(kernel_rows_, column * q_.stride_w, q_.kh, depthwise_ + chunk * p_.taps * kBlock,
+    tile_(kernel_rows_, column * q_.stride_w, depthwise_ + chunk * p_.taps * kBlock,
           biases_ + (p_.chunks + chunk) * kBlock, q_.depthwise_then,
           hidden_ + turn_ * parts * p_.hidden_part + (row_ * q_.ow + column) * kBlock, p_.hidden_part);
     column_ = column + tile_pixels_;
