@@ -95,7 +95,8 @@ FASTNN_INLINE int64_t odd_lines(int64_t pixels) { return (blocks_of(pixels, kBlo
     if (best < 0 || cost < best) best = cost, best_rows = rows;
     return static_cast<int64_t>(p.memory) < 2 * kBandBudget;
   };
-  for (int64_t i = q.oh; i > 0; --i) consider(blocks_of(q.oh, i));
+  for (int64_t i = q.oh, before = 0; i > 0; before = blocks_of(q.oh, i--))
+    if (blocks_of(q.oh, i) != before) consider(blocks_of(q.oh, i));
   for (int64_t i = 2; i <= q.n && consider(i * q.oh); ++i) continue;
   cut_rows(p, q, best_rows, threads);
   return p;
