@@ -247,6 +247,11 @@ def inverted(c: int = 16, hidden: int = 48, **more: int) -> L.Sequential:
     )  # fmt: skip
 
 
+def separable(c: int, o: int, seed: int) -> tuple[L.Layer, ...]:
+    depthwise = L.Conv2d(c, c, 3, padding=1, groups=c, rng=seed)
+    return depthwise, L.ReLU(), L.Conv2d(c, o, 1, rng=seed + 9), L.ReLU()
+
+
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
 def test_inverted_residuals_are_one_step_on_tiles(engine: Engine, tmp_path: Path) -> None:
     """With residual, stride, norms and activations, and without the first convolution; saved programs find them too."""
@@ -259,6 +264,7 @@ def test_inverted_residuals_are_one_step_on_tiles(engine: Engine, tmp_path: Path
         "stride": (inverted(stride=2), 16),
         "norms": (norms, 32),
         "two": (L.Sequential(L.Residual(inverted()), inverted(), L.ReLU()), 16),
+        "in a row": (L.Sequential(*separable(32, 24, 0), *separable(24, 40, 1)), 32),
     }
     with engine.on():
         for name, (net, c) in nets.items():
@@ -274,10 +280,10 @@ def test_inverted_residuals_are_one_step_on_tiles(engine: Engine, tmp_path: Path
             np.testing.assert_array_equal(fnn.load_program(tmp_path / "net.fnn")(x), program(x))
             kernels = [step.kernels for step in program.steps() if step.number]
             if engine.isa == "amx":
-                assert kernels == [("amx, fused",)] * len(kernels) and len(kernels) == (2 if name == "two" else 1)
+                assert kernels == [("amx, fused",)] * (2 if name in ("two", "in a row") else 1)
                 (first, *_) = (step for step in program.steps() if step.number)
                 layers = [layer for layer in net.leaves() if isinstance(layer[1], L.Conv2d)]
-                assert first.layer.count("Conv2d") == (3 if name == "two" else len(layers))
+                assert first.layer.count("Conv2d") == {"two": 3, "in a row": 2}.get(name, len(layers))
             else:
                 assert "amx" not in str(kernels)
             with fnn.num_threads(1):

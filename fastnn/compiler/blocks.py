@@ -95,7 +95,8 @@ def fused(graph: Graph, taken: Callable[[InvertedResidual, Node, Node], bool]) -
             continue
         first = before(depthwise)
         chain = [depthwise, node]
-        if first is not None and _is_point(first) and first.residual is None and id(first) not in gone:
+        # In depthwise separable convolutions in a row it is already the last of those before.
+        if first is not None and _is_point(first) and first.residual is None and id(first) not in made:
             chain.insert(0, first)
         layer = InvertedResidual(chain)
         if not taken(layer, chain[0], node):
