@@ -114,7 +114,8 @@ class Finish {
         const float* from = sums_ + begin * p_.outs;
         check(from, p_.outs, run.image, end - begin, channels);
         if (q_.y_bf16 || q_.residual_bf16)
-          finish_in_float32(from, y, end - begin, channels);
+          finish_in_float32(q_, epilogue_, from, p_.outs, y, channel_, end - begin, channels, transposed_,
+                            transposed_ + 512, kBlock);  // at most 8 pixels
         else
           finish<float, false>(epilogue_, from, p_.outs, static_cast<float*>(q_.y) + y, q_.o, channel_, end - begin,
                                channels);
@@ -151,20 +152,6 @@ class Finish {
       }
     }
     return begin;
-  }
-
-  // The end of at most 8 pixels where y or the residual is of bfloat16, by way of floats.
-  __attribute__((noinline)) void finish_in_float32(const float* from, int64_t y, int64_t m, int64_t n) {
-    constexpr int64_t ld = kBlock;
-    float *result = transposed_, *skip = epilogue_.residual ? transposed_ + 512 : nullptr;
-    for (int64_t i = 0; skip && i < m; ++i)
-      q_.residual_bf16 ? convert(static_cast<const uint16_t*>(q_.residual) + y + i * q_.o, skip + i * ld, n)
-                       : convert(static_cast<const float*>(q_.residual) + y + i * q_.o, skip + i * ld, n);
-    const Epilogue<float> epilogue = {epilogue_.scale, epilogue_.shift, result, skip, epilogue_.then};
-    finish<float, false>(epilogue, from, p_.outs, result, ld, channel_, m, n);
-    for (int64_t i = 0; i < m; ++i)
-      q_.y_bf16 ? convert(result + i * ld, static_cast<uint16_t*>(q_.y) + y + i * q_.o, n)
-                : convert(result + i * ld, static_cast<float*>(q_.y) + y + i * q_.o, n);
   }
 
   template <Activation kind, int outs>

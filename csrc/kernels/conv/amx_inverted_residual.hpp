@@ -61,7 +61,7 @@ FASTNN_INLINE int64_t odd_lines(int64_t pixels) { return (blocks_of(pixels, kBlo
     p.memory += static_cast<size_t>((bytes + 63) / 64 * 64);
   };
   p.memory = 0;
-  next(p.sums, 4 * 4096);  // two blocks, 4 KB never read
+  next(p.sums, 4096 + 1024);  // of a block, and what is never read
   next(p.offsets, (p.blocks + p.chunks) * int64_t{sizeof(int64_t)});
   next(p.table, (p.in_rows + 2 * rows) * int64_t{sizeof(int64_t)});
   next(p.chunk, (p.ring + 1) * p.columns * kBlock * int64_t{sizeof(float)});
@@ -315,7 +315,7 @@ class InvertedTask {
   // Begins the products of a block, with the rest beside them.
   void multiply(const uint16_t* x, int64_t part, const int64_t* offsets, const uint16_t* w, int64_t count) {
     tiles_.zero<0>(), tiles_.zero<1>(), tiles_.zero<2>(), tiles_.zero<3>();
-    Steps<parts, false> s = {x, part, kBlock * 2, offsets, w, count, sums_ + 2 * 1024};
+    Steps<parts, false> s = {x, part, kBlock * 2, offsets, w, count, sums_ + 1024};
     for (int64_t step = 0; step < count; ++step) s.next(tiles_, step, [&] { beside(); });
   }
   void store_sums(float* to) {

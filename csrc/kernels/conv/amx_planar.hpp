@@ -433,7 +433,7 @@ class PlanarTask {
     if (q_.y_last) {
       transpose_16(from, 16, turned_, 16);
       if (q_.y_bf16 || q_.residual_bf16)
-        finish_in_float32(y, channel, count, outs);
+        finish_in_float32(q_, epilogue_, turned_, 16, y, channel, count, outs, turned_ + 256, turned_ + 512, 16);
       else
         FASTNN_ISA::finish<float, false>(epilogue_, turned_, 16, static_cast<float*>(q_.y) + y, q_.o, channel, count,
                                          outs);
@@ -441,19 +441,6 @@ class PlanarTask {
       FASTNN_ISA::finish<float, true>(epilogue_, from, 16, static_cast<float*>(q_.y) + y, q_.oh * q_.ow, channel, outs,
                                       count);
     }
-  }
-
-  // The end of `count` turned pixels where y or the residual is of bfloat16, by way of floats.
-  void finish_in_float32(int64_t y, int64_t channel, int64_t count, int64_t outs) {
-    float *result = turned_ + 256, *skip = epilogue_.residual ? turned_ + 512 : nullptr;
-    for (int64_t i = 0; skip && i < count; ++i)
-      q_.residual_bf16 ? convert(static_cast<const uint16_t*>(q_.residual) + y + i * q_.o, skip + i * 16, outs)
-                       : convert(static_cast<const float*>(q_.residual) + y + i * q_.o, skip + i * 16, outs);
-    const Epilogue<float> epilogue = {epilogue_.scale, epilogue_.shift, result, skip, epilogue_.then};
-    FASTNN_ISA::finish<float, false>(epilogue, turned_, 16, result, 16, channel, count, outs);
-    for (int64_t i = 0; i < count; ++i)
-      q_.y_bf16 ? convert(result + i * 16, static_cast<uint16_t*>(q_.y) + y + i * q_.o, outs)
-                : convert(result + i * 16, static_cast<float*>(q_.y) + y + i * q_.o, outs);
   }
 
   const Conv2dArgs& q_;

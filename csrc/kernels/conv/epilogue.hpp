@@ -8,6 +8,7 @@
 #include <cmath>
 
 #include "kernels/activation.hpp"
+#include "kernels/conv/format.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
@@ -116,6 +117,21 @@ void finish_rows(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_
 template <class T>
 void finish_columns(const Epilogue<T>& e, T* y, int64_t ld, int64_t channel, int64_t m, int64_t n) {
   finish<T, false>(e, y, ld, y, ld, channel, m, n);
+}
+
+// finish_columns from other memory where y or the residual is of bfloat16, by way of floats: `result` and `skip` hold m
+// rows of ld. at: of y and of the residual
+[[maybe_unused]] void finish_in_float32(const Conv2dArgs& q, const Epilogue<float>& e, const float* from,
+                                        int64_t ld_from, int64_t at, int64_t channel, int64_t m, int64_t n,
+                                        float* result, float* skip, int64_t ld) {
+  if (!e.residual) skip = nullptr;
+  for (int64_t i = 0; skip && i < m; ++i)
+    q.residual_bf16 ? convert(static_cast<const uint16_t*>(q.residual) + at + i * q.o, skip + i * ld, n)
+                    : convert(static_cast<const float*>(q.residual) + at + i * q.o, skip + i * ld, n);
+  finish<float, false>({e.scale, e.shift, result, skip, e.then}, from, ld_from, result, ld, channel, m, n);
+  for (int64_t i = 0; i < m; ++i)
+    q.y_bf16 ? convert(result + i * ld, static_cast<uint16_t*>(q.y) + at + i * q.o, n)
+             : convert(result + i * ld, static_cast<float*>(q.y) + at + i * q.o, n);
 }
 
 }  // namespace

@@ -3,12 +3,11 @@
 // the three run one after the other. An image with a sum on tiles that is not finite is computed again so.
 #include "kernels/block.hpp"
 #include "kernels/conv/amx_inverted_residual.hpp"
+#include "kernels/conv/images.hpp"
 #include "runtime/fp_state.hpp"
 
 namespace fastnn::FASTNN_ISA {
 namespace {
-
-constexpr int64_t kFlags = 1024;  // images at a time: one flag each on the stack
 
 // Images [first, first + count).
 Inverted images_of(const Inverted& q, int64_t first, int64_t count) {
@@ -69,7 +68,7 @@ bool takes_tiles(const Inverted& q) {
 
 template <int parts>
 void on_tiles(const Inverted& q) {
-  uint8_t not_finite[kFlags] = {};
+  uint8_t not_finite[kImages] = {};
   const InvertedPlan p = inverted_plan_of(q);
   {
     const runtime::FlushDenormals flush;
@@ -133,8 +132,8 @@ constexpr bool by_tiles(const Inverted&) { return false; }
 
 void inverted_residual_amx_forward(const Inverted& args) {
   if (!takes_tiles(args)) return in_sequence(args, conv2d_forward);
-  for (int64_t i = 0; i < args.n; i += kFlags) {
-    const Inverted some = images_of(args, i, least(kFlags, args.n - i));
+  for (int64_t i = 0; i < args.n; i += kImages) {
+    const Inverted some = images_of(args, i, least(kImages, args.n - i));
     in_parts(some, [&](auto parts) { on_tiles<parts.value>(some); });
   }
 }
